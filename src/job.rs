@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_for_is_read_as_it_was_written() {
+    fn a_request_is_read_as_it_was_written() {
         let request = ReplayRequest::new(ReplayPoint::Sequence(3))
             .to(ReplayPoint::Time(DateTime::UNIX_EPOCH))
             .names(["user.created"])

@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_not_be_handled_begins_behind_the_floor_or_with_other_messages() {
+    fn a_position_before_the_floor_or_of_others_is_not_handled() {
         assert_eq!(first_open(7, None), 8);
         assert_eq!(first_open(7, Some(3)), 3);
         assert_eq!(first_open(7, Some(9)), 8);

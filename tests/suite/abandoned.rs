@@ -104,7 +104,7 @@ async fn all_have_their_effect(world: &World<Postgres>, since: Instant, bound: D
 
 /// The network has lost the connections of a worker that is alive: only new connections are answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_next_events_of_a_key_go_on_when_the_link_of_the_first_ones_handler_is_dead() {
+async fn later_events_of_a_key_continue_after_a_dead_link() {
     let world = World::<Postgres>::start().await;
     let (outbox, proxy) = behind_proxy(&world).await;
     let first = First::then("select 1");
@@ -140,18 +140,18 @@ async fn another_worker_goes_on(is_ordered: bool, bound: Duration) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_worker_goes_on_with_what_a_host_that_is_gone_had_locked() {
+async fn another_worker_takes_over_the_locks_of_a_dead_host() {
     another_worker_goes_on(false, ACK_WAIT.max(IDLE)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_replica_goes_on_in_order_with_what_a_host_that_is_gone_had_locked() {
+async fn another_instance_continues_in_order_after_a_dead_host() {
     another_worker_goes_on(true, ACK_WAIT.max(IDLE)).await;
 }
 
 /// The handler has given up its statement: the server must not continue it and hold the event's locks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_statement_that_outlasts_its_handler_holds_its_event_no_longer() {
+async fn a_statement_that_outlasts_its_handler_releases_its_event() {
     let world = World::<Postgres>::start().await;
     let first = First::then("select pg_sleep(50)");
     let running = world.run(worker(&world.bus, &world.outbox, &first, true));
@@ -164,7 +164,7 @@ async fn a_statement_that_outlasts_its_handler_holds_its_event_no_longer() {
 
 /// As after a kill: the connections are closed while the server executes a statement.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_statement_of_a_worker_that_was_killed_holds_its_event_no_longer() {
+async fn a_statement_of_a_killed_worker_releases_its_event() {
     let world = World::<Postgres>::start().await;
     let (outbox, proxy) = behind_proxy(&world).await;
     let first = First::then("select pg_sleep(55)");
@@ -224,7 +224,7 @@ async fn is_gone_in_a_transaction(world: &World<Postgres>) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_relay_takes_over_from_one_that_is_gone_in_a_transaction() {
+async fn a_relay_takes_over_from_one_that_died_in_a_transaction() {
     let world = World::<Postgres>::start().await;
     let mut tries = 1..=5;
     while !is_gone_in_a_transaction(&world).await {

@@ -72,11 +72,9 @@ async fn are_booked<DB: Database>(world: &World<DB>) {
     assert_eq!(world.dead_letters().await.len(), 0);
 }
 
-both!(a_database_without_tables_keeps_no_place_from_other_handlers);
+both!(a_database_without_tables_takes_no_slot_from_others);
 
-async fn a_database_without_tables_keeps_no_place_from_other_handlers<DB: Database>(
-    world: World<DB>,
-) {
+async fn a_database_without_tables_takes_no_slot_from_others<DB: Database>(world: World<DB>) {
     let elsewhere = world.outbox.clone().in_schema("elsewhere").unwrap();
     let noted = Noted::default();
     let running = run(&world, &elsewhere, &noted);
@@ -107,7 +105,7 @@ async fn a_database_without_tables_keeps_no_place_from_other_handlers<DB: Databa
 
 /// No handler gets a connection within the acquire timeout of the pool.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_postgres_that_does_not_answer_keeps_no_place_from_other_handlers() {
+async fn a_silent_postgres_takes_no_slot_from_other_handlers() {
     let world = World::<Postgres>::start().await;
     let options = (*world.outbox.pool().connect_options()).clone();
     let waits = Duration::from_secs(4);
@@ -167,7 +165,7 @@ impl Mute {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_a_database_is_away_one_event_asks_for_it_and_the_others_are_put_off() {
+async fn one_event_probes_a_database_outage_and_others_are_deferred() {
     let world = World::<Postgres>::start().await;
     let mute = Mute::start().await;
     let options = (*world.outbox.pool().connect_options()).clone();

@@ -79,11 +79,9 @@ async fn hurry<DB: Database>(world: &World<DB>) {
     tokio::time::sleep(Duration::from_millis(500)).await;
 }
 
-both!(a_batch_that_committed_and_was_not_acknowledged_has_its_effects_once);
+both!(a_committed_batch_without_acks_has_its_effects_once);
 
-async fn a_batch_that_committed_and_was_not_acknowledged_has_its_effects_once<DB: Database>(
-    world: World<DB>,
-) {
+async fn a_committed_batch_without_acks_has_its_effects_once<DB: Database>(world: World<DB>) {
     let gate = Arc::new(Semaphore::new(0));
     let dying = App {
         gate: Some(Arc::clone(&gate)),

@@ -158,13 +158,13 @@ fn users(count: usize) -> impl Iterator<Item = String> {
 }
 
 both!(
-    each_event_of_a_batch_has_a_verdict_of_its_own,
-    the_event_that_fails_a_batch_is_found_and_no_other_pays,
-    the_effect_of_an_event_happens_once_however_often_it_is_in_batches,
-    events_of_a_key_keep_their_order_while_others_of_their_batch_fail,
+    each_event_of_a_batch_has_its_own_result,
+    only_the_event_that_fails_a_batch_costs_an_attempt,
+    a_redelivered_event_of_a_batch_has_its_effect_once,
+    a_key_keeps_its_order_while_others_of_its_batch_fail,
 );
 
-async fn each_event_of_a_batch_has_a_verdict_of_its_own<DB: Database>(world: World<DB>) {
+async fn each_event_of_a_batch_has_its_own_result<DB: Database>(world: World<DB>) {
     let app = App::default();
     let client = jetstream::new(async_nats::connect(world.nats.url()).await.unwrap());
     let undecodable = client.publish("user.created", "{}".into());
@@ -199,7 +199,7 @@ async fn each_event_of_a_batch_has_a_verdict_of_its_own<DB: Database>(world: Wor
     assert_eq!(causes, BTreeSet::from(["rejected", "undecodable"]));
 }
 
-async fn the_event_that_fails_a_batch_is_found_and_no_other_pays<DB: Database>(world: World<DB>) {
+async fn only_the_event_that_fails_a_batch_costs_an_attempt<DB: Database>(world: World<DB>) {
     let app = App::default();
     let poison = ["failing", "rejecting", "panicking", "slow"];
     for (nth, poison) in poison.into_iter().enumerate() {
@@ -232,9 +232,7 @@ async fn the_event_that_fails_a_batch_is_found_and_no_other_pays<DB: Database>(w
     );
 }
 
-async fn the_effect_of_an_event_happens_once_however_often_it_is_in_batches<DB: Database>(
-    world: World<DB>,
-) {
+async fn a_redelivered_event_of_a_batch_has_its_effect_once<DB: Database>(world: World<DB>) {
     let app = App::default();
     let (url, [ada, bob, later]) = (world.nats.url(), [0; 3].map(|_| Uuid::now_v7()));
     let batch = [
@@ -307,9 +305,7 @@ async fn raise<DB: Database>(
     Ok(verdicts)
 }
 
-async fn events_of_a_key_keep_their_order_while_others_of_their_batch_fail<DB: Database>(
-    world: World<DB>,
-) {
+async fn a_key_keeps_its_order_while_others_of_its_batch_fail<DB: Database>(world: World<DB>) {
     let app = App::default();
     let publisher = EventPublisher::new(&world.bus);
     for count in 1..=EVENTS_OF_A_KEY {
@@ -339,7 +335,7 @@ async fn events_of_a_key_keep_their_order_while_others_of_their_batch_fail<DB: D
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_batch_does_not_linger_and_a_part_of_one_does() {
+async fn a_full_batch_does_not_linger_and_a_partial_one_does() {
     let world = World::<Sqlite>::start().await;
     publish(&world, users(10)).await;
     let full = App::default();
@@ -395,7 +391,7 @@ async fn a_shutdown_hands_batches_back_and_costs_no_attempt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_circuit_is_open_batches_wait_and_one_event_is_the_probe() {
+async fn batches_wait_for_an_open_circuit_and_one_event_probes_it() {
     log::listen();
     let world = World::<Sqlite>::start().await;
     let app = App::default();
@@ -422,7 +418,7 @@ async fn while_the_circuit_is_open_batches_wait_and_one_event_is_the_probe() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_rate_is_of_events_and_not_of_batches() {
+async fn the_rate_limit_counts_events_and_not_batches() {
     let world = World::<Sqlite>::start().await;
     publish(&world, users(60)).await;
     let (app, began) = (App::default(), Instant::now());

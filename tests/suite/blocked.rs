@@ -66,7 +66,7 @@ impl Service {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn handlers_that_block_all_threads_are_named_and_the_process_ends_with_the_drain() {
+async fn handlers_that_block_all_threads_are_named_and_shutdown_ends() {
     let world = World::<Sqlite>::start().await;
     let folder = Folder::new();
     let mut service = Service::start(&world, &folder);
@@ -113,7 +113,7 @@ async fn handlers_that_block_all_threads_are_named_and_the_process_ends_with_the
 
 /// One thread is free: the worker continues, and returns.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn a_handler_that_blocks_one_thread_is_named_and_the_worker_returns() {
+async fn a_handler_that_blocks_a_thread_is_named_and_the_worker_ends() {
     #[derive(Clone, Default)]
     struct App {
         noted: Noted,

@@ -8,7 +8,7 @@ use crate::{
 };
 
 both!(
-    events_that_are_enqueued_together_are_stored_in_their_order,
+    events_enqueued_together_are_stored_in_their_order,
     when_one_of_many_is_refused_none_is_written,
 );
 
@@ -16,9 +16,7 @@ fn users(count: usize) -> Vec<User> {
     (0..count).map(|n| User::new(&n.to_string())).collect()
 }
 
-async fn events_that_are_enqueued_together_are_stored_in_their_order<DB: Database>(
-    world: World<DB>,
-) {
+async fn events_enqueued_together_are_stored_in_their_order<DB: Database>(world: World<DB>) {
     let users = users(2500);
     let mut tx = world.outbox.pool().begin_with(DB::BEGIN).await.unwrap();
     let enqueueing = world.outbox.enqueue_all(&mut tx, &users);

@@ -50,10 +50,10 @@ const BINARY: &[u8] = b"ce-specversion: 1.0\r\nce-id: 0190d1e2-0000-7000-8000-00
 const DATA: &str = r#"{"id":"ada","email":"ada@example.org"}"#;
 
 both!(
-    a_structured_event_is_one_event_on_all_its_ways,
-    a_binary_event_of_the_specification_is_one_event_on_all_its_ways,
-    one_id_of_two_sources_is_two_events_and_twice_from_one_is_one,
-    what_others_publish_twice_is_no_fault_of_the_stream,
+    a_structured_event_is_one_event_on_every_path,
+    a_binary_event_is_one_event_on_every_path,
+    one_id_of_two_sources_is_two_events_and_of_one_source_one,
+    a_duplicate_of_a_foreign_publisher_is_no_stream_issue,
 );
 
 /// Live, retried, dead-lettered, redriven, replayed, read and traced.
@@ -111,13 +111,11 @@ async fn all_ways<DB: Database>(world: World<DB>, headers: &[u8], payload: &str)
     }
 }
 
-async fn a_structured_event_is_one_event_on_all_its_ways<DB: Database>(world: World<DB>) {
+async fn a_structured_event_is_one_event_on_every_path<DB: Database>(world: World<DB>) {
     all_ways(world, STRUCTURED, WRAPPER).await;
 }
 
-async fn a_binary_event_of_the_specification_is_one_event_on_all_its_ways<DB: Database>(
-    world: World<DB>,
-) {
+async fn a_binary_event_is_one_event_on_every_path<DB: Database>(world: World<DB>) {
     all_ways(world, BINARY, DATA).await;
 }
 
@@ -131,9 +129,7 @@ async fn from<DB: Database>(world: &World<DB>, source: &str, user: &str) {
         .await;
 }
 
-async fn one_id_of_two_sources_is_two_events_and_twice_from_one_is_one<DB: Database>(
-    world: World<DB>,
-) {
+async fn one_id_of_two_sources_is_two_events_and_of_one_source_one<DB: Database>(world: World<DB>) {
     let shop = Shop::default();
     shop.accept(true);
     for (source, user) in [
@@ -162,7 +158,7 @@ async fn one_id_of_two_sources_is_two_events_and_twice_from_one_is_one<DB: Datab
     assert_eq!(world.dead_letters().await.len(), 0);
 }
 
-async fn what_others_publish_twice_is_no_fault_of_the_stream<DB: Database>(world: World<DB>) {
+async fn a_duplicate_of_a_foreign_publisher_is_no_stream_issue<DB: Database>(world: World<DB>) {
     let relay = world.relay();
     let mut tx = world.outbox.begin().await.unwrap();
     let id = tx.publish(&User::new("own")).unwrap();
@@ -198,7 +194,7 @@ async fn what_others_publish_twice_is_no_fault_of_the_stream<DB: Database>(world
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_read_is_a_dead_letter_that_says_why() {
+async fn an_unreadable_event_becomes_a_dead_letter_with_a_reason() {
     let world = World::<Sqlite>::start().await;
     let shop = Shop::default();
     let running = run(&world, &shop);

@@ -14,7 +14,7 @@ async fn said(world: &World<Postgres>, sql: &'static str) -> sqlx::Error {
 }
 
 #[tokio::test]
-async fn an_error_of_postgres_has_its_code_detail_and_hint_and_no_line_of_its_source() {
+async fn a_postgres_error_has_code_detail_and_hint() {
     let world = World::<Postgres>::start().await;
     for (sql, expected) in [
         (
@@ -47,7 +47,7 @@ async fn an_error_of_postgres_has_its_code_detail_and_hint_and_no_line_of_its_so
 }
 
 #[tokio::test]
-async fn a_dead_letter_tells_what_the_database_said_to_its_handler() {
+async fn a_dead_letter_has_the_database_error_of_its_handler() {
     async fn fail(_: User, cx: Context<sqlx::PgPool>) -> Result<(), Failure> {
         sqlx::query("select * from nowhere")
             .execute(cx.state())

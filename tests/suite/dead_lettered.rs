@@ -147,15 +147,15 @@ async fn dead_lettered<DB: Database>(world: &World<DB>) -> i64 {
 }
 
 both!(
-    a_dead_letter_that_is_delivered_again_has_no_effect,
-    a_dead_letter_of_a_batch_that_is_delivered_again_has_no_effect,
-    a_redrive_is_handled_whatever_comes_again_besides,
-    a_redrive_in_a_batch_is_handled_whatever_comes_again_besides,
-    a_letter_that_was_stored_unheard_is_not_stored_again,
-    a_letter_that_was_not_stored_is_stored_by_the_next_worker,
-    a_letter_that_was_discarded_does_not_come_back,
-    another_copy_of_an_event_that_was_given_up_has_no_effect,
-    without_the_database_nothing_is_given_up,
+    a_redelivered_dead_lettered_event_has_no_effect,
+    a_redelivered_dead_lettered_event_of_a_batch_has_no_effect,
+    a_redrive_is_handled_despite_other_redeliveries,
+    a_redrive_in_a_batch_is_handled_despite_redeliveries,
+    a_dead_letter_stored_without_an_answer_is_not_stored_again,
+    an_unstored_dead_letter_is_stored_by_the_next_worker,
+    a_discarded_dead_letter_does_not_come_back,
+    another_copy_of_a_dead_lettered_event_has_no_effect,
+    without_the_database_no_event_is_dead_lettered,
 );
 
 async fn comes_again<DB: Database>(world: World<DB>, of: Of) {
@@ -178,11 +178,11 @@ async fn comes_again<DB: Database>(world: World<DB>, of: Of) {
     assert_eq!(world.dead_letters().await.len(), 2);
 }
 
-async fn a_dead_letter_that_is_delivered_again_has_no_effect<DB: Database>(world: World<DB>) {
+async fn a_redelivered_dead_lettered_event_has_no_effect<DB: Database>(world: World<DB>) {
     comes_again(world, Of::One).await;
 }
 
-async fn a_dead_letter_of_a_batch_that_is_delivered_again_has_no_effect<DB: Database>(
+async fn a_redelivered_dead_lettered_event_of_a_batch_has_no_effect<DB: Database>(
     world: World<DB>,
 ) {
     comes_again(world, Of::Batches).await;
@@ -228,13 +228,11 @@ async fn is_redriven<DB: Database>(world: World<DB>, of: Of) {
     assert_eq!(world.dead_letters().await.len(), 0);
 }
 
-async fn a_redrive_is_handled_whatever_comes_again_besides<DB: Database>(world: World<DB>) {
+async fn a_redrive_is_handled_despite_other_redeliveries<DB: Database>(world: World<DB>) {
     is_redriven(world, Of::One).await;
 }
 
-async fn a_redrive_in_a_batch_is_handled_whatever_comes_again_besides<DB: Database>(
-    world: World<DB>,
-) {
+async fn a_redrive_in_a_batch_is_handled_despite_redeliveries<DB: Database>(world: World<DB>) {
     is_redriven(world, Of::Batches).await;
 }
 
@@ -259,7 +257,9 @@ async fn stores_unheard<DB: Database>(world: &World<DB>, app: &App) {
     tokio::time::sleep(WINDOW + Duration::from_millis(50)).await;
 }
 
-async fn a_letter_that_was_stored_unheard_is_not_stored_again<DB: Database>(world: World<DB>) {
+async fn a_dead_letter_stored_without_an_answer_is_not_stored_again<DB: Database>(
+    world: World<DB>,
+) {
     forgetful_letters(&world).await;
     let app = App::default();
     stores_unheard(&world, &app).await;
@@ -272,7 +272,7 @@ async fn a_letter_that_was_stored_unheard_is_not_stored_again<DB: Database>(worl
     assert_eq!(world.dead_letters().await.len(), 1);
 }
 
-async fn a_letter_that_was_not_stored_is_stored_by_the_next_worker<DB: Database>(world: World<DB>) {
+async fn an_unstored_dead_letter_is_stored_by_the_next_worker<DB: Database>(world: World<DB>) {
     forgetful_letters(&world).await;
     let app = App::default();
     stores_unheard(&world, &app).await;
@@ -292,7 +292,7 @@ async fn a_letter_that_was_not_stored_is_stored_by_the_next_worker<DB: Database>
     assert!(letter.header("tidings-dead-handler").contains("charge"));
 }
 
-async fn a_letter_that_was_discarded_does_not_come_back<DB: Database>(world: World<DB>) {
+async fn a_discarded_dead_letter_does_not_come_back<DB: Database>(world: World<DB>) {
     forgetful_letters(&world).await;
     let app = App::default();
     let running = run(&world, &world.bus, Of::One, &app);
@@ -312,7 +312,7 @@ async fn a_letter_that_was_discarded_does_not_come_back<DB: Database>(world: Wor
     assert_eq!((app.called.len(), world.dead_letters().await.len()), (1, 0));
 }
 
-async fn another_copy_of_an_event_that_was_given_up_has_no_effect<DB: Database>(world: World<DB>) {
+async fn another_copy_of_a_dead_lettered_event_has_no_effect<DB: Database>(world: World<DB>) {
     let app = App::default();
     let running = run(&world, &world.bus, Of::One, &app);
     let id = uuid::Uuid::now_v7();
@@ -328,7 +328,7 @@ async fn another_copy_of_an_event_that_was_given_up_has_no_effect<DB: Database>(
 }
 
 /// The database becomes unavailable after the handler has rejected the event.
-async fn without_the_database_nothing_is_given_up<DB: Database>(world: World<DB>) {
+async fn without_the_database_no_event_is_dead_lettered<DB: Database>(world: World<DB>) {
     async fn close<DB: Database>(
         _: User,
         tx: InboxTransaction<DB>,

@@ -133,7 +133,7 @@ async fn bury(world: &World<Sqlite>, subject: &str, headers: &[(&str, &str)], pa
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redriven_event_reaches_the_subscriber_that_failed_and_no_other() {
+async fn a_redriven_event_reaches_only_the_subscriber_that_failed() {
     let world = World::<Sqlite>::start().await;
     let shop = Shop::default();
     let running = run(&world, &shop);
@@ -178,7 +178,7 @@ async fn a_redriven_event_reaches_the_subscriber_that_failed_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_fails_again_is_a_dead_letter_again_and_tells_how_often() {
+async fn a_redriven_event_that_fails_is_a_dead_letter_with_a_count() {
     let world = World::<Sqlite>::start().await;
     let shop = Shop::default();
     let running = run(&world, &shop);
@@ -231,7 +231,7 @@ async fn a_redrive_keeps_the_order_of_each_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redrive_that_dies_before_the_letter_is_deleted_is_absorbed_when_it_is_repeated() {
+async fn a_repeated_redrive_after_a_crash_has_no_second_effect() {
     let nats = NatsServer::options().config(
         "no_auth_user: admin\nauthorization { users: [ {user: admin, password: admin}, {user: slow, password: slow, \
          permissions: {publish: {allow: [\">\"], deny: [\"$JS.API.STREAM.MSG.DELETE.>\"]}}} ] }\n",
@@ -273,7 +273,7 @@ async fn a_redrive_that_dies_before_the_letter_is_deleted_is_absorbed_when_it_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_edited_payload_is_what_the_handler_gets_and_the_edit_is_recorded() {
+async fn the_handler_gets_an_edited_payload_and_the_edit_is_recorded() {
     let world = World::<Sqlite>::start().await;
     let shop = Shop::default();
     let running = run(&world, &shop);
@@ -310,7 +310,7 @@ async fn an_edited_payload_is_what_the_handler_gets_and_the_edit_is_recorded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn garbage_among_the_dead_letters_hides_nothing_and_is_not_redriven() {
+async fn invalid_dead_letters_hide_nothing_and_are_not_redriven() {
     let world = World::<Sqlite>::start().await;
     bury(&world, "dead-letter.x", &[], "\u{1}").await;
     bury(
@@ -355,7 +355,7 @@ async fn garbage_among_the_dead_letters_hides_nothing_and_is_not_redriven() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_letters_are_read_in_pages_selected_and_grouped() {
+async fn many_dead_letters_are_paged_selected_and_grouped() {
     let world = World::<Sqlite>::start().await;
     for n in 1..=600 {
         let (subscriber, key) = (["welcome", "audit"][n % 2], format!("key-{}", n % 3));
@@ -405,7 +405,7 @@ async fn many_letters_are_read_in_pages_selected_and_grouped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_letter_that_lost_its_payload_is_redriven_from_the_stream_of_its_event() {
+async fn a_dead_letter_without_payload_is_redriven_from_its_stream() {
     let world = World::<Sqlite>::start().await;
     let shop = Shop::default();
     shop.is_repaired.store(true, Ordering::SeqCst);
@@ -449,7 +449,7 @@ async fn a_letter_that_lost_its_payload_is_redriven_from_the_stream_of_its_event
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_streams_it_is_said_which_is_missing() {
+async fn a_missing_internal_stream_is_named() {
     let world = World::<Sqlite>::start().await;
     let context = client(&world).await;
     let retries = StreamSpec::retries().name;
@@ -467,7 +467,7 @@ async fn without_the_streams_it_is_said_which_is_missing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_letter_that_was_discarded_is_gone_and_is_not_redriven() {
+async fn a_discarded_dead_letter_is_deleted_and_not_redriven() {
     let world = World::<Sqlite>::start().await;
     bury(&world, "dead-letter.welcome.user.created", &[], "{}").await;
     bury(&world, "dead-letter.welcome.user.created", &[], "{}").await;

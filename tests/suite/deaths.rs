@@ -14,9 +14,9 @@ use crate::{
 };
 
 both!(
-    a_relay_may_die_at_any_point_however_long_the_next_one_takes,
-    a_page_that_was_begun_is_gone_on_with_by_the_next_relay,
-    what_was_put_aside_before_a_death_stays_aside_and_is_published_once,
+    a_relay_may_die_at_any_point_before_a_late_successor,
+    the_next_relay_continues_a_page_that_was_begun,
+    an_event_parked_before_a_crash_is_published_once,
 );
 
 /// The stream forgets ids after this time, so that only the check of its end prevents duplicates.
@@ -54,9 +54,7 @@ async fn the_rest_is_relayed<DB: Journal>(world: &World<DB>) {
     relay.stop().await.unwrap();
 }
 
-async fn a_relay_may_die_at_any_point_however_long_the_next_one_takes<DB: Journal>(
-    world: World<DB>,
-) {
+async fn a_relay_may_die_at_any_point_before_a_late_successor<DB: Journal>(world: World<DB>) {
     forgetful(&world).await;
     for nth in 1..=4 {
         for point in Point::ALL {
@@ -74,7 +72,7 @@ async fn a_relay_may_die_at_any_point_however_long_the_next_one_takes<DB: Journa
     assert_eq!(verdict.events, 4 * Point::ALL.len() * (60 + 1));
 }
 
-async fn a_page_that_was_begun_is_gone_on_with_by_the_next_relay<DB: Journal>(world: World<DB>) {
+async fn the_next_relay_continues_a_page_that_was_begun<DB: Journal>(world: World<DB>) {
     // SQLite has one writer and needs no page: its cursor is an id.
     let has_snapshots = !DB::ONE_WRITER;
     forgetful(&world).await;
@@ -133,9 +131,7 @@ async fn a_page_that_was_begun_is_gone_on_with_by_the_next_relay<DB: Journal>(wo
     assert_eq!(full.state.last_sequence, 1 + 4);
 }
 
-async fn what_was_put_aside_before_a_death_stays_aside_and_is_published_once<DB: Journal>(
-    world: World<DB>,
-) {
+async fn an_event_parked_before_a_crash_is_published_once<DB: Journal>(world: World<DB>) {
     forgetful(&world).await;
     let large = format!("\"{}\"", "x".repeat(2048));
     let publish = async || {

@@ -14,15 +14,15 @@ use crate::{
 
 both!(
     an_event_is_published_when_it_is_due_and_not_before,
-    what_is_past_is_published_at_once,
-    what_is_rolled_back_is_never_due,
+    an_event_with_a_past_time_is_published_at_once,
+    a_rolled_back_delayed_event_is_never_published,
     a_cancelled_event_is_never_published,
-    a_cancel_that_is_rolled_back_has_never_been,
-    a_cancel_that_races_with_the_hour_either_wins_or_is_told_so,
-    relays_that_die_while_events_become_due_lose_duplicate_and_invert_nothing,
-    two_relays_that_both_believe_to_have_the_lease_move_each_event_once_and_in_order,
-    an_id_that_is_delayed_already_is_refused,
-    the_status_counts_what_is_delayed,
+    a_cancel_that_is_rolled_back_has_no_effect,
+    a_cancel_at_the_due_time_wins_or_reports_that_it_lost,
+    relays_that_die_at_due_times_lose_and_duplicate_nothing,
+    two_relays_with_one_lease_move_each_delayed_event_once,
+    an_id_that_is_already_delayed_is_refused,
+    the_status_counts_delayed_events,
 );
 
 fn counted(key: &str, count: i64) -> Counted {
@@ -93,7 +93,7 @@ async fn an_event_is_published_when_it_is_due_and_not_before<DB: Database>(world
     assert!(late[1] < 100, "published {late:?} ms after the hour");
 }
 
-async fn what_is_past_is_published_at_once<DB: Database>(world: World<DB>) {
+async fn an_event_with_a_past_time_is_published_at_once<DB: Database>(world: World<DB>) {
     let relay = world.relay();
     publish_at(&world, 1, DateTime::<Utc>::MIN_UTC).await;
     stored(&world, 1).await;
@@ -112,7 +112,7 @@ async fn what_is_past_is_published_at_once<DB: Database>(world: World<DB>) {
     assert_eq!(message.header("ce-partitionkey"), "a");
 }
 
-async fn what_is_rolled_back_is_never_due<DB: Database>(world: World<DB>) {
+async fn a_rolled_back_delayed_event_is_never_published<DB: Database>(world: World<DB>) {
     let mut tx = world.outbox.begin().await.unwrap();
     tx.publish_at(&counted("a", 1), Utc::now()).unwrap();
     tx.rollback().await.unwrap();
@@ -148,7 +148,7 @@ async fn a_cancelled_event_is_never_published<DB: Database>(world: World<DB>) {
     assert_eq!(stored.len(), 2);
 }
 
-async fn a_cancel_that_is_rolled_back_has_never_been<DB: Database>(world: World<DB>) {
+async fn a_cancel_that_is_rolled_back_has_no_effect<DB: Database>(world: World<DB>) {
     let id = publish_at(&world, 1, Utc::now() + millis(200)).await;
     let mut tx = world.outbox.pool().begin_with(DB::BEGIN).await.unwrap();
     assert!(world.outbox.cancel(&mut tx, id).await.unwrap());
@@ -159,9 +159,7 @@ async fn a_cancel_that_is_rolled_back_has_never_been<DB: Database>(world: World<
     assert_eq!(world.stored().await.ids(), [id.to_string()]);
 }
 
-async fn a_cancel_that_races_with_the_hour_either_wins_or_is_told_so<DB: Database>(
-    world: World<DB>,
-) {
+async fn a_cancel_at_the_due_time_wins_or_reports_that_it_lost<DB: Database>(world: World<DB>) {
     const EVENTS: i64 = 200;
     let start = Utc::now() + millis(500);
     let mut tx = world.outbox.begin().await.unwrap();
@@ -230,9 +228,7 @@ async fn each_is_stored_once_in_order<DB: Database>(world: &World<DB>, events: u
     assert_eq!(world.outbox.status().await.unwrap().delayed, 0);
 }
 
-async fn relays_that_die_while_events_become_due_lose_duplicate_and_invert_nothing<DB: Database>(
-    world: World<DB>,
-) {
+async fn relays_that_die_at_due_times_lose_and_duplicate_nothing<DB: Database>(world: World<DB>) {
     forgetful(&world).await;
     let start = Utc::now() + millis(1500);
     let events = schedule(&world, start).await;
@@ -249,11 +245,7 @@ async fn relays_that_die_while_events_become_due_lose_duplicate_and_invert_nothi
     each_is_stored_once_in_order(&world, events).await;
 }
 
-async fn two_relays_that_both_believe_to_have_the_lease_move_each_event_once_and_in_order<
-    DB: Database,
->(
-    world: World<DB>,
-) {
+async fn two_relays_with_one_lease_move_each_delayed_event_once<DB: Database>(world: World<DB>) {
     forgetful(&world).await;
     let start = Utc::now() + millis(1500);
     let events = schedule(&world, start).await;
@@ -289,7 +281,7 @@ async fn two_relays_that_both_believe_to_have_the_lease_move_each_event_once_and
     assert_eq!((rows, number(&inverted).await), (events as i64, 0));
 }
 
-async fn an_id_that_is_delayed_already_is_refused<DB: Database>(world: World<DB>) {
+async fn an_id_that_is_already_delayed_is_refused<DB: Database>(world: World<DB>) {
     let due = Utc::now() + millis(3_600_000);
     let id = publish_at(&world, 1, due).await;
     let envelope = tidings::Envelope::of(&counted("a", 2)).unwrap().with_id(id);
@@ -305,7 +297,7 @@ async fn an_id_that_is_delayed_already_is_refused<DB: Database>(world: World<DB>
     assert_eq!((status.delayed, status.backlog), (1, 0));
 }
 
-async fn the_status_counts_what_is_delayed<DB: Database>(world: World<DB>) {
+async fn the_status_counts_delayed_events<DB: Database>(world: World<DB>) {
     let status = world.outbox.status().await.unwrap();
     assert_eq!((status.delayed, status.next_due_seconds), (0, None));
     let hour = Utc::now() + millis(3_600_000);
@@ -326,7 +318,7 @@ async fn the_status_counts_what_is_delayed<DB: Database>(world: World<DB>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cancel_that_stays_open_holds_up_the_later_events_of_its_key_and_nobody_else() {
+async fn an_open_cancel_blocks_only_later_events_of_its_key() {
     let world = World::<Postgres>::start().await;
     let relay = world.relay();
     let due = Utc::now() + millis(700);
@@ -376,7 +368,7 @@ async fn the_sql_function_delays_an_event() {
 
 /// Until an infinite time, a relay could not compute how long to wait, and would publish nothing any more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_time_that_never_comes_is_refused_and_a_very_late_one_is_not() {
+async fn an_infinite_time_is_refused_and_a_very_late_one_is_not() {
     let world = World::<Postgres>::start().await;
     let pool = world.outbox.pool();
     for due in ["infinity", "-infinity", "290000-01-01 00:00:00+00"] {

@@ -33,7 +33,7 @@ async fn note(event: User, cx: Context<App>) -> Result<(), Failure> {
 /// All its slots are taken, so it sends no pull and gets no error: its in-flight deliveries wait for the confirmation
 /// of their acks.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_ordered_subscriber_without_a_free_place_finds_it_out() {
+async fn a_full_ordered_subscriber_notices_its_deleted_consumer() {
     async fn wait(event: User, cx: Context<(Noted, Arc<Semaphore>)>) -> Result<(), Failure> {
         let (noted, gate) = cx.state();
         noted.note(event.id);
@@ -102,7 +102,7 @@ async fn is_acknowledged(world: &World<Sqlite>, up_to: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_dead_worker_had_in_hand_is_handled_by_another_one() {
+async fn another_worker_handles_what_a_dead_one_had_in_flight() {
     let world = World::<Sqlite>::start().await;
     let (dying, lives) = (
         App {
@@ -130,7 +130,7 @@ async fn what_a_dead_worker_had_in_hand_is_handled_by_another_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_handled_before_the_worker_began_does_not_come_again() {
+async fn events_handled_before_the_worker_started_do_not_come_again() {
     let world = World::<Sqlite>::start().await;
     let (before, after) = (App::default(), App::default());
     let running = world.run(worker(&world.bus, &before));
@@ -153,7 +153,7 @@ async fn what_was_handled_before_the_worker_began_does_not_come_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_for_its_next_attempt_still_gets_it() {
+async fn an_event_that_waits_for_its_next_attempt_still_gets_it() {
     let world = World::<Sqlite>::start().await;
     let app = App::default();
     let running = world.run(worker(&world.bus, &app));

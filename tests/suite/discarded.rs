@@ -13,9 +13,9 @@ use crate::{
 
 both!(
     later_events_of_a_key_flow_when_the_parked_one_is_discarded,
-    what_was_parked_behind_a_discarded_event_keeps_its_order,
-    what_follows_goes_back_as_the_first_one_of_its_key_does,
-    a_discarded_row_is_in_no_run_that_passed_over_it,
+    events_parked_behind_a_discarded_one_keep_their_order,
+    later_parked_events_are_restored_like_the_first_of_the_key,
+    a_discarded_row_is_in_no_ledger_entry_around_it,
 );
 
 async fn commit<DB: Database>(world: &World<DB>, name: &str, key: &str, payload: &str) -> EventId {
@@ -86,7 +86,7 @@ async fn later_events_of_a_key_flow_when_the_parked_one_is_discarded<DB: Databas
     assert_eq!((status.parked, status.backlog), (0, 0), "{status:?}");
 }
 
-async fn what_was_parked_behind_a_discarded_event_keeps_its_order<DB: Database>(world: World<DB>) {
+async fn events_parked_behind_a_discarded_one_keep_their_order<DB: Database>(world: World<DB>) {
     commit(&world, "user.created", "k", "1").await;
     commit(&world, "user.created", "k", "2").await;
     spoil(&world, 1).await;
@@ -105,7 +105,9 @@ async fn what_was_parked_behind_a_discarded_event_keeps_its_order<DB: Database>(
 }
 
 /// Status, list and trace use the same rule.
-async fn what_follows_goes_back_as_the_first_one_of_its_key_does<DB: Database>(world: World<DB>) {
+async fn later_parked_events_are_restored_like_the_first_of_the_key<DB: Database>(
+    world: World<DB>,
+) {
     commit(&world, "nowhere.at_all", "k", "1").await;
     let second = commit(&world, "user.created", "k", "2").await;
     commit(&world, "user.created", "k", "3").await;
@@ -139,7 +141,7 @@ async fn what_follows_goes_back_as_the_first_one_of_its_key_does<DB: Database>(w
     assert!(discarded.unwrap().iter().all(|row| !row.goes_back));
 }
 
-async fn a_discarded_row_is_in_no_run_that_passed_over_it<DB: Database>(world: World<DB>) {
+async fn a_discarded_row_is_in_no_ledger_entry_around_it<DB: Database>(world: World<DB>) {
     commit(&world, "user.created", "a", "1").await;
     let id = commit(&world, "user.created", "k", "2").await;
     commit(&world, "user.created", "b", "3").await;

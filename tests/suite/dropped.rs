@@ -136,7 +136,7 @@ const OTHERS: [(&str, &str); 5] = [
     ("temporary", "there is no pool before it ends"),
 ];
 
-async fn whatever_is_dropped_leaves_no_transaction_behind<DB: Distant>(world: World<DB>) {
+async fn a_dropped_future_leaves_no_transaction_open<DB: Distant>(world: World<DB>) {
     DB::execute(
         world.outbox.pool(),
         "create table mark (id text primary key)",
@@ -269,7 +269,7 @@ fn together(conditions: &[String]) -> String {
     )
 }
 
-async fn a_write_that_is_dropped_is_all_there_or_not_at_all<DB: Distant>(world: World<DB>) {
+async fn a_dropped_write_is_committed_whole_or_not_at_all<DB: Distant>(world: World<DB>) {
     let (parked, ledger) = (DB::table("parked"), DB::table("ledger"));
     let (log, delayed) = (DB::table("outbox"), DB::table("delayed"));
     let park = async |outbox: &Outbox<DB>, _: usize| {
@@ -365,7 +365,7 @@ async fn a_write_that_is_dropped_is_all_there_or_not_at_all<DB: Distant>(world: 
 }
 
 /// In a transaction, an event and a row are both written or neither, wherever the future of a savepoint is dropped.
-async fn a_savepoint_that_is_dropped_parts_no_event_from_its_row<DB: Distant>(world: World<DB>) {
+async fn a_dropped_savepoint_keeps_an_event_and_its_row_together<DB: Distant>(world: World<DB>) {
     DB::execute(
         world.outbox.pool(),
         "create table mark (id text primary key)",
@@ -423,7 +423,7 @@ async fn count<DB: Database>(
 }
 
 /// A worker that is killed at any point leaves no open transaction in a pool that is also used elsewhere.
-async fn handlers_that_are_dropped_leave_no_transaction_behind<DB: Distant>(world: World<DB>) {
+async fn dropped_handlers_leave_no_transaction_open<DB: Distant>(world: World<DB>) {
     const EVENTS: usize = 30;
     DB::execute(
         world.outbox.pool(),
@@ -461,14 +461,14 @@ async fn handlers_that_are_dropped_leave_no_transaction_behind<DB: Distant>(worl
 }
 
 both!(
-    whatever_is_dropped_leaves_no_transaction_behind,
-    a_write_that_is_dropped_is_all_there_or_not_at_all,
-    a_savepoint_that_is_dropped_parts_no_event_from_its_row,
-    handlers_that_are_dropped_leave_no_transaction_behind,
+    a_dropped_future_leaves_no_transaction_open,
+    a_dropped_write_is_committed_whole_or_not_at_all,
+    a_dropped_savepoint_keeps_an_event_and_its_row_together,
+    dropped_handlers_leave_no_transaction_open,
 );
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_that_follow_a_timeout_of_begin_are_all_there() {
+async fn rows_written_after_a_timeout_of_begin_are_committed() {
     let world = World::<Postgres>::start().await;
     Postgres::execute(
         world.outbox.pool(),

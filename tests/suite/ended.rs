@@ -69,10 +69,10 @@ macro_rules! ends {
 }
 
 ends!(
-    a_handler_that_rolls_back_is_told_and_handles_it_again: "rollback", then Ack;
-    a_handler_that_rolls_back_and_begins_is_told_and_handles_it_again: "rollback; begin", then Ack;
-    a_handler_that_commits_is_told_and_not_called_again: "commit", then Duplicate;
-    a_handler_that_commits_and_begins_is_told_and_not_called_again: "commit; begin", then Duplicate;
+    an_event_is_retried_after_its_handler_rolls_back: "rollback", then Ack;
+    an_event_is_retried_after_a_rollback_and_begin: "rollback; begin", then Ack;
+    an_event_is_a_duplicate_after_its_handler_commits: "commit", then Duplicate;
+    an_event_is_a_duplicate_after_a_commit_and_begin: "commit; begin", then Duplicate;
 );
 
 /// A different warning: waiting retries in a stream that has been given a limit.
@@ -101,7 +101,7 @@ async fn a_worker_warns_of_retries_that_may_be_dropped() {
 
 /// The check that the transaction is still the original one does not depend on the schema's name.
 #[tokio::test(flavor = "multi_thread")]
-async fn in_a_schema_of_another_name_nothing_has_ended() {
+async fn in_another_schema_no_transaction_counts_as_ended() {
     let world = World::<Postgres>::start().await;
     let outbox = Outbox::new(world.outbox.pool().clone());
     let outbox = outbox.in_schema("elsewhere").unwrap();

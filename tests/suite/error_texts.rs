@@ -14,7 +14,7 @@ use crate::{
     support::{Database, Noted, User, World, eventually},
 };
 
-both!(an_error_that_no_text_of_a_database_can_be_is_noted);
+both!(an_error_that_is_no_valid_database_text_is_stored);
 
 #[derive(Debug)]
 struct Odd(&'static str);
@@ -46,7 +46,7 @@ async fn reject<DB: Database>(
     Err(Failure::reject(Odd(text)))
 }
 
-async fn an_error_that_no_text_of_a_database_can_be_is_noted<DB: Database>(world: World<DB>) {
+async fn an_error_that_is_no_valid_database_text_is_stored<DB: Database>(world: World<DB>) {
     let noted = Noted::default();
     let subscriber = EventSubscriber::durable("odd")
         .on_transactional(&world.outbox, reject::<DB>)
@@ -84,7 +84,7 @@ async fn an_error_that_no_text_of_a_database_can_be_is_noted<DB: Database>(world
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn databases_in_other_encodings_remember_what_is_given_up() {
+async fn databases_of_other_encodings_store_dead_letter_errors() {
     let server = PostgresServer::options()
         .fsync(false)
         .start()
@@ -105,13 +105,13 @@ async fn databases_in_other_encodings_remember_what_is_given_up() {
         let pool = sqlx::PgPool::connect(&server.url_of(&name)).await.unwrap();
         let nats = NatsServer::start().await.unwrap();
         let world = World::<Postgres>::with((Outbox::new(pool), ()), nats).await;
-        an_error_that_no_text_of_a_database_can_be_is_noted(world).await;
+        an_error_that_is_no_valid_database_text_is_stored(world).await;
     }
 }
 
 /// The error quotes the payload, and escaping makes its text three times as long.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_is_parked_however_much_its_error_says() {
+async fn a_key_is_parked_even_with_a_very_long_error() {
     async fn handle(user: User, cx: Context<Noted>) -> Result<(), Failure> {
         cx.state().note(user.id);
         Ok(())
@@ -151,7 +151,7 @@ async fn a_key_is_parked_however_much_its_error_says() {
 
 /// The report of a rehearsal quotes errors, too, and is stored as an entry of the bucket.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rehearsal_ends_however_much_its_errors_say() {
+async fn a_rehearsal_ends_even_with_very_long_errors() {
     async fn handle(user: User, cx: Context<Noted>) -> Result<(), Failure> {
         cx.state().note(user.id);
         Ok(())

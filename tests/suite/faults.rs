@@ -10,9 +10,9 @@ use crate::{
 };
 
 both!(
-    a_relay_that_dies_again_and_again_duplicates_nothing_even_beyond_the_window,
-    of_two_relays_one_works_and_the_other_takes_over,
-    after_a_clean_stop_the_other_takes_over_at_once,
+    a_relay_that_dies_often_duplicates_nothing,
+    one_of_two_relays_is_active_and_the_other_takes_over,
+    after_a_clean_stop_the_standby_takes_over_at_once,
     a_restarted_nats_server_costs_no_event,
     a_worker_survives_the_restart_of_its_server,
 );
@@ -46,11 +46,7 @@ async fn forgetful<DB: Database>(world: &World<DB>) {
     world.bus.apply_stream(&stream).await.unwrap();
 }
 
-async fn a_relay_that_dies_again_and_again_duplicates_nothing_even_beyond_the_window<
-    DB: Database,
->(
-    world: World<DB>,
-) {
+async fn a_relay_that_dies_often_duplicates_nothing<DB: Database>(world: World<DB>) {
     forgetful(&world).await;
     let mut committed = 0;
     for round in 0..8 {
@@ -80,7 +76,7 @@ async fn a_relay_that_dies_again_and_again_duplicates_nothing_even_beyond_the_wi
     );
 }
 
-async fn of_two_relays_one_works_and_the_other_takes_over<DB: Database>(world: World<DB>) {
+async fn one_of_two_relays_is_active_and_the_other_takes_over<DB: Database>(world: World<DB>) {
     let first = world.relay();
     eventually("the first has the lease", || async {
         world.outbox.status().await.unwrap().lease.epoch == 1
@@ -102,7 +98,7 @@ async fn of_two_relays_one_works_and_the_other_takes_over<DB: Database>(world: W
     );
 }
 
-async fn after_a_clean_stop_the_other_takes_over_at_once<DB: Database>(world: World<DB>) {
+async fn after_a_clean_stop_the_standby_takes_over_at_once<DB: Database>(world: World<DB>) {
     // The lease lasts an hour: the second relay can take over only when the first one releases it.
     let first = world.run_relay(world.new_relay().lease(Duration::from_secs(3600)));
     commit(&world, "a").await;

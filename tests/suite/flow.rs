@@ -159,12 +159,12 @@ async fn keeps_its_rate(subscriber: EventSubscriber<(Noted, Instant)>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_more_begin_than_the_rate_allows() {
+async fn no_more_events_begin_than_the_rate_limit_allows() {
     keeps_its_rate(EventSubscriber::durable("flow").on(note_when)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_ordered_subscriber_keeps_its_rate() {
+async fn an_ordered_subscriber_keeps_its_rate_limit() {
     keeps_its_rate(
         EventSubscriber::durable("flow")
             .on(note_when)
@@ -197,7 +197,7 @@ fn ordered() -> EventSubscriber<(Noted, Arc<Semaphore>)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failing_key_keeps_no_other_key_out() {
+async fn a_failing_key_blocks_no_other_key() {
     const BAD: usize = 300;
     let world = World::<Sqlite>::start().await;
     let (noted, gate) = (Noted::default(), Arc::new(Semaphore::new(0)));
@@ -220,7 +220,7 @@ async fn a_failing_key_keeps_no_other_key_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_behind_a_failing_key_is_held_within_the_memory() {
+async fn events_behind_a_failing_key_stay_within_the_memory_limit() {
     const LARGE: usize = 200_000;
     const MEMORY: usize = 6_000_000;
     let world = World::<Sqlite>::start().await;
@@ -251,7 +251,7 @@ async fn what_waits_behind_a_failing_key_is_held_within_the_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_events_are_held_within_the_memory() {
+async fn large_events_stay_within_the_memory_limit() {
     async fn gated(_: User, cx: Context<(Noted, Arc<Semaphore>)>) -> Result<(), Failure> {
         let (noted, gate) = cx.state();
         gate.acquire().await?.forget();
@@ -286,7 +286,7 @@ async fn large_events_are_held_within_the_memory() {
 
 /// Events that always fail open the circuit and take all slots; the events behind them still get attempts.
 #[tokio::test(flavor = "multi_thread")]
-async fn events_that_always_fail_do_not_keep_the_circuit_open_for_the_others() {
+async fn events_that_always_fail_do_not_keep_the_circuit_open() {
     async fn fail_if_bad(user: User, cx: Context<Arc<Downstream>>) -> Result<(), Failure> {
         if user.id.starts_with("bad") {
             return Err(Failure::retry("bad"));

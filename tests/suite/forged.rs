@@ -63,12 +63,12 @@ async fn only_letter<DB: Database>(world: &World<DB>) -> StoredDeadLetter {
 }
 
 both!(
-    an_event_that_speaks_in_our_name_is_an_event_as_any_other,
-    a_redrive_calls_the_handler_whatever_a_letter_says_how_often_it_was,
-    what_is_forged_among_the_retries_is_bounded,
+    an_event_with_forged_headers_is_an_ordinary_event,
+    a_redrive_calls_the_handler_despite_a_forged_count,
+    forged_retries_are_bounded,
 );
 
-async fn an_event_that_speaks_in_our_name_is_an_event_as_any_other<DB: Database>(world: World<DB>) {
+async fn an_event_with_forged_headers_is_an_ordinary_event<DB: Database>(world: World<DB>) {
     let shop = Shop::default();
     let running = world.run_charges(&shop);
     store(&world, "user.created", &FORGED, "ada").await;
@@ -101,9 +101,7 @@ async fn an_event_that_speaks_in_our_name_is_an_event_as_any_other<DB: Database>
     assert_eq!(letters(&world).await, []);
 }
 
-async fn a_redrive_calls_the_handler_whatever_a_letter_says_how_often_it_was<DB: Database>(
-    world: World<DB>,
-) {
+async fn a_redrive_calls_the_handler_despite_a_forged_count<DB: Database>(world: World<DB>) {
     let many = "9".repeat(3_000);
     for (at, redrives) in ["4294967295", "4294967294", &many, "-1", "", "x"]
         .into_iter()
@@ -141,7 +139,7 @@ async fn a_redrive_calls_the_handler_whatever_a_letter_says_how_often_it_was<DB:
     }
 }
 
-async fn what_is_forged_among_the_retries_is_bounded<DB: Database>(world: World<DB>) {
+async fn forged_retries_are_bounded<DB: Database>(world: World<DB>) {
     let shop = Shop::default();
     let running = world.run_charges(&shop);
     let subject = format!("tidings.retry.{CHARGES}.user.created");

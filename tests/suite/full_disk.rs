@@ -11,7 +11,7 @@ use crate::{
     support::{Database, SmallDisk, World, eventually},
 };
 
-both!(a_disk_that_is_full_is_named_until_its_server_writes_again);
+both!(a_full_disk_is_reported_until_the_server_writes_again);
 
 const EVENTS: usize = 12_000;
 
@@ -19,7 +19,7 @@ async fn status<DB: Database>(world: &World<DB>) -> Status {
     world.outbox.status().await.unwrap()
 }
 
-async fn a_disk_that_is_full_is_named_until_its_server_writes_again<DB: Database>(_: World<DB>) {
+async fn a_full_disk_is_reported_until_the_server_writes_again<DB: Database>(_: World<DB>) {
     let Some(disk) = SmallDisk::mount(8) else {
         return;
     };

@@ -29,17 +29,17 @@ const NOISE: &str = "create table noise (n bigint)";
 const MAKE_NOISE: &str = "insert into noise (n) values (1)";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_made_up_repeated_or_turned_round_on_postgres_18() {
+async fn no_event_is_lost_duplicated_or_reordered_on_postgres_18() {
     on_postgres(18).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_made_up_repeated_or_turned_round_on_postgres_16() {
+async fn no_event_is_lost_duplicated_or_reordered_on_postgres_16() {
     on_postgres(16).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_made_up_repeated_or_turned_round_on_sqlite() {
+async fn no_event_is_lost_duplicated_or_reordered_on_sqlite() {
     let world = World::<Sqlite>::start().await;
     // Only one transaction writes at a time: with more writers, some would exceed their busy timeout.
     fuzz(world, Vec::new(), 4).await;

@@ -65,13 +65,9 @@ fn worker<DB: Database>(world: &World<DB>, app: &App) -> Worker<App> {
         )
 }
 
-both!(what_waits_for_a_retry_and_is_given_back_comes_twice_and_has_its_effect_once);
+both!(a_republished_event_with_a_waiting_retry_has_one_effect);
 
-async fn what_waits_for_a_retry_and_is_given_back_comes_twice_and_has_its_effect_once<
-    DB: Database,
->(
-    world: World<DB>,
-) {
+async fn a_republished_event_with_a_waiting_retry_has_one_effect<DB: Database>(world: World<DB>) {
     let mut tx = world.outbox.begin().await.unwrap();
     tx.publish(&User::new("ada")).unwrap();
     tx.commit().await.unwrap();

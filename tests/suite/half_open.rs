@@ -110,7 +110,7 @@ async fn lose_for_a_while(proxy: &Proxy, ways: &[Way]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn effects_go_on_after_the_server_was_not_heard() {
+async fn effects_continue_after_answers_of_the_server_were_lost() {
     effects_go_on(By::One, async |_, proxy| {
         lose_for_a_while(proxy, &[Way::Back]).await;
     })
@@ -118,7 +118,7 @@ async fn effects_go_on_after_the_server_was_not_heard() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn effects_go_on_after_the_client_was_not_heard() {
+async fn effects_continue_after_requests_of_the_client_were_lost() {
     effects_go_on(By::One, async |_, proxy| {
         lose_for_a_while(proxy, &[Way::There]).await;
     })
@@ -126,7 +126,7 @@ async fn effects_go_on_after_the_client_was_not_heard() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn effects_of_batches_go_on_after_a_silence_both_ways() {
+async fn effects_of_batches_continue_after_silence_in_both_ways() {
     effects_go_on(By::Batch, async |_, proxy| {
         lose_for_a_while(proxy, &[Way::There, Way::Back]).await;
     })
@@ -135,12 +135,12 @@ async fn effects_of_batches_go_on_after_a_silence_both_ways() {
 
 /// As after a failover: only new connections are answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn effects_go_on_when_every_connection_there_is_stays_silent() {
+async fn effects_continue_when_every_open_connection_stays_silent() {
     effects_go_on(By::One, async |_, proxy| proxy.silence()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn effects_go_on_after_a_link_that_was_cut() {
+async fn effects_continue_after_a_cut_link() {
     effects_go_on(By::One, async |_, proxy| {
         proxy.cut();
         // real time: how long the server is unreachable
@@ -152,7 +152,7 @@ async fn effects_go_on_after_a_link_that_was_cut() {
 
 /// The circuit has opened meanwhile; while the database is unavailable, its open time does not grow.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn effects_go_on_after_a_server_that_stood_still_for_long() {
+async fn effects_continue_after_the_server_was_frozen_for_long() {
     let server = PostgresServer::options().fsync(false);
     let server = server.start().await.unwrap();
     let pool = PoolOptions::new()

@@ -12,15 +12,15 @@ use crate::{
 };
 
 both!(
-    an_issue_has_one_beginning_until_an_event_is_confirmed,
-    what_a_relay_cannot_write_it_tells_over_nats,
-    a_server_that_is_gone_is_told_again_and_again,
-    a_server_that_is_frozen_is_told_again_and_again,
+    an_issue_keeps_its_start_time_until_an_event_is_confirmed,
+    a_relay_that_cannot_write_its_issue_reports_it_over_nats,
+    an_unreachable_server_is_reported_repeatedly,
+    a_frozen_server_is_reported_repeatedly,
     newer_tables_are_refused,
     older_tables_are_refused,
-    another_nats_is_refused_until_an_operator_says_so,
-    a_server_that_moved_or_was_restarted_is_at_home,
-    what_waits_is_in_the_backlog_and_what_waits_for_a_decision_is_not,
+    another_nats_is_refused_until_an_operator_accepts_it,
+    a_moved_or_restarted_server_is_recognised,
+    the_backlog_counts_waiting_events_and_not_parked_ones,
 );
 
 const USERS: &str = r#"
@@ -54,7 +54,7 @@ async fn flows<DB: Database>(world: &World<DB>, events: usize) {
     assert_eq!(world.stored().await.len(), events);
 }
 
-async fn an_issue_has_one_beginning_until_an_event_is_confirmed<DB: Database>(_: World<DB>) {
+async fn an_issue_keeps_its_start_time_until_an_event_is_confirmed<DB: Database>(_: World<DB>) {
     let config = NatsServer::options().config(users("\"$JS.API.STREAM.NAMES\""));
     let world = World::<DB>::with(DB::open().await, config.start().await.unwrap()).await;
     let url = world.nats.url().replace("nats://", "nats://relay:secret@");
@@ -122,7 +122,7 @@ async fn while_it_takes_nothing<DB: Database>(world: &World<DB>, then: impl Futu
     drop(tx);
 }
 
-async fn what_a_relay_cannot_write_it_tells_over_nats<DB: Database>(world: World<DB>) {
+async fn a_relay_that_cannot_write_its_issue_reports_it_over_nats<DB: Database>(world: World<DB>) {
     log::listen();
     let relay = world.run_relay(world.new_relay());
     publish(&world, "a").await;
@@ -178,7 +178,7 @@ async fn is_told_again(cures: &[&str]) {
     .await;
 }
 
-async fn a_server_that_is_gone_is_told_again_and_again<DB: Database>(world: World<DB>) {
+async fn an_unreachable_server_is_reported_repeatedly<DB: Database>(world: World<DB>) {
     log::listen();
     let relay = world.run_relay(world.new_relay());
     publish(&world, "a").await;
@@ -201,7 +201,7 @@ async fn a_server_that_is_gone_is_told_again_and_again<DB: Database>(world: Worl
     relay.stop().await.unwrap();
 }
 
-async fn a_server_that_is_frozen_is_told_again_and_again<DB: Database>(world: World<DB>) {
+async fn a_frozen_server_is_reported_repeatedly<DB: Database>(world: World<DB>) {
     log::listen();
     let relay = world.run_relay(world.new_relay());
     publish(&world, "a").await;
@@ -282,7 +282,7 @@ async fn another_nats() -> (NatsServer, Bus) {
     (nats, bus)
 }
 
-async fn another_nats_is_refused_until_an_operator_says_so<DB: Database>(world: World<DB>) {
+async fn another_nats_is_refused_until_an_operator_accepts_it<DB: Database>(world: World<DB>) {
     let (nats, elsewhere) = another_nats().await;
     let relay = world.run_relay(world.new_relay());
     publish(&world, "a").await;
@@ -341,7 +341,7 @@ async fn another_nats_is_refused_until_an_operator_says_so<DB: Database>(world: 
         .unwrap_err();
 }
 
-async fn a_server_that_moved_or_was_restarted_is_at_home<DB: Database>(_: World<DB>) {
+async fn a_moved_or_restarted_server_is_recognised<DB: Database>(_: World<DB>) {
     let folder = crate::support::Folder::new();
     let store = NatsServer::options().store(folder.path());
     let world = World::<DB>::with(DB::open().await, store.clone().start().await.unwrap()).await;
@@ -366,9 +366,7 @@ async fn a_server_that_moved_or_was_restarted_is_at_home<DB: Database>(_: World<
     relay.stop().await.unwrap();
 }
 
-async fn what_waits_is_in_the_backlog_and_what_waits_for_a_decision_is_not<DB: Database>(
-    world: World<DB>,
-) {
+async fn the_backlog_counts_waiting_events_and_not_parked_ones<DB: Database>(world: World<DB>) {
     let relay = world.run_relay(world.new_relay());
     let mut tx = world.outbox.begin().await.unwrap();
     for (name, key) in [

@@ -11,7 +11,7 @@ use crate::support::{User, World, eventually};
 /// The server counts the transactions of this database only; the counters are read on a connection to another one.
 /// Each statement of a relay is a transaction.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idle_relay_asks_at_most_five_times_a_second() {
+async fn an_idle_relay_queries_at_most_five_times_a_second() {
     let world = World::<Postgres>::start().await;
     let options = (*world.outbox.pool().connect_options()).clone();
     let database = options.get_database().unwrap().to_owned();

@@ -94,19 +94,17 @@ pub fn worker<DB: Database>(world: &World<DB>, app: &App) -> Worker<App> {
 }
 
 both!(
-    an_event_that_comes_again_at_another_place_is_acknowledged_without_a_call,
-    effect_memory_and_follow_up_event_commit_together_or_not_at_all,
-    a_rejected_event_leaves_no_memory,
-    two_replicas_with_the_same_event_handle_it_once,
-    a_worker_that_dies_before_the_acknowledgement_handles_it_once,
-    two_subscribers_have_memories_of_their_own,
-    a_foreign_event_is_remembered_by_its_place,
+    an_event_at_another_position_is_acked_without_a_call,
+    effect_inbox_row_and_follow_up_commit_together_or_not,
+    a_rejected_event_leaves_no_inbox_row,
+    two_instances_with_the_same_event_handle_it_once,
+    a_worker_that_dies_before_its_ack_has_one_effect,
+    two_subscribers_have_separate_inbox_rows,
+    a_foreign_event_is_remembered_by_its_stream_position,
     a_database_that_is_not_migrated_costs_no_attempt,
 );
 
-async fn an_event_that_comes_again_at_another_place_is_acknowledged_without_a_call<DB: Database>(
-    world: World<DB>,
-) {
+async fn an_event_at_another_position_is_acked_without_a_call<DB: Database>(world: World<DB>) {
     let app = App::default();
     let running = world.run(worker(&world, &app));
     let (id, first) = (Uuid::now_v7(), made_at(now() - 12 * DAY));
@@ -128,9 +126,7 @@ async fn an_event_that_comes_again_at_another_place_is_acknowledged_without_a_ca
     assert_eq!(world.dead_letters().await.len(), 0);
 }
 
-async fn effect_memory_and_follow_up_event_commit_together_or_not_at_all<DB: Database>(
-    world: World<DB>,
-) {
+async fn effect_inbox_row_and_follow_up_commit_together_or_not<DB: Database>(world: World<DB>) {
     log::listen();
     let app = App::default();
     let subscriber = subscriber(&world).timeout(Duration::from_millis(500));
@@ -161,7 +157,7 @@ async fn effect_memory_and_follow_up_event_commit_together_or_not_at_all<DB: Dat
     assert_eq!(world.dead_letters().await.len(), 0);
 }
 
-async fn a_rejected_event_leaves_no_memory<DB: Database>(world: World<DB>) {
+async fn a_rejected_event_leaves_no_inbox_row<DB: Database>(world: World<DB>) {
     let running = world.run(worker(&world, &App::default()));
     deliver(&world.nats.url(), Uuid::now_v7(), "rejected").await;
     eventually("it is dead", || async {
@@ -175,7 +171,7 @@ async fn a_rejected_event_leaves_no_memory<DB: Database>(world: World<DB>) {
     );
 }
 
-async fn two_replicas_with_the_same_event_handle_it_once<DB: Database>(world: World<DB>) {
+async fn two_instances_with_the_same_event_handle_it_once<DB: Database>(world: World<DB>) {
     let gate = Arc::new(Semaphore::new(0));
     let app = App {
         gate: Some(Arc::clone(&gate)),
@@ -196,9 +192,7 @@ async fn two_replicas_with_the_same_event_handle_it_once<DB: Database>(world: Wo
     assert_eq!((app.noted.len(), world.counted("ada").await), (1, 1));
 }
 
-async fn a_worker_that_dies_before_the_acknowledgement_handles_it_once<DB: Database>(
-    world: World<DB>,
-) {
+async fn a_worker_that_dies_before_its_ack_has_one_effect<DB: Database>(world: World<DB>) {
     let gate = Arc::new(Semaphore::new(0));
     let app = App {
         gate: Some(Arc::clone(&gate)),
@@ -225,7 +219,7 @@ async fn a_worker_that_dies_before_the_acknowledgement_handles_it_once<DB: Datab
     );
 }
 
-async fn two_subscribers_have_memories_of_their_own<DB: Database>(world: World<DB>) {
+async fn two_subscribers_have_separate_inbox_rows<DB: Database>(world: World<DB>) {
     let app = App::default();
     let other = EventSubscriber::durable("other").on_transactional(&world.outbox, count::<DB>);
     let running = world.run(worker(&world, &app).subscribe(other));
@@ -235,7 +229,7 @@ async fn two_subscribers_have_memories_of_their_own<DB: Database>(world: World<D
     assert_eq!(world.remembered().await, 2);
 }
 
-async fn a_foreign_event_is_remembered_by_its_place<DB: Database>(world: World<DB>) {
+async fn a_foreign_event_is_remembered_by_its_stream_position<DB: Database>(world: World<DB>) {
     let app = App::default();
     let running = world.run(worker(&world, &app));
     let context = async_nats::jetstream::new(async_nats::connect(world.nats.url()).await.unwrap());

@@ -10,11 +10,11 @@ use crate::{
 };
 
 both!(
-    an_event_outside_the_ring_is_a_dead_letter_that_says_why,
+    an_event_outside_the_ring_is_a_dead_letter_with_a_reason,
     a_slot_is_emptied_when_it_is_out_of_reach_and_not_before,
 );
 
-async fn an_event_outside_the_ring_is_a_dead_letter_that_says_why<DB: Database>(world: World<DB>) {
+async fn an_event_outside_the_ring_is_a_dead_letter_with_a_reason<DB: Database>(world: World<DB>) {
     let app = App::default();
     let running = world.run(worker(&world, &app));
     let outside = [now() - 15 * DAY, now() + 3 * DAY];
@@ -86,7 +86,7 @@ async fn a_slot_is_emptied_when_it_is_out_of_reach_and_not_before<DB: Database>(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn work_as_usual_leaves_nothing_for_vacuum() {
+async fn normal_work_leaves_nothing_for_vacuum() {
     let world = World::<Postgres>::start().await;
     let app = App::default();
     let running = world.run(worker(&world, &app));

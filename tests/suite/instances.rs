@@ -95,7 +95,7 @@ async fn until_handled(noted: &Noted, last: i64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_replica_works_and_a_clean_stop_hands_over_without_a_duplicate() {
+async fn a_clean_stop_hands_over_without_a_duplicate() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let first = world.run(worker(&world, 0, &noted));
@@ -118,7 +118,7 @@ async fn one_replica_works_and_a_clean_stop_hands_over_without_a_duplicate() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn order_holds_when_the_replica_that_works_dies() {
+async fn order_holds_when_the_active_instance_dies() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let mut dying = world.run(worker(&world, 0, &noted));
@@ -171,7 +171,7 @@ async fn order_holds_when_the_connection_is_cut() {
 
 /// Another client pulls deliveries from the consumer, like the pulls of a frozen instance, and never acks them.
 #[tokio::test(flavor = "multi_thread")]
-async fn order_holds_when_deliveries_are_lost_on_their_way() {
+async fn order_holds_when_deliveries_are_lost() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let running = world.run(worker(&world, 0, &noted));
@@ -265,7 +265,7 @@ impl Stuck {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_takes_over_repeats_nothing_however_much_was_done_ahead() {
+async fn a_takeover_repeats_nothing_that_was_handled_ahead() {
     let world = World::<Sqlite>::start().await;
     let stuck = Stuck::default();
     let first = world.run(stuck.worker(&world));
@@ -278,7 +278,7 @@ async fn whoever_takes_over_repeats_nothing_however_much_was_done_ahead() {
 
 /// When the answer to a stored renewal was lost, the lease can still be released.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clean_stop_hands_over_though_the_answer_to_a_renewal_was_lost() {
+async fn a_clean_stop_hands_over_after_a_lost_renewal_answer() {
     let world = World::<Sqlite>::start().await;
     let stuck = Stuck::default();
     let first = world.run(stuck.worker(&world));
@@ -292,7 +292,7 @@ async fn a_clean_stop_hands_over_though_the_answer_to_a_renewal_was_lost() {
 
 /// An instance remembers what it has handled, even if another one had the lease meanwhile.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_that_gets_its_lease_back_repeats_nothing() {
+async fn an_instance_that_regains_its_lease_repeats_nothing() {
     let world = World::<Sqlite>::start().await;
     let stuck = Stuck::default();
     let running = world.run(stuck.worker(&world));

@@ -66,7 +66,7 @@ async fn are_handled(handled: &AtomicUsize, events: usize) {
     .await;
 }
 
-async fn a_connection_goes_from_handler_to_handler<DB: Database>(world: World<DB>) {
+async fn a_connection_passes_from_handler_to_handler<DB: Database>(world: World<DB>) {
     const EVENTS: usize = 300;
     let publisher = EventPublisher::new(&world.bus);
     for number in 0..EVENTS {
@@ -97,7 +97,7 @@ async fn a_connection_goes_from_handler_to_handler<DB: Database>(world: World<DB
 const EACH: Duration = Duration::from_millis(10);
 const MOST: usize = 5;
 
-async fn whoever_waits_at_the_pool_gets_a_connection_in_time<DB: Database>(world: World<DB>) {
+async fn another_user_of_the_pool_gets_a_connection_in_time<DB: Database>(world: World<DB>) {
     let (pool, given) = pool(&world, 1);
     // How often the pool had handed out its connection when a handler got it.
     let (has, mut had) = mpsc::unbounded_channel();
@@ -146,7 +146,7 @@ async fn whoever_waits_at_the_pool_gets_a_connection_in_time<DB: Database>(world
     running.stop().await.unwrap();
 }
 
-async fn what_follows_a_failure_on_a_connection_is_whole<DB: Database>(world: World<DB>) {
+async fn work_after_a_failure_on_a_connection_is_complete<DB: Database>(world: World<DB>) {
     let publisher = EventPublisher::new(&world.bus);
     for id in ["first", "failing", "second", "third"] {
         publisher.publish(&User::new(id)).await.unwrap();
@@ -166,7 +166,7 @@ async fn what_follows_a_failure_on_a_connection_is_whole<DB: Database>(world: Wo
 }
 
 both!(
-    a_connection_goes_from_handler_to_handler,
-    whoever_waits_at_the_pool_gets_a_connection_in_time,
-    what_follows_a_failure_on_a_connection_is_whole
+    a_connection_passes_from_handler_to_handler,
+    another_user_of_the_pool_gets_a_connection_in_time,
+    work_after_a_failure_on_a_connection_is_complete
 );

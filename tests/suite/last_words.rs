@@ -8,9 +8,9 @@ use crate::{
 };
 
 both!(
-    what_was_given_up_before_the_stop_hinders_nothing_in_the_status,
-    what_went_back_before_the_stop_hinders_nothing_in_the_status,
-    what_waits_still_is_in_the_status,
+    a_row_discarded_before_the_stop_is_no_issue_in_the_status,
+    a_row_restored_before_the_stop_is_no_issue_in_the_status,
+    a_row_that_still_waits_is_in_the_status,
 );
 
 /// Runs a relay that is held up by a name that no stream takes.
@@ -31,9 +31,7 @@ async fn places<DB: Database>(world: &World<DB>) -> Vec<String> {
     issues.map(|issue| issue.place).collect()
 }
 
-async fn what_was_given_up_before_the_stop_hinders_nothing_in_the_status<DB: Database>(
-    world: World<DB>,
-) {
+async fn a_row_discarded_before_the_stop_is_no_issue_in_the_status<DB: Database>(world: World<DB>) {
     let relay = world.relay();
     held_up(&world).await;
     let all = ParkedSelection::All;
@@ -42,9 +40,7 @@ async fn what_was_given_up_before_the_stop_hinders_nothing_in_the_status<DB: Dat
     assert_eq!(places(&world).await, [""; 0]);
 }
 
-async fn what_went_back_before_the_stop_hinders_nothing_in_the_status<DB: Database>(
-    world: World<DB>,
-) {
+async fn a_row_restored_before_the_stop_is_no_issue_in_the_status<DB: Database>(world: World<DB>) {
     let relay = world.relay();
     held_up(&world).await;
     let late = StreamSpec::new("LATE", ["nobody.>".parse().unwrap()]).unwrap();
@@ -54,7 +50,7 @@ async fn what_went_back_before_the_stop_hinders_nothing_in_the_status<DB: Databa
     assert_eq!(places(&world).await, [""; 0]);
 }
 
-async fn what_waits_still_is_in_the_status<DB: Database>(world: World<DB>) {
+async fn a_row_that_still_waits_is_in_the_status<DB: Database>(world: World<DB>) {
     let relay = world.relay();
     held_up(&world).await;
     relay.stop().await.unwrap();

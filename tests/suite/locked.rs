@@ -38,7 +38,7 @@ async fn refused<T: std::fmt::Debug>(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_has_locked_a_table_is_named_by_whatever_asks_for_it() {
+async fn the_holder_of_a_table_lock_is_named_by_every_command() {
     let world = World::<Postgres>::start().await;
     let mut holder = somebody(&world, "nightly-report").await;
     for table in ["relay", "parked", "delayed", "ledger", "outbox"] {
@@ -69,7 +69,7 @@ async fn whoever_has_locked_a_table_is_named_by_whatever_asks_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_for_later_does_not_wait_for_a_lock_without_a_word() {
+async fn a_delayed_event_does_not_wait_silently_for_a_lock() {
     let world = World::<Postgres>::start().await;
     let mut holder = somebody(&world, "holder").await;
     let lock = "begin; lock table tidings.delayed in access exclusive mode";
@@ -89,7 +89,7 @@ async fn an_event_for_later_does_not_wait_for_a_lock_without_a_word() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_waits_for_the_holder_of_a_row_is_not_named_with_it() {
+async fn a_client_that_waits_for_a_row_lock_is_not_named() {
     log::listen();
     let world = World::<Postgres>::start().await;
     let relay = world.relay();
@@ -119,7 +119,7 @@ async fn who_waits_for_the_holder_of_a_row_is_not_named_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_change_that_waits_behind_a_reader_is_named_and_so_is_the_reader() {
+async fn a_waiting_change_and_the_reader_before_it_are_named() {
     let world = World::<Postgres>::start().await;
     let mut reader = somebody(&world, "reader").await;
     say(&mut reader, "begin; select count(*) from tidings.parked").await;
@@ -148,7 +148,7 @@ async fn a_change_that_waits_behind_a_reader_is_named_and_so_is_the_reader() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_migration_does_not_wait_behind_a_transaction_for_ever() {
+async fn a_migration_does_not_wait_endlessly_for_a_transaction() {
     let world = World::<Postgres>::start().await;
     let mut holder = somebody(&world, "holder").await;
     say(
@@ -163,7 +163,7 @@ async fn a_migration_does_not_wait_behind_a_transaction_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_relay_says_who_keeps_it_from_its_tables() {
+async fn the_relay_names_the_client_that_locks_its_tables() {
     log::listen();
     for lock in [
         "lock table tidings.relay in access exclusive mode",
@@ -199,7 +199,7 @@ async fn the_relay_says_who_keeps_it_from_its_tables() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_has_cancelled_a_delayed_event_and_does_not_end_is_named() {
+async fn a_client_with_an_open_cancel_is_named() {
     let world = World::<Postgres>::start().await;
     let mut tx = world.outbox.begin().await.unwrap();
     let due = chrono::Utc::now() - chrono::TimeDelta::seconds(5);
@@ -226,7 +226,7 @@ async fn whoever_has_cancelled_a_delayed_event_and_does_not_end_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_another_one_writes_to_is_named() {
+async fn a_sqlite_file_with_another_writer_is_named() {
     let world = World::<Sqlite>::start().await;
     let writer = world.outbox.begin().await.unwrap();
     let said = refused("unpark", world.outbox.unpark(&ParkedSelection::All)).await;
@@ -242,7 +242,7 @@ async fn a_file_that_another_one_writes_to_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sqlite_file_that_cannot_grow_is_called_a_full_disk() {
+async fn a_sqlite_file_that_cannot_grow_is_reported_as_a_full_disk() {
     let world = World::<Sqlite>::start().await;
     let pages = Sqlite::number(
         world.outbox.pool(),
@@ -269,7 +269,7 @@ async fn a_sqlite_file_that_cannot_grow_is_called_a_full_disk() {
 
 /// The error of Postgres, without a disk to fill.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_relay_whose_postgres_has_a_full_disk_says_that_and_what_helps() {
+async fn a_relay_reports_a_full_postgres_disk_with_its_cure() {
     log::listen();
     let world = World::<Postgres>::start().await;
     let text = format!("could not extend file {}", uuid::Uuid::now_v7());

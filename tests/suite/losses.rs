@@ -18,8 +18,8 @@ use crate::{
 };
 
 both!(
-    a_stream_that_is_made_anew_under_an_idle_relay_is_told_until_it_is_accepted,
-    a_stream_that_is_deleted_is_told,
+    a_recreated_stream_is_reported_until_it_is_acknowledged,
+    a_deleted_stream_is_reported,
 );
 
 const EVENTS: i64 = 30;
@@ -73,11 +73,7 @@ async fn counts<DB: Database>(world: &World<DB>) -> Vec<i64> {
     counts
 }
 
-async fn a_stream_that_is_made_anew_under_an_idle_relay_is_told_until_it_is_accepted<
-    DB: Database,
->(
-    world: World<DB>,
-) {
+async fn a_recreated_stream_is_reported_until_it_is_acknowledged<DB: Database>(world: World<DB>) {
     log::listen();
     let relay = world.relay();
     commit(&world, 0).await;
@@ -132,7 +128,7 @@ async fn a_stream_that_is_made_anew_under_an_idle_relay_is_told_until_it_is_acce
     );
 }
 
-async fn a_stream_that_is_deleted_is_told<DB: Database>(world: World<DB>) {
+async fn a_deleted_stream_is_reported<DB: Database>(world: World<DB>) {
     let relay = world.relay();
     commit(&world, 0).await;
     backlog_is_gone(&world).await;
@@ -192,18 +188,18 @@ async fn an_older_copy_of_the_store_is_told<DB: Database>() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_older_copy_of_the_store_is_told_on_postgres() {
+async fn an_older_copy_of_the_store_is_reported_on_postgres() {
     an_older_copy_of_the_store_is_told::<Postgres>().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_older_copy_of_the_store_is_told_on_sqlite() {
+async fn an_older_copy_of_the_store_is_reported_on_sqlite() {
     an_older_copy_of_the_store_is_told::<Sqlite>().await;
 }
 
 /// The end of the stream lies beyond the last confirmed sequence: only the last confirmed event shows the loss.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_older_copy_that_others_have_written_to_is_told() {
+async fn an_older_copy_with_foreign_writes_is_reported() {
     let (world, past) = Past::world::<Sqlite>().await;
     past.keep(&world.nats).await;
     let relay = world.relay();
@@ -226,7 +222,7 @@ async fn an_older_copy_that_others_have_written_to_is_told() {
 
 /// The same with messages without ids: none of them is the confirmed event.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_older_copy_that_was_written_to_without_ids_is_told() {
+async fn an_older_copy_with_writes_without_ids_is_reported() {
     let (world, past) = Past::world::<Sqlite>().await;
     past.keep(&world.nats).await;
     let relay = world.relay();
@@ -253,7 +249,7 @@ async fn an_older_copy_that_was_written_to_without_ids_is_told() {
 
 /// A relay that did not know of the loss has stored events before the recorded position.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_stored_before_anybody_knew_of_the_loss_is_not_stored_again() {
+async fn events_stored_before_the_loss_was_found_are_stored_once() {
     let world = World::<Sqlite>::start().await;
     forgetful(&world).await;
     let relay = world.relay();

@@ -109,14 +109,14 @@ async fn is_stored_again<DB: Database>(world: &World<DB>, shop: &Shop) {
 }
 
 both!(
-    a_letter_that_was_lost_is_stored_again,
-    a_letter_is_lost_though_others_were_stored_since,
-    the_letter_of_an_event_that_was_stored_elsewhere_since_is_stored_again,
-    an_event_that_is_among_the_retries_has_no_letter_besides,
-    a_letter_that_was_discarded_behind_others_stays_away,
+    a_lost_dead_letter_is_stored_again,
+    a_lost_dead_letter_is_noticed_after_later_ones,
+    a_lost_dead_letter_of_a_moved_event_is_stored_again,
+    an_event_with_a_waiting_retry_has_no_dead_letter,
+    a_dead_letter_discarded_behind_others_is_not_stored_again,
 );
 
-async fn a_letter_that_was_lost_is_stored_again<DB: Database>(world: World<DB>) {
+async fn a_lost_dead_letter_is_stored_again<DB: Database>(world: World<DB>) {
     let shop = Shop::default();
     dead_lettered(&world, &shop).await;
     set_back(&world).await;
@@ -124,7 +124,7 @@ async fn a_letter_that_was_lost_is_stored_again<DB: Database>(world: World<DB>) 
     is_stored_again(&world, &shop).await;
 }
 
-async fn a_letter_is_lost_though_others_were_stored_since<DB: Database>(world: World<DB>) {
+async fn a_lost_dead_letter_is_noticed_after_later_ones<DB: Database>(world: World<DB>) {
     let shop = Shop::default();
     dead_lettered(&world, &shop).await;
     set_back(&world).await;
@@ -137,9 +137,7 @@ async fn a_letter_is_lost_though_others_were_stored_since<DB: Database>(world: W
     is_stored_again(&world, &shop).await;
 }
 
-async fn the_letter_of_an_event_that_was_stored_elsewhere_since_is_stored_again<DB: Database>(
-    world: World<DB>,
-) {
+async fn a_lost_dead_letter_of_a_moved_event_is_stored_again<DB: Database>(world: World<DB>) {
     let shop = Shop::default();
     let id = Uuid::now_v7();
     let running = world.run_charges(&shop);
@@ -155,7 +153,7 @@ async fn the_letter_of_an_event_that_was_stored_elsewhere_since_is_stored_again<
     is_stored_again(&world, &shop).await;
 }
 
-async fn an_event_that_is_among_the_retries_has_no_letter_besides<DB: Database>(world: World<DB>) {
+async fn an_event_with_a_waiting_retry_has_no_dead_letter<DB: Database>(world: World<DB>) {
     let shop = Shop::default();
     dead_lettered(&world, &shop).await;
     let letters = DeadLetters::new(&world.bus);
@@ -180,7 +178,7 @@ async fn an_event_that_is_among_the_retries_has_no_letter_besides<DB: Database>(
     );
 }
 
-async fn a_letter_that_was_discarded_behind_others_stays_away<DB: Database>(world: World<DB>) {
+async fn a_dead_letter_discarded_behind_others_is_not_stored_again<DB: Database>(world: World<DB>) {
     let mut forgetful = StreamSpec::dead_letters();
     forgetful.duplicate_window = Duration::from_millis(100);
     world.bus.apply_stream(&forgetful).await.unwrap();

@@ -110,7 +110,7 @@ async fn handled_before(world: &World<Sqlite>, ids: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_for_a_consumer_that_is_gone_is_unknown_and_not_none() {
+async fn the_backlog_of_a_deleted_consumer_is_unknown_and_not_zero() {
     let world = World::<Sqlite>::start().await;
     handled_before(&world, &["a"]).await;
     delete_consumer(&world, "EVENTS").await;
@@ -132,7 +132,7 @@ async fn what_waits_for_a_consumer_that_is_gone_is_unknown_and_not_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_several_streams_the_one_whose_consumer_is_gone_is_missed() {
+async fn the_stream_with_a_deleted_consumer_is_named_among_several() {
     let world = World::<Sqlite>::start().await;
     let audit = StreamSpec::new("AUDIT", [Pattern::parse("audit.>").unwrap()]).unwrap();
     world.bus.apply_stream(&audit).await.unwrap();
@@ -163,7 +163,7 @@ async fn of_several_streams_the_one_whose_consumer_is_gone_is_missed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_their_stream_of_retries_subscribers_stay_in_the_list() {
+async fn without_the_retry_stream_subscribers_stay_in_the_list() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let running = world.run(worker(&world, &noted));
@@ -186,7 +186,7 @@ async fn without_their_stream_of_retries_subscribers_stay_in_the_list() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_that_runs_without_any_stream_is_in_the_list() {
+async fn an_instance_without_any_stream_is_in_the_list() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let running = world.run(worker(&world, &noted));
@@ -224,7 +224,7 @@ async fn a_process_that_runs_without_any_stream_is_in_the_list() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_another_application_has_made_is_named_and_not_judged() {
+async fn a_consumer_of_another_application_is_named_without_issues() {
     let world = World::<Sqlite>::start().await;
     handled_before(&world, &["a"]).await;
     let stream = jetstream(&world).await.get_stream("EVENTS").await.unwrap();
@@ -249,7 +249,7 @@ async fn what_another_application_has_made_is_named_and_not_judged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_that_wait_for_nobody_are_an_issue_unless_it_is_paused() {
+async fn events_without_an_instance_are_an_issue_unless_paused() {
     let world = World::<Sqlite>::start().await;
     handled_before(&world, &["a"]).await;
     let state = listed(&world).await;
@@ -281,7 +281,7 @@ async fn events_that_wait_for_nobody_are_an_issue_unless_it_is_paused() {
 
 /// An instance that pulls but does not answer lacks a right, or is frozen: that differs from no instance.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_pulls_and_does_not_answer_is_told_from_none() {
+async fn an_instance_that_does_not_answer_is_not_taken_for_none() {
     let world = World::<Sqlite>::start().await;
     handled_before(&world, &["a"]).await;
     publish(&world, &["later"]).await;
@@ -309,7 +309,7 @@ async fn one_that_pulls_and_does_not_answer_is_told_from_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn retries_that_are_far_away_are_counted_with_the_time_of_the_last() {
+async fn distant_retries_are_counted_with_the_time_of_the_last() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let running = world.run(worker(&world, &noted));
@@ -339,7 +339,7 @@ async fn retries_that_are_far_away_are_counted_with_the_time_of_the_last() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_that_nobody_runs_is_an_issue_of_its_subscriber() {
+async fn a_replay_without_an_instance_is_an_issue_of_its_subscriber() {
     let world = World::<Sqlite>::start().await;
     handled_before(&world, &["a"]).await;
     let request = ReplayRequest::new(ReplayPoint::Beginning).force();
@@ -395,7 +395,7 @@ async fn a_dead_letter_counts_and_is_logged_when_it_is_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_without_its_stream_says_which_one_and_what_creates_it() {
+async fn a_retry_without_its_stream_names_the_stream_and_the_cure() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let running = world.run(worker(&world, &noted));
@@ -417,7 +417,7 @@ async fn a_retry_without_its_stream_says_which_one_and_what_creates_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_runs_is_not_removed_and_one_that_is_gone_leaves_its_retries_as_letters() {
+async fn removal_needs_a_stopped_subscriber_and_dead_letters_retries() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let running = world.run(worker(&world, &noted));
@@ -474,7 +474,7 @@ async fn one_that_runs_is_not_removed_and_one_that_is_gone_leaves_its_retries_as
 
 /// A removal that was interrupted is completed by the next one.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_left_of_a_removal_is_removed_by_the_next() {
+async fn the_next_removal_completes_an_interrupted_one() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let running = world.run(

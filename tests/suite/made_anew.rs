@@ -27,7 +27,7 @@ async fn run(bus: &Bus, instances: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_standby_that_takes_over_makes_consumers_that_are_gone() {
+async fn a_standby_that_takes_over_recreates_deleted_consumers() {
     let (server, bus) = server().await;
     let tool = Tool::at(&server).await;
     for gone in [
@@ -56,7 +56,7 @@ async fn a_standby_that_takes_over_makes_consumers_that_are_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_standby_that_takes_over_begins_a_stream_that_is_made_anew_at_its_beginning() {
+async fn a_standby_starts_a_recreated_stream_at_its_beginning() {
     let (server, bus) = server().await;
     let tool = Tool::at(&server).await;
     for gone in [&["RETRIES"][..], &["EVENTS", "RETRIES", "DEAD_LETTERS"][..]] {
@@ -79,7 +79,7 @@ async fn a_standby_that_takes_over_begins_a_stream_that_is_made_anew_at_its_begi
 
 /// As after a server whose store was emptied: the lease and all consumers are gone with their streams.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_that_lost_everything_works_again_when_the_streams_are_applied() {
+async fn an_instance_that_lost_everything_works_after_streams_apply() {
     let (server, bus) = server().await;
     let tool = Tool::at(&server).await;
     let only = Working::run(&bus, [ordered()]);

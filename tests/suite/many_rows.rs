@@ -11,11 +11,11 @@ use crate::{
 };
 
 both!(
-    one_event_in_two_rows_comes_back_once,
-    one_event_in_two_rows_far_apart_comes_back_once,
-    one_event_in_two_rows_is_forced_once,
-    one_event_in_two_rows_is_copied_once,
-    another_event_with_the_same_id_is_forced_beside_it,
+    an_event_in_two_rows_is_republished_once,
+    an_event_in_two_distant_rows_is_republished_once,
+    an_event_in_two_rows_is_force_republished_once,
+    an_event_in_two_rows_is_copied_once,
+    another_event_with_the_same_id_is_force_republished_too,
 );
 
 fn event(id: EventId, key: &str, payload: &str) -> Envelope {
@@ -87,12 +87,12 @@ async fn comes_back_once<DB: Database>(world: &World<DB>, between: usize) {
     assert_eq!(places, [1], "{traced:?}");
 }
 
-async fn one_event_in_two_rows_comes_back_once<DB: Database>(world: World<DB>) {
+async fn an_event_in_two_rows_is_republished_once<DB: Database>(world: World<DB>) {
     comes_back_once(&world, 0).await;
 }
 
 /// The second row is in another batch, and the first batch is confirmed while the next one is in flight.
-async fn one_event_in_two_rows_far_apart_comes_back_once<DB: Database>(world: World<DB>) {
+async fn an_event_in_two_distant_rows_is_republished_once<DB: Database>(world: World<DB>) {
     comes_back_once(&world, 2500).await;
 }
 
@@ -102,7 +102,7 @@ async fn done<DB: Database>(republish: Republish<DB>) -> Republished {
 }
 
 /// The event is stored twice then: once by the relay, once by the republisher.
-async fn one_event_in_two_rows_is_forced_once<DB: Database>(world: World<DB>) {
+async fn an_event_in_two_rows_is_force_republished_once<DB: Database>(world: World<DB>) {
     twice(&world, 0).await;
     let forced = done(Republish::new(&world.bus, &world.outbox).force()).await;
     assert_eq!((forced.wanted, forced.events()), (3, 2), "{forced:?}");
@@ -110,7 +110,7 @@ async fn one_event_in_two_rows_is_forced_once<DB: Database>(world: World<DB>) {
     assert_eq!((stored.len(), stored.duplicated()), (4, 2));
 }
 
-async fn one_event_in_two_rows_is_copied_once<DB: Database>(world: World<DB>) {
+async fn an_event_in_two_rows_is_copied_once<DB: Database>(world: World<DB>) {
     twice(&world, 0).await;
     let subjects = ["copy.>".parse().unwrap()];
     let spec = StreamSpec::new("COPY", subjects).unwrap();
@@ -125,7 +125,7 @@ async fn one_event_in_two_rows_is_copied_once<DB: Database>(world: World<DB>) {
 }
 
 /// One of the two rows was parked because the other one has its id, and then discarded.
-async fn another_event_with_the_same_id_is_forced_beside_it<DB: Database>(world: World<DB>) {
+async fn another_event_with_the_same_id_is_force_republished_too<DB: Database>(world: World<DB>) {
     let id = EventId::now();
     commit(&world, event(id, "k1", "one")).await;
     relay(&world).await;

@@ -104,7 +104,7 @@ async fn is_answered(world: &World<Sqlite>, durable: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_marker_is_acknowledged_and_passed_over() {
+async fn a_delete_marker_is_acked_and_skipped() {
     let world = marked().await;
     for (name, is_ordered) in [("plain", false), ("ordered", true)] {
         let noted = Noted::default();
@@ -135,7 +135,7 @@ async fn a_marker_is_acknowledged_and_passed_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_marker_is_not_read_traced_or_verified() {
+async fn a_delete_marker_is_not_read_traced_or_verified() {
     let world = marked().await;
     let mut reader = world
         .bus

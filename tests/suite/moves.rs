@@ -206,12 +206,12 @@ async fn moves(from: &Arc<PostgresServer>, to: &Arc<PostgresServer>, spent: (u32
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_moves_to_a_newer_server_whose_transactions_have_lower_ids() {
+async fn a_database_moves_to_a_newer_server_with_lower_xids() {
     moves(&server(16).await, &server(18).await, (20_000, 0)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_moves_to_a_newer_server_whose_transactions_have_higher_ids() {
+async fn a_database_moves_to_a_newer_server_with_higher_xids() {
     moves(&server(16).await, &server(18).await, (0, 20_000)).await;
 }
 
@@ -221,7 +221,7 @@ async fn a_database_moves_to_an_older_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_copy_within_its_server_is_told_from_the_original() {
+async fn a_copy_on_the_same_server_is_not_taken_for_the_original() {
     let server = server(18).await;
     moves(&server, &server, (0, 0)).await;
 }
@@ -236,7 +236,7 @@ async fn a_cursor_that_is_ahead_of_its_database_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_still_being_written_while_an_outbox_is_adopted_is_published_too() {
+async fn events_written_during_an_adoption_are_published() {
     let server = server(18).await;
     let world = world_on(&server).await;
     raise(&world.outbox, 20).await;
@@ -288,7 +288,7 @@ async fn what_is_still_being_written_while_an_outbox_is_adopted_is_published_too
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_outbox_that_is_its_own_or_is_relayed_is_not_adopted() {
+async fn an_own_or_relayed_outbox_is_not_adopted() {
     let world = World::<Postgres>::start().await;
     raise(&world.outbox, 3).await;
     let before = relay_row(&world.outbox).await;
@@ -310,7 +310,7 @@ async fn an_outbox_that_is_its_own_or_is_relayed_is_not_adopted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_standby_is_never_relayed_from_until_it_is_promoted() {
+async fn a_database_standby_is_not_relayed_until_it_is_promoted() {
     let server = server(18).await;
     let world = world_on(&server).await;
     raise(&world.outbox, 5).await;
@@ -342,7 +342,7 @@ async fn a_standby_is_never_relayed_from_until_it_is_promoted() {
 
 /// A pooler follows a failover silently. The test replaces the function that identifies a server by its start time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_relay_whose_connection_leads_to_another_server_begins_anew() {
+async fn a_relay_connected_to_another_server_starts_over() {
     let server = server(18).await;
     let world = world_on(&server).await;
     let stage = "create schema stage;

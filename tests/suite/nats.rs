@@ -23,7 +23,7 @@ fn at(server: &NatsServer, auth: Auth) -> NatsOptions {
 }
 
 #[tokio::test]
-async fn user_and_password_open_the_door_as_options_and_in_the_url() {
+async fn user_and_password_work_as_options_and_in_the_url() {
     let server = server("authorization { user: ada, password: s3cret }").await;
     let user = |password: &str| Auth::User {
         user: "ada".into(),
@@ -40,14 +40,14 @@ async fn user_and_password_open_the_door_as_options_and_in_the_url() {
 }
 
 #[tokio::test]
-async fn a_token_opens_the_door() {
+async fn a_token_connects() {
     let server = server("authorization { token: t0ken }").await;
     assert!(connects(at(&server, Auth::Token("t0ken".into()))).await);
     assert!(!connects(at(&server, Auth::Token("other".into()))).await);
 }
 
 #[tokio::test]
-async fn an_nkey_opens_the_door() {
+async fn an_nkey_connects() {
     let pair = nkeys::KeyPair::new_user();
     let nkey = pair.public_key();
     let server = server(&format!(
@@ -60,7 +60,7 @@ async fn an_nkey_opens_the_door() {
 }
 
 #[tokio::test]
-async fn a_credentials_file_that_is_none_is_an_error_that_names_it() {
+async fn an_invalid_credentials_file_is_named() {
     let server = server("").await;
     let missing = Auth::CredentialsFile(PathBuf::from("/nowhere/user.creds"));
     let error = Bus::connect(at(&server, missing)).await.unwrap_err();
@@ -115,7 +115,7 @@ impl Drop for Authority {
 }
 
 #[tokio::test]
-async fn tls_with_a_root_and_a_client_certificate() {
+async fn tls_works_with_a_root_and_a_client_certificate() {
     let authority = Authority::new();
     let roots = &authority.roots;
     let (certificate, key) = authority.signed("server");
@@ -192,7 +192,7 @@ async fn one_server_with_tls_keeps_credentials_from_those_without() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_reached_or_read_is_named() {
+async fn an_unreachable_server_or_unreadable_file_is_named() {
     let nobody = NatsOptions::servers(["nats://127.0.0.1:1"]);
     let error = Bus::connect(nobody).await.unwrap_err();
     assert!(error.to_string().contains("127.0.0.1:1"), "{error}");

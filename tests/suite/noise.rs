@@ -36,7 +36,7 @@ async fn is_stored<DB: Database>(world: &World<DB>, events: usize) {
 
 /// The server counts the transactions of this database only; the counters are read on a connection to another one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_wake_pings_is_a_few_looks_and_a_few_lines() {
+async fn a_flood_of_wake_pings_causes_few_queries_and_log_lines() {
     log::listen();
     let world = World::<Postgres>::start().await;
     let options = (*world.outbox.pool().connect_options()).clone();
@@ -68,7 +68,7 @@ async fn a_flood_of_wake_pings_is_a_few_looks_and_a_few_lines() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_that_are_no_pings_are_ignored_and_said_seldom() {
+async fn foreign_wake_messages_are_ignored_and_rarely_logged() {
     log::listen();
     let world = World::<Sqlite>::start().await;
     let relay = world.relay();
@@ -85,7 +85,7 @@ async fn messages_that_are_no_pings_are_ignored_and_said_seldom() {
 
 /// Each event that is not acked is redelivered, and each ack is denied.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_missing_right_to_acknowledge_is_a_few_lines_and_a_trouble() {
+async fn a_missing_ack_permission_is_an_issue_and_few_log_lines() {
     async fn note(user: User, cx: Context<Noted>) -> Result<(), Failure> {
         cx.state().note(user.id);
         Ok(())

@@ -110,10 +110,10 @@ macro_rules! older_copies {
 older_copies! {
     new_events_have_effects_in_order: App::subscriber(NAME).ordered_by_key(), Free, Everything;
     new_events_have_effects_in_order_above_a_held_floor: App::subscriber(NAME).ordered_by_key(), Held, Everything;
-    new_events_have_effects_in_order_when_the_stream_alone_is_older: App::subscriber(NAME).ordered_by_key(), Held, TheStream;
+    new_events_have_effects_in_order_with_an_older_stream: App::subscriber(NAME).ordered_by_key(), Held, TheStream;
     new_events_have_effects_without_order: App::subscriber(NAME), Free, Everything;
     new_events_have_effects_without_order_above_a_held_floor: App::subscriber(NAME), Held, Everything;
-    new_events_have_effects_without_order_when_the_stream_alone_is_older: App::subscriber(NAME), Held, TheStream;
+    new_events_have_effects_without_order_with_an_older_stream: App::subscriber(NAME), Held, TheStream;
 }
 
 /// The copy is from before the subscriber had a consumer: the consumer is recreated, after the handled events.
@@ -133,12 +133,12 @@ async fn a_consumer_that_the_copy_does_not_have(subscriber: EventSubscriber<App>
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_consumer_that_the_copy_does_not_have_begins_before_what_is_new() {
+async fn a_consumer_missing_in_the_copy_misses_no_event() {
     a_consumer_that_the_copy_does_not_have(App::subscriber(NAME)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_consumer_that_the_copy_does_not_have_begins_before_what_is_new_in_order() {
+async fn an_ordered_consumer_missing_in_the_copy_misses_no_event() {
     a_consumer_that_the_copy_does_not_have(App::subscriber(NAME).ordered_by_key()).await;
 }
 
@@ -194,12 +194,12 @@ async fn what_is_repaired_and_what_is_new_have_effects(floor: Floor) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_repaired_and_what_is_new_have_effects_above_a_held_floor() {
+async fn repaired_and_new_events_have_effects_above_a_held_floor() {
     what_is_repaired_and_what_is_new_have_effects(Floor::Held).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_repaired_and_what_is_new_have_effects_above_a_free_floor() {
+async fn repaired_and_new_events_have_effects_above_a_free_floor() {
     what_is_repaired_and_what_is_new_have_effects(Floor::Free).await;
 }
 
@@ -231,18 +231,18 @@ async fn a_stream_made_anew_under_an_event_in_flight(subscriber: EventSubscriber
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_made_anew_under_an_event_in_flight_swallows_none() {
+async fn a_stream_recreated_during_a_delivery_loses_none() {
     a_stream_made_anew_under_an_event_in_flight(App::subscriber(NAME)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_made_anew_under_an_event_in_flight_swallows_none_in_order() {
+async fn a_stream_recreated_during_a_delivery_loses_none_in_order() {
     a_stream_made_anew_under_an_event_in_flight(App::subscriber(NAME).ordered_by_key()).await;
 }
 
 /// The handlers of both events run; the first one ends, and its ack has the sequence of the second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_answer_to_an_event_that_is_gone_acknowledges_no_other() {
+async fn the_ack_of_a_lost_event_acks_no_other_event() {
     let world = World::<Sqlite>::start().await;
     let app = App::default();
     let running = world.run(app.worker(&world, App::subscriber(NAME)));
@@ -281,7 +281,7 @@ async fn the_answer_to_an_event_that_is_gone_acknowledges_no_other() {
 /// A replay covers the events that existed at its start: when other events have their sequences, it fails and reports
 /// it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replay_of_what_is_gone_fails_and_new_events_have_effects_once() {
+async fn a_replay_of_lost_events_fails_and_new_events_have_effects() {
     let (world, past) = Past::world::<Sqlite>().await;
     let app = App::default();
     let running = world.run(app.worker(&world, App::subscriber(NAME)));

@@ -13,12 +13,12 @@ use crate::{
 };
 
 both!(
-    two_events_of_one_id_at_the_edge_of_a_page_are_told_apart,
-    two_events_of_one_id_at_the_edge_of_what_is_read_again_are_told_apart,
+    two_events_of_one_id_at_a_page_boundary_are_distinguished,
+    two_events_of_one_id_are_distinguished_after_a_resume,
     one_id_in_two_streams_is_two_events,
-    a_republication_passes_over_a_discarded_row_that_cannot_be_read,
-    one_event_that_is_enqueued_twice_in_a_transaction_is_stored_once,
-    a_transaction_that_is_refused_for_its_ids_names_both_events,
+    a_republication_skips_an_unreadable_discarded_row,
+    an_event_enqueued_twice_in_a_transaction_is_stored_once,
+    a_transaction_refused_for_an_id_names_both_events,
 );
 
 fn event(id: EventId, name: &str, key: &str, payload: &str) -> Envelope {
@@ -55,7 +55,7 @@ async fn discard<DB: Database>(world: &World<DB>) -> usize {
 }
 
 /// The first event is the last row of a page and the second the first row of the next one, or vice versa.
-async fn two_events_of_one_id_at_the_edge_of_a_page_are_told_apart<DB: Journal>(world: World<DB>) {
+async fn two_events_of_one_id_at_a_page_boundary_are_distinguished<DB: Journal>(world: World<DB>) {
     // A page has two batches.
     for (batch, page) in [(1, 2), (10, 20), (40, 80)] {
         for first_at in [page - 2, page - 1, page] {
@@ -95,9 +95,7 @@ async fn two_events_of_one_id_at_the_edge_of_a_page_are_told_apart<DB: Journal>(
 
 /// A relay died after the previous page was confirmed: the next relay reads the first event at the end of the stream,
 /// and the second one is on the next page. The server has forgotten the id.
-async fn two_events_of_one_id_at_the_edge_of_what_is_read_again_are_told_apart<DB: Journal>(
-    world: World<DB>,
-) {
+async fn two_events_of_one_id_are_distinguished_after_a_resume<DB: Journal>(world: World<DB>) {
     const WINDOW: std::time::Duration = std::time::Duration::from_millis(100);
     let mut stream = events_stream();
     stream.duplicate_window = WINDOW;
@@ -182,9 +180,7 @@ async fn one_id_in_two_streams_is_two_events<DB: Journal>(world: World<DB>) {
 }
 
 /// The discarded row is still in the log, and the republisher reads it there.
-async fn a_republication_passes_over_a_discarded_row_that_cannot_be_read<DB: Journal>(
-    world: World<DB>,
-) {
+async fn a_republication_skips_an_unreadable_discarded_row<DB: Journal>(world: World<DB>) {
     let (before, row) = match DB::KIND {
         "postgres" => (
             "drop trigger outbox_is_event on tidings.outbox",
@@ -234,9 +230,7 @@ async fn a_republication_passes_over_a_discarded_row_that_cannot_be_read<DB: Jou
     assert_eq!(found.streams[0].missing, 0, "{found:?}");
 }
 
-async fn one_event_that_is_enqueued_twice_in_a_transaction_is_stored_once<DB: Journal>(
-    world: World<DB>,
-) {
+async fn an_event_enqueued_twice_in_a_transaction_is_stored_once<DB: Journal>(world: World<DB>) {
     let id = EventId::now();
     let same = || event(id, "user.created", "k1", "same");
     let mut tx = world.outbox.pool().begin().await.unwrap();
@@ -256,9 +250,7 @@ async fn one_event_that_is_enqueued_twice_in_a_transaction_is_stored_once<DB: Jo
     assert_eq!(parked(&world).await, []);
 }
 
-async fn a_transaction_that_is_refused_for_its_ids_names_both_events<DB: Journal>(
-    world: World<DB>,
-) {
+async fn a_transaction_refused_for_an_id_names_both_events<DB: Journal>(world: World<DB>) {
     let id = EventId::now();
     let first = || event(id, "user.created", "k1", "1");
     let names = |refused: OutboxError, second: &str| {
@@ -299,7 +291,7 @@ async fn a_transaction_that_is_refused_for_its_ids_names_both_events<DB: Journal
 
 /// Two statements do not know each other's ids: the transaction is committed, and the relay parks one of the events.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_events_of_one_id_from_sql_are_told_apart_by_the_relay() {
+async fn the_relay_distinguishes_two_sql_events_of_one_id() {
     let world = World::<Postgres>::start().await;
     let id = EventId::now();
     let enqueue = |name: &str, key: &str, n: u8| {

@@ -8,8 +8,8 @@ use crate::{
 };
 
 both!(
-    writers_on_shared_keys_lose_duplicate_and_invert_nothing,
-    a_transaction_that_began_early_and_publishes_late_is_not_lost,
+    writers_on_shared_keys_lose_duplicate_and_reorder_nothing,
+    a_long_transaction_that_publishes_late_is_not_lost,
 );
 
 const WRITERS: usize = 32;
@@ -29,7 +29,7 @@ async fn write<DB: Database>(world: &World<DB>, writer: usize, n: usize) -> bool
     true
 }
 
-async fn writers_on_shared_keys_lose_duplicate_and_invert_nothing<DB: Database>(world: World<DB>) {
+async fn writers_on_shared_keys_lose_duplicate_and_reorder_nothing<DB: Database>(world: World<DB>) {
     let world = Arc::new(world);
     let relay = world.relay();
     let writers = (0..WRITERS).map(|writer| {
@@ -58,9 +58,7 @@ async fn writers_on_shared_keys_lose_duplicate_and_invert_nothing<DB: Database>(
     assert!(committed < WRITERS * TRANSACTIONS);
 }
 
-async fn a_transaction_that_began_early_and_publishes_late_is_not_lost<DB: Database>(
-    world: World<DB>,
-) {
+async fn a_long_transaction_that_publishes_late_is_not_lost<DB: Database>(world: World<DB>) {
     // SQLite has one writer: there, the early transaction simply comes first.
     if DB::table("outbox") == "tidings_outbox" {
         return;

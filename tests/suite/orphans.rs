@@ -17,7 +17,7 @@ async fn refuse(event: User, cx: Context<Noted>) -> Result<(), Failure> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_letter_stays_when_its_subscriber_is_removed_and_retries_without_one_are_listed() {
+async fn dead_letters_and_retries_of_a_removed_subscriber_stay() {
     let (server, bus) = server().await;
     let tool = Tool::at(&server).await;
     let working = Working::run(&bus, [EventSubscriber::durable("gone").on(refuse)]);

@@ -11,16 +11,16 @@ use crate::{
 
 both!(
     a_committed_event_reaches_its_handler,
-    what_is_rolled_back_or_dropped_leaves_nothing,
+    a_rolled_back_or_dropped_event_leaves_nothing,
     an_enqueued_event_commits_with_the_callers_transaction,
     one_transaction_publishes_many_events_in_their_order,
-    what_cannot_be_sent_is_refused_when_it_is_published,
-    descendants_inherit_the_conversation,
-    the_status_tells_backlog_and_lease,
-    migrating_twice_and_at_once_is_harmless,
+    an_event_that_cannot_be_sent_is_refused_on_publish,
+    follow_ups_inherit_the_correlation_id,
+    the_status_shows_backlog_and_lease,
+    repeated_and_concurrent_migrations_are_harmless,
     another_schema_is_another_outbox,
     without_tables_the_cure_is_named,
-    old_events_are_freed_once_they_are_carried_away_and_young_ones_stay,
+    old_relayed_events_are_freed_and_young_ones_stay,
 );
 
 async fn note_email(user: User, cx: Context<Noted>) -> Result<(), Failure> {
@@ -49,7 +49,7 @@ async fn a_committed_event_reaches_its_handler<DB: Database>(world: World<DB>) {
     );
 }
 
-async fn what_is_rolled_back_or_dropped_leaves_nothing<DB: Database>(world: World<DB>) {
+async fn a_rolled_back_or_dropped_event_leaves_nothing<DB: Database>(world: World<DB>) {
     let mut rolled_back = world.outbox.begin().await.unwrap();
     DB::count_up(&mut rolled_back, "ada").await.unwrap();
     rolled_back.publish(&User::new("ada")).unwrap();
@@ -122,7 +122,7 @@ async fn one_transaction_publishes_many_events_in_their_order<DB: Database>(worl
     assert_eq!(world.stored().await.ids(), ids);
 }
 
-async fn what_cannot_be_sent_is_refused_when_it_is_published<DB: Database>(world: World<DB>) {
+async fn an_event_that_cannot_be_sent_is_refused_on_publish<DB: Database>(world: World<DB>) {
     let outbox = world.outbox.clone().max_payload(2000);
     let mut tx = outbox.begin().await.unwrap();
     let big = User {
@@ -158,7 +158,7 @@ async fn what_cannot_be_sent_is_refused_when_it_is_published<DB: Database>(world
     publisher.publish(&ada).await.unwrap();
 }
 
-async fn descendants_inherit_the_conversation<DB: Database>(world: World<DB>) {
+async fn follow_ups_inherit_the_correlation_id<DB: Database>(world: World<DB>) {
     async fn publish_three_ways<DB: Database>(
         user: User,
         cx: Context<(World<DB>, Noted)>,
@@ -213,7 +213,7 @@ async fn descendants_inherit_the_conversation<DB: Database>(world: World<DB>) {
     assert_eq!(notes.iter().filter(|note| **note == parent_id).count(), 3);
 }
 
-async fn the_status_tells_backlog_and_lease<DB: Database>(world: World<DB>) {
+async fn the_status_shows_backlog_and_lease<DB: Database>(world: World<DB>) {
     for id in ["ada", "bob"] {
         let mut tx = world.outbox.begin().await.unwrap();
         tx.publish(&User::new(id)).unwrap();
@@ -245,7 +245,7 @@ async fn the_status_tells_backlog_and_lease<DB: Database>(world: World<DB>) {
     assert_eq!(world.outbox.status().await.unwrap().lease.owner, None);
 }
 
-async fn migrating_twice_and_at_once_is_harmless<DB: Database>(world: World<DB>) {
+async fn repeated_and_concurrent_migrations_are_harmless<DB: Database>(world: World<DB>) {
     assert_eq!(world.outbox.migrate().await.unwrap(), Vec::<&str>::new());
     let fresh = world.outbox.clone().in_schema("shop").unwrap();
     let all = futures::future::join_all((0..4).map(|_| fresh.migrate())).await;
@@ -286,9 +286,7 @@ async fn without_tables_the_cure_is_named<DB: Database>(world: World<DB>) {
     assert!(error.to_string().contains("tidings migrate"), "{error}");
 }
 
-async fn old_events_are_freed_once_they_are_carried_away_and_young_ones_stay<DB: Database>(
-    world: World<DB>,
-) {
+async fn old_relayed_events_are_freed_and_young_ones_stay<DB: Database>(world: World<DB>) {
     let outbox = DB::table("outbox");
     let ledger = DB::table("ledger");
     // In slots that are neither the current nor the next one; SQLite has no slots.

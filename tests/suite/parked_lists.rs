@@ -9,8 +9,8 @@ use crate::{
 
 both!(
     a_list_reads_neither_payloads_nor_headers,
-    a_page_has_as_many_payloads_as_may_be_in_memory,
-    what_is_to_be_given_up_can_be_read_whole_before,
+    a_page_holds_as_many_payloads_as_memory_allows,
+    a_row_can_be_read_whole_before_it_is_discarded,
 );
 
 const MIB: usize = 1024 * 1024;
@@ -65,7 +65,7 @@ async fn a_list_reads_neither_payloads_nor_headers<DB: Database>(world: World<DB
     assert_eq!(of_nobody.unwrap(), []);
 }
 
-async fn a_page_has_as_many_payloads_as_may_be_in_memory<DB: Database>(world: World<DB>) {
+async fn a_page_holds_as_many_payloads_as_memory_allows<DB: Database>(world: World<DB>) {
     park(&world, 9, 2 * MIB).await;
     let (mut behind, mut pages) = (i64::MIN, Vec::new());
     loop {
@@ -80,7 +80,7 @@ async fn a_page_has_as_many_payloads_as_may_be_in_memory<DB: Database>(world: Wo
     assert_eq!(pages.concat(), (1..=9).collect::<Vec<_>>());
 }
 
-async fn what_is_to_be_given_up_can_be_read_whole_before<DB: Database>(world: World<DB>) {
+async fn a_row_can_be_read_whole_before_it_is_discarded<DB: Database>(world: World<DB>) {
     park(&world, 2, 6 * MIB).await;
     let all = ParkedSelection::All;
     let shown = world.outbox.parked(&all, i64::MIN, 9).await.unwrap();

@@ -6,10 +6,10 @@ use crate::{
 };
 
 both!(
-    an_event_without_a_stream_is_parked_and_its_key_waits_behind_it,
+    an_event_without_a_stream_is_parked_and_its_key_waits,
     an_event_above_the_servers_limit_is_parked,
     a_row_that_is_no_event_is_parked,
-    a_relay_that_waits_for_a_stream_stops_at_once_and_parks_nothing,
+    a_relay_that_waits_for_a_stream_stops_and_parks_nothing,
 );
 
 async fn publish<DB: Database>(world: &World<DB>, name: &str, key: &str, payload: &str) {
@@ -27,9 +27,7 @@ async fn settled<DB: Database>(world: &World<DB>) {
     .await;
 }
 
-async fn an_event_without_a_stream_is_parked_and_its_key_waits_behind_it<DB: Database>(
-    world: World<DB>,
-) {
+async fn an_event_without_a_stream_is_parked_and_its_key_waits<DB: Database>(world: World<DB>) {
     publish(&world, "count.raised", "a", "1").await;
     publish(&world, "nobody.listens", "a", "2").await;
     publish(&world, "count.raised", "a", "3").await;
@@ -117,9 +115,7 @@ async fn a_row_that_is_no_event_is_parked<DB: Database>(world: World<DB>) {
     assert_eq!((world.stored().await.len(), world.parked().await), (1, 2));
 }
 
-async fn a_relay_that_waits_for_a_stream_stops_at_once_and_parks_nothing<DB: Database>(
-    world: World<DB>,
-) {
+async fn a_relay_that_waits_for_a_stream_stops_and_parks_nothing<DB: Database>(world: World<DB>) {
     let jetstream = world.full_stream().await;
     publish(&world, "count.raised", "a", "1").await;
     publish(&world, "full.up", "a", "2").await;

@@ -26,7 +26,7 @@ fn installed(folder: &str) -> PathBuf {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_psql_commits_is_carried_and_a_refusal_ends_the_script_with_its_hint() {
+async fn psql_events_are_relayed_and_a_refusal_shows_its_hint() {
     let world = Pg::start().await;
     let relay = world.relay();
     let psql = installed("postgres/bin/psql");
@@ -90,7 +90,7 @@ async fn what_psql_commits_is_carried_and_a_refusal_ends_the_script_with_its_hin
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_python_commits_with_psycopg_is_carried_and_refusals_are_exceptions() {
+async fn psycopg_events_are_relayed_and_refusals_are_exceptions() {
     let python = |arguments: &[&str]| {
         let mut command = Command::new("python3");
         command
@@ -147,7 +147,7 @@ async fn what_python_commits_with_psycopg_is_carried_and_refusals_are_exceptions
 
 /// The SQL comes from the documentation.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_adopted_table_feeds_the_stream_once_and_in_order_and_may_be_emptied() {
+async fn an_adopted_table_feeds_the_stream_once_and_in_order() {
     let world = Pg::start().await;
     let pool = world.outbox.pool();
     let subjects = ["order.>", "customer_account.>"].map(|subject| subject.parse().unwrap());

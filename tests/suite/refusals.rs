@@ -13,16 +13,16 @@ use crate::{
 };
 
 both!(
-    a_name_without_a_stream_holds_nobody_up_and_goes_back_when_there_is_one,
-    a_full_stream_holds_up_no_other_and_what_it_refused_goes_back_in_order,
-    a_full_stream_alone_is_waited_for_and_nothing_is_put_aside,
-    the_trouble_of_a_single_event_ends_with_it,
+    a_name_without_a_stream_blocks_no_other_and_resumes_later,
+    a_full_stream_blocks_no_other_and_resumes_in_order,
+    a_single_full_stream_is_waited_for_and_parks_nothing,
+    the_issue_of_a_single_event_ends_with_it,
     a_sealed_stream_is_named_and_its_events_go_to_its_successor,
-    a_full_subject_holds_up_no_other_subject_of_its_stream,
-    what_was_refused_goes_back_in_order_when_asked_for,
-    what_is_refused_again_stays_with_what_follows_it,
-    a_discarded_event_is_given_up_and_the_rest_of_its_key_can_go,
-    a_server_with_smaller_batches_is_adapted_to,
+    a_full_subject_blocks_no_other_subject_of_its_stream,
+    unparked_events_are_published_in_order,
+    an_event_refused_again_stays_parked_with_its_followers,
+    after_a_discard_the_rest_of_the_key_is_published,
+    the_relay_adapts_to_a_server_with_smaller_batches,
 );
 
 /// Publishes events of one key with the payloads `first..=last`, in a transaction each.
@@ -72,9 +72,7 @@ async fn apply<DB: Database>(world: &World<DB>, stream: &str, subject: &str) {
     world.bus.apply_stream(&spec).await.unwrap();
 }
 
-async fn a_name_without_a_stream_holds_nobody_up_and_goes_back_when_there_is_one<DB: Database>(
-    world: World<DB>,
-) {
+async fn a_name_without_a_stream_blocks_no_other_and_resumes_later<DB: Database>(world: World<DB>) {
     let relay = world.relay();
     publish(&world, "nobody.listens", "a", 1, 3).await;
     // Events of the same key are parked behind it. Events of another key are published.
@@ -105,9 +103,7 @@ async fn a_name_without_a_stream_holds_nobody_up_and_goes_back_when_there_is_one
     assert_eq!(of_key(&world, "EVENTS", "a").await, numbers(4, 5));
 }
 
-async fn a_full_stream_holds_up_no_other_and_what_it_refused_goes_back_in_order<DB: Database>(
-    world: World<DB>,
-) {
+async fn a_full_stream_blocks_no_other_and_resumes_in_order<DB: Database>(world: World<DB>) {
     let jetstream = world.full_stream().await;
     let relay = world.relay();
     publish(&world, "count.raised", "a", 1, 1).await;
@@ -150,9 +146,7 @@ async fn a_full_stream_holds_up_no_other_and_what_it_refused_goes_back_in_order<
     assert_eq!(places(&world).await, [""; 0]);
 }
 
-async fn a_full_stream_alone_is_waited_for_and_nothing_is_put_aside<DB: Database>(
-    world: World<DB>,
-) {
+async fn a_single_full_stream_is_waited_for_and_parks_nothing<DB: Database>(world: World<DB>) {
     let jetstream = world.full_stream().await;
     let relay = world.relay();
     publish(&world, "full.up", "a", 1, 30).await;
@@ -179,7 +173,7 @@ async fn a_full_stream_alone_is_waited_for_and_nothing_is_put_aside<DB: Database
     assert_eq!(places(&world).await, [""; 0]);
 }
 
-async fn the_trouble_of_a_single_event_ends_with_it<DB: Database>(world: World<DB>) {
+async fn the_issue_of_a_single_event_ends_with_it<DB: Database>(world: World<DB>) {
     let jetstream = world.full_stream().await;
     let relay = world.run_relay(
         world
@@ -237,7 +231,7 @@ async fn a_sealed_stream_is_named_and_its_events_go_to_its_successor<DB: Databas
     assert_eq!(of_key(&world, "SUCCESSOR", "a").await, numbers(3, 6));
 }
 
-async fn a_full_subject_holds_up_no_other_subject_of_its_stream<DB: Database>(world: World<DB>) {
+async fn a_full_subject_blocks_no_other_subject_of_its_stream<DB: Database>(world: World<DB>) {
     let jetstream = jetstream::new(async_nats::connect(world.nats.url()).await.unwrap());
     let mut config = jetstream::stream::Config {
         name: "BOTH".to_owned(),
@@ -305,7 +299,7 @@ fn heads(payloads: Vec<String>) -> String {
     payloads.iter().map(|payload| &payload[..1]).collect()
 }
 
-async fn what_was_refused_goes_back_in_order_when_asked_for<DB: Database>(world: World<DB>) {
+async fn unparked_events_are_published_in_order<DB: Database>(world: World<DB>) {
     let (jetstream, mut config) = small(&world).await;
     let relay = world.relay();
     settled(&world).await;
@@ -335,7 +329,7 @@ async fn what_was_refused_goes_back_in_order_when_asked_for<DB: Database>(world:
     assert_eq!(heads(of_key(&world, "SMALL", "k").await), "123456789");
 }
 
-async fn what_is_refused_again_stays_with_what_follows_it<DB: Database>(world: World<DB>) {
+async fn an_event_refused_again_stays_parked_with_its_followers<DB: Database>(world: World<DB>) {
     small(&world).await;
     let relay = world.relay();
     settled(&world).await;
@@ -366,9 +360,7 @@ async fn what_is_refused_again_stays_with_what_follows_it<DB: Database>(world: W
     assert_eq!(heads(of_key(&world, "SMALL", "k").await), "1");
 }
 
-async fn a_discarded_event_is_given_up_and_the_rest_of_its_key_can_go<DB: Database>(
-    world: World<DB>,
-) {
+async fn after_a_discard_the_rest_of_the_key_is_published<DB: Database>(world: World<DB>) {
     small(&world).await;
     let relay = world.relay();
     settled(&world).await;
@@ -389,7 +381,7 @@ async fn a_discarded_event_is_given_up_and_the_rest_of_its_key_can_go<DB: Databa
     assert_eq!(heads(of_key(&world, "SMALL", "k").await), "134");
 }
 
-async fn a_server_with_smaller_batches_is_adapted_to<DB: Database>(world: World<DB>) {
+async fn the_relay_adapts_to_a_server_with_smaller_batches<DB: Database>(world: World<DB>) {
     let nats = NatsServer::options()
         .jetstream("limits {\n  batch {\n    max_msgs: 30\n  }\n}")
         .start()
@@ -410,7 +402,7 @@ async fn a_server_with_smaller_batches_is_adapted_to<DB: Database>(world: World<
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_denied_subject_holds_up_no_other_and_goes_back_when_it_is_allowed() {
+async fn a_denied_subject_blocks_no_other_and_resumes_when_allowed() {
     let users = |deny: &str| {
         format!(
             "no_auth_user: admin\nauthorization {{\n  users: [\n    {{user: admin, password: admin}}\n    {{user: relay, \

@@ -18,12 +18,12 @@ use crate::{
 };
 
 both!(
-    what_a_full_stream_holds_up_keeps_its_order,
-    what_follows_goes_back_with_its_first_one_however_much_it_is,
-    what_follows_goes_back_when_its_first_one_waits_for_a_stream,
-    what_is_refused_again_is_asked_for_no_more_however_much_follows,
-    what_went_back_before_a_crash_goes_back_once,
-    what_was_stored_before_a_crash_is_not_put_aside,
+    events_parked_by_a_full_stream_keep_their_order,
+    many_followers_are_restored_with_their_first_event,
+    followers_are_restored_when_the_first_waits_for_a_stream,
+    an_unpark_that_is_refused_again_ends_for_all_followers,
+    an_event_restored_before_a_crash_is_stored_once,
+    an_event_stored_before_a_crash_is_not_parked,
 );
 
 const MANY: usize = 5000;
@@ -75,7 +75,7 @@ async fn room_for(jetstream: &jetstream::Context, messages: i64) {
     jetstream.update_stream(config).await.unwrap();
 }
 
-async fn what_a_full_stream_holds_up_keeps_its_order<DB: Journal>(world: World<DB>) {
+async fn events_parked_by_a_full_stream_keep_their_order<DB: Journal>(world: World<DB>) {
     let jetstream = world.full_stream().await;
     publish(&world, "full.up", "a", &numbers(60)).await;
     let relay = world.run_relay(world.new_relay().batch(5));
@@ -96,9 +96,7 @@ async fn many_follow<DB: Journal>(world: &World<DB>) {
     publish(world, "count.raised", "a", &numbers(MANY)).await;
 }
 
-async fn what_follows_goes_back_with_its_first_one_however_much_it_is<DB: Journal>(
-    world: World<DB>,
-) {
+async fn many_followers_are_restored_with_their_first_event<DB: Journal>(world: World<DB>) {
     many_follow(&world).await;
     let relay = world.relay();
     settled(&world).await;
@@ -110,9 +108,7 @@ async fn what_follows_goes_back_with_its_first_one_however_much_it_is<DB: Journa
     assert_eq!(payloads(&world.stored().await), numbers(MANY));
 }
 
-async fn what_follows_goes_back_when_its_first_one_waits_for_a_stream<DB: Journal>(
-    world: World<DB>,
-) {
+async fn followers_are_restored_when_the_first_waits_for_a_stream<DB: Journal>(world: World<DB>) {
     let jetstream = world.full_stream().await;
     many_follow(&world).await;
     let relay = world.relay();
@@ -135,9 +131,7 @@ async fn what_follows_goes_back_when_its_first_one_waits_for_a_stream<DB: Journa
     assert_eq!(payloads(&world.stored().await), numbers(MANY));
 }
 
-async fn what_is_refused_again_is_asked_for_no_more_however_much_follows<DB: Journal>(
-    world: World<DB>,
-) {
+async fn an_unpark_that_is_refused_again_ends_for_all_followers<DB: Journal>(world: World<DB>) {
     many_follow(&world).await;
     let relay = world.relay();
     settled(&world).await;
@@ -163,7 +157,7 @@ async fn what_is_refused_again_is_asked_for_no_more_however_much_follows<DB: Jou
     assert_eq!(world.parked().await, 1 + MANY as i64);
 }
 
-async fn what_went_back_before_a_crash_goes_back_once<DB: Journal>(world: World<DB>) {
+async fn an_event_restored_before_a_crash_is_stored_once<DB: Journal>(world: World<DB>) {
     let jetstream = world.full_stream().await;
     publish(&world, "count.raised", "a", &numbers(1)).await;
     publish(&world, "full.up", "a", &numbers(1)).await;
@@ -196,7 +190,7 @@ async fn what_went_back_before_a_crash_goes_back_once<DB: Journal>(world: World<
     assert_eq!(full.len(), 2);
 }
 
-async fn what_was_stored_before_a_crash_is_not_put_aside<DB: Journal>(world: World<DB>) {
+async fn an_event_stored_before_a_crash_is_not_parked<DB: Journal>(world: World<DB>) {
     publish(&world, "count.raised", "a", &numbers(3)).await;
     let relay = world.new_relay();
     let armed = failpoint::arm(relay.owner(), Point::Answered, 1);

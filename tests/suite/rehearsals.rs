@@ -28,7 +28,7 @@ async fn counts(count: Counted, cx: Context<Noted>) -> Result<(), Failure> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rehearsal_reads_everything_and_calls_nothing() {
+async fn a_rehearsal_reads_everything_and_calls_no_handler() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let subscriber = EventSubscriber::durable(NAME)
@@ -103,7 +103,7 @@ fn shown(of: &RehearsedEvents) -> (&str, u32, [u64; 4]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rehearsal_goes_on_where_its_worker_has_stopped() {
+async fn a_rehearsal_continues_where_its_worker_stopped() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let run = || {

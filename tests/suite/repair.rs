@@ -15,17 +15,17 @@ use crate::{
 };
 
 both!(
-    deleted_events_come_back_within_the_window_as_they_were,
-    a_repair_of_a_stream_that_was_made_anew_ends_the_alarm,
-    what_comes_back_behind_later_events_is_late_and_not_inverted,
-    what_somebody_gave_up_does_not_come_back,
-    only_what_is_named_and_missing_is_published_again,
-    rows_go_to_another_stream_under_a_prefix,
-    what_is_forced_is_there_twice,
-    a_name_that_no_stream_takes_is_named,
-    what_is_missing_in_stretches_and_here_and_there_comes_back_in_order,
-    whoever_has_lost_the_lease_publishes_no_more,
-    a_row_that_cannot_be_read_keeps_no_other_from_being_published_again,
+    deleted_events_are_republished_unchanged_within_the_window,
+    a_repair_of_a_recreated_stream_ends_the_loss,
+    an_event_republished_behind_later_ones_is_only_late,
+    a_discarded_event_is_not_republished,
+    only_selected_missing_events_are_republished,
+    rows_are_copied_to_another_stream_under_a_prefix,
+    a_forced_event_is_stored_twice,
+    a_name_without_a_stream_is_reported,
+    scattered_missing_events_are_republished_in_order,
+    a_republisher_without_the_lease_publishes_nothing,
+    an_unreadable_row_blocks_no_other_republication,
 );
 
 pub const EVENTS: i64 = 60;
@@ -95,7 +95,9 @@ async fn ledger_says<DB: Database>(world: &World<DB>, way: &str) -> i64 {
     DB::number(world.outbox.pool(), &sql).await
 }
 
-async fn deleted_events_come_back_within_the_window_as_they_were<DB: Database>(world: World<DB>) {
+async fn deleted_events_are_republished_unchanged_within_the_window<DB: Database>(
+    world: World<DB>,
+) {
     publish(&world, 0).await;
     let before = world.stored().await;
     // Many events of one batch, and a single one; the server remembers the ids of all.
@@ -128,7 +130,7 @@ async fn deleted_events_come_back_within_the_window_as_they_were<DB: Database>(w
     assert_eq!(again.events(), 0);
 }
 
-async fn a_repair_of_a_stream_that_was_made_anew_ends_the_alarm<DB: Database>(world: World<DB>) {
+async fn a_repair_of_a_recreated_stream_ends_the_loss<DB: Database>(world: World<DB>) {
     publish(&world, 0).await;
     let jetstream = jetstream_of(&world).await;
     jetstream.delete_stream("EVENTS").await.unwrap();
@@ -155,9 +157,7 @@ async fn a_repair_of_a_stream_that_was_made_anew_ends_the_alarm<DB: Database>(wo
     );
 }
 
-async fn what_comes_back_behind_later_events_is_late_and_not_inverted<DB: Database>(
-    world: World<DB>,
-) {
+async fn an_event_republished_behind_later_ones_is_only_late<DB: Database>(world: World<DB>) {
     publish(&world, 0).await;
     let jetstream = jetstream_of(&world).await;
     jetstream.delete_stream("EVENTS").await.unwrap();
@@ -179,7 +179,7 @@ async fn what_comes_back_behind_later_events_is_late_and_not_inverted<DB: Databa
     assert_eq!(stream.sound, 2 * EVENTS as u64);
 }
 
-async fn what_somebody_gave_up_does_not_come_back<DB: Database>(world: World<DB>) {
+async fn a_discarded_event_is_not_republished<DB: Database>(world: World<DB>) {
     for count in 0..3 {
         publish_one(&world, count).await;
     }
@@ -208,7 +208,7 @@ async fn what_somebody_gave_up_does_not_come_back<DB: Database>(world: World<DB>
     }
 }
 
-async fn only_what_is_named_and_missing_is_published_again<DB: Database>(world: World<DB>) {
+async fn only_selected_missing_events_are_republished<DB: Database>(world: World<DB>) {
     publish(&world, 0).await;
     delete(&world, 1..60).await;
     let named = Republish::new(&world.bus, &world.outbox)
@@ -238,7 +238,7 @@ async fn only_what_is_named_and_missing_is_published_again<DB: Database>(world: 
     assert_eq!(before.dry_run().await.unwrap().rows, 0);
 }
 
-async fn rows_go_to_another_stream_under_a_prefix<DB: Database>(world: World<DB>) {
+async fn rows_are_copied_to_another_stream_under_a_prefix<DB: Database>(world: World<DB>) {
     publish(&world, 0).await;
     let subjects = ["recovery.>".parse().unwrap()];
     let spec = StreamSpec::new("RECOVERY", subjects).unwrap();
@@ -270,7 +270,7 @@ async fn rows_go_to_another_stream_under_a_prefix<DB: Database>(world: World<DB>
     assert_eq!(ledger_says(&world, "copied").await, 30);
 }
 
-async fn what_is_forced_is_there_twice<DB: Database>(world: World<DB>) {
+async fn a_forced_event_is_stored_twice<DB: Database>(world: World<DB>) {
     publish(&world, 0).await;
     let forced = Republish::new(&world.bus, &world.outbox);
     let forced = forced.from_row(1).to_row(3).force();
@@ -279,7 +279,7 @@ async fn what_is_forced_is_there_twice<DB: Database>(world: World<DB>) {
     assert_eq!(verify(&world).await.streams[0].duplicated, 3);
 }
 
-async fn a_name_that_no_stream_takes_is_named<DB: Database>(world: World<DB>) {
+async fn a_name_without_a_stream_is_reported<DB: Database>(world: World<DB>) {
     publish(&world, 0).await;
     let republish = Republish::new(&world.bus, &world.outbox).into_prefix("nowhere");
     let refused = republish.run().await.unwrap_err();
@@ -292,7 +292,7 @@ async fn a_name_that_no_stream_takes_is_named<DB: Database>(world: World<DB>) {
     assert!(refused.to_string().contains("use at most 200"), "{refused}");
 }
 
-async fn whoever_has_lost_the_lease_publishes_no_more<DB: Database>(world: World<DB>) {
+async fn a_republisher_without_the_lease_publishes_nothing<DB: Database>(world: World<DB>) {
     publish(&world, 0).await;
     let stream = jetstream_of(&world).await.get_stream("EVENTS").await;
     stream.unwrap().purge().await.unwrap();
@@ -311,9 +311,7 @@ async fn whoever_has_lost_the_lease_publishes_no_more<DB: Database>(world: World
     assert_eq!(written, stored.len() as i64);
 }
 
-async fn a_row_that_cannot_be_read_keeps_no_other_from_being_published_again<DB: Database>(
-    world: World<DB>,
-) {
+async fn an_unreadable_row_blocks_no_other_republication<DB: Database>(world: World<DB>) {
     for from in [0, EVENTS, 2 * EVENTS] {
         publish(&world, from).await;
     }
@@ -332,9 +330,7 @@ async fn a_row_that_cannot_be_read_keeps_no_other_from_being_published_again<DB:
 
 /// Where most events are missing, whole rows are read while the missing ones are searched, after the 7,500 rows that
 /// are read before; where few are missing, these rows are read alone.
-async fn what_is_missing_in_stretches_and_here_and_there_comes_back_in_order<DB: Database>(
-    world: World<DB>,
-) {
+async fn scattered_missing_events_are_republished_in_order<DB: Database>(world: World<DB>) {
     const ROWS: i64 = 16_000;
     // A page has at most 105 of these rows, in both ways of reading.
     let is_large = |count: i64| matches!(count, 1_000..1_250 | 8_000..8_250);
@@ -376,7 +372,7 @@ async fn what_is_missing_in_stretches_and_here_and_there_comes_back_in_order<DB:
 
 /// When the stream has more messages than the republisher can remember, it remembers the rows instead.
 #[tokio::test]
-async fn what_a_large_stream_misses_is_found_among_what_others_publish() {
+async fn missing_events_of_a_large_shared_stream_are_found() {
     const FOREIGN: u64 = 100_000;
     let world = World::<Sqlite>::start().await;
     publish(&world, 0).await;
@@ -433,18 +429,18 @@ async fn an_older_copy_of_the_store_is_made_whole<DB: Database>() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_older_copy_of_the_store_is_made_whole_on_postgres() {
+async fn an_older_copy_of_the_store_is_repaired_on_postgres() {
     an_older_copy_of_the_store_is_made_whole::<Postgres>().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_older_copy_of_the_store_is_made_whole_on_sqlite() {
+async fn an_older_copy_of_the_store_is_repaired_on_sqlite() {
     an_older_copy_of_the_store_is_made_whole::<Sqlite>().await;
 }
 
 /// A republished event has another message id; a relay that starts again still recognises it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_that_reads_the_stream_knows_what_came_back() {
+async fn a_relay_that_reads_the_stream_knows_republished_events() {
     let world = World::<Sqlite>::start().await;
     publish(&world, 0).await;
     delete(&world, 2..=21).await;
@@ -466,7 +462,7 @@ async fn a_relay_that_reads_the_stream_knows_what_came_back() {
 
 /// A subject with a limit of its own loses messages from the middle of the stream; that is not a loss.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_limit_of_a_subject_has_removed_does_not_come_back() {
+async fn events_removed_by_a_subject_limit_are_not_republished() {
     let world = World::<Sqlite>::start().await;
     let jetstream = jetstream_of(&world).await;
     let mut stream = jetstream.get_stream("EVENTS").await.unwrap();

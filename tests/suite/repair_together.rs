@@ -9,7 +9,7 @@ use crate::{
 
 /// One repair works at a time, and a dead one blocks the others only for a short time.
 #[tokio::test(flavor = "multi_thread")]
-async fn two_repairs_at_once_bring_everything_back_once() {
+async fn two_concurrent_repairs_republish_each_event_once() {
     let world = World::<Postgres>::start().await;
     publish(&world, 0).await;
     delete(&world, 2..60).await;

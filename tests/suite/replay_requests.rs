@@ -73,7 +73,7 @@ async fn range(world: &World<Sqlite>, request: ReplayRequest) -> (u64, u64, u64)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_range_is_fixed_when_it_is_asked_for() {
+async fn the_range_of_a_replay_is_fixed_by_its_request() {
     use ReplayPoint::{Beginning, Sequence, Time};
     let (world, running) = world().await;
     let (second, fourth) = (stored_at(&world, 2).await, stored_at(&world, 4).await);
@@ -101,7 +101,7 @@ async fn a_range_is_fixed_when_it_is_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_replayed_is_refused_by_name() {
+async fn an_impossible_replay_is_refused_with_its_reason() {
     use ReplayPoint::{Beginning, Sequence, Time};
     let (world, running) = world().await;
     let refused =
@@ -130,7 +130,7 @@ async fn what_cannot_be_replayed_is_refused_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_is_gone_is_told_from_one_that_holds_nothing() {
+async fn a_deleted_stream_is_not_taken_for_an_empty_one() {
     let (world, running) = world().await;
     let client = async_nats::connect(world.nats.url()).await.unwrap();
     let context = jetstream::new(client);
@@ -147,7 +147,7 @@ async fn a_stream_that_is_gone_is_told_from_one_that_holds_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_stream_has_removed_is_refused_unless_forced() {
+async fn a_range_with_removed_events_is_refused_unless_forced() {
     use ReplayPoint::{Beginning, Sequence, Time};
     let (world, running) = world().await;
     let first = stored_at(&world, 1).await;
@@ -182,7 +182,7 @@ async fn what_the_stream_has_removed_is_refused_unless_forced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sequence_is_a_place_in_one_stream() {
+async fn a_sequence_is_a_position_in_one_stream() {
     use ReplayPoint::{Beginning, Sequence};
     let world = World::<Sqlite>::start().await;
     world.two_streams().await;
@@ -212,7 +212,7 @@ async fn a_sequence_is_a_place_in_one_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_replica_only_a_forced_replay_is_begun() {
+async fn without_an_instance_only_a_forced_replay_starts() {
     let (world, running) = world().await;
     running.stop().await.unwrap();
     let request = from(ReplayPoint::Beginning);

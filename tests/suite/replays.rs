@@ -44,7 +44,7 @@ fn sequences(from: u64, to: u64) -> ReplayRequest {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_part_of_the_stream_is_handled_again_and_the_handler_is_told() {
+async fn a_range_is_replayed_and_marked_in_the_context() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let subscriber = EventSubscriber::durable(NAME).on(note);
@@ -69,7 +69,7 @@ async fn a_part_of_the_stream_is_handled_again_and_the_handler_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_what_matches_is_handled_again() {
+async fn only_matching_events_are_replayed() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let subscriber = EventSubscriber::durable(NAME).on(note);
@@ -104,7 +104,7 @@ async fn only_what_matches_is_handled_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_fails_in_a_replay_stays_part_of_it_to_the_dead_letters() {
+async fn retries_and_dead_letters_of_a_replay_belong_to_it() {
     async fn fail(_: User, cx: Context<Noted>) -> Result<(), Failure> {
         cx.state()
             .note(format!("{} {}", cx.attempt(), cx.is_replay()));
@@ -160,7 +160,7 @@ async fn what_fails_in_a_replay_stays_part_of_it_to_the_dead_letters() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handler_that_wants_no_replays_is_skipped_and_a_shadow_is_called_instead_of_the_others() {
+async fn a_replay_skips_handlers_without_replay_and_calls_the_shadow() {
     async fn shadow(user: User, cx: Context<Noted>) -> Result<(), Failure> {
         assert!(cx.is_replay());
         cx.state().note(format!("{} shadow", user.id));
@@ -190,7 +190,7 @@ async fn a_handler_that_wants_no_replays_is_skipped_and_a_shadow_is_called_inste
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_is_no_faster_than_its_rate_and_live_events_do_not_wait_for_it() {
+async fn a_replay_keeps_its_rate_and_live_events_do_not_wait() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let subscriber = EventSubscriber::durable(NAME).on(note);
@@ -224,7 +224,7 @@ async fn a_replay_is_no_faster_than_its_rate_and_live_events_do_not_wait_for_it(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_stands_still_while_it_is_paused_and_goes_on_where_it_was() {
+async fn a_paused_replay_resumes_where_it_was() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let subscriber = EventSubscriber::durable(NAME).on(note);
@@ -271,7 +271,7 @@ async fn a_replay_stands_still_while_it_is_paused_and_goes_on_where_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cancelled_replay_begins_nothing_more_and_what_it_has_among_the_retries_is_dropped() {
+async fn a_cancelled_replay_starts_nothing_and_drops_its_retries() {
     type State = (Noted, watch::Receiver<bool>);
     async fn wait(user: User, cx: Context<State>) -> Result<(), Failure> {
         let (noted, is_open) = cx.state();
@@ -367,7 +367,7 @@ async fn a_batch_has_events_of_one_replay_or_of_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_for_its_batch_when_its_replay_is_cancelled_is_not_handled() {
+async fn events_batched_for_a_cancelled_replay_are_dropped() {
     async fn batch(
         users: Vec<Item<User>>,
         cx: BatchContext<Noted>,

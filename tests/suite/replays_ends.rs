@@ -21,7 +21,7 @@ use crate::{
 type Sqlite = sqlx::Sqlite;
 type State = (Noted, watch::Receiver<bool>);
 
-both!(one_of_many_that_are_asked_for_at_once_is_begun);
+both!(one_of_many_concurrent_requests_starts);
 
 const NAME: &str = "ends";
 
@@ -104,7 +104,7 @@ async fn nothing_is_pulled_from_beyond_the_end_in_order() {
 
 /// Another client pulls an event, and loses it.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_lost_on_its_way_is_still_pulled_behind_the_end() {
+async fn a_lost_delivery_is_pulled_again_after_the_end() {
     let world = World::<Sqlite>::start().await;
     let (running, noted, open) = start(&world, EventSubscriber::durable(NAME).concurrency(4)).await;
     let slowly = everything()
@@ -136,7 +136,7 @@ async fn stands(noted: &Noted) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_that_is_resumed_goes_on_while_an_event_from_before_is_in_hand() {
+async fn a_resumed_replay_continues_beside_an_event_in_flight() {
     let world = World::<Sqlite>::start().await;
     let patient = EventSubscriber::durable(NAME).timeout(Duration::from_secs(300));
     let (running, noted, open) = start(&world, patient).await;
@@ -155,7 +155,7 @@ async fn a_replay_that_is_resumed_goes_on_while_an_event_from_before_is_in_hand(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_in_order_that_is_resumed_goes_on_beside_a_key_that_fails() {
+async fn a_resumed_ordered_replay_continues_beside_a_failing_key() {
     async fn fail(counted: Counted, cx: Context<State>) -> Result<(), Failure> {
         let (noted, may_end) = cx.state();
         let Counted { key, count } = counted;
@@ -201,7 +201,7 @@ async fn a_replay_in_order_that_is_resumed_goes_on_beside_a_key_that_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_that_their_stream_removes_before_they_come_are_told_as_gone() {
+async fn events_removed_before_their_replay_are_reported() {
     let world = World::<Sqlite>::start().await;
     let (running, noted, open) = start(&world, EventSubscriber::durable(NAME).concurrency(2)).await;
     let slowly = everything().rate_limit(Rate::per_second(10));
@@ -225,7 +225,7 @@ async fn events_that_their_stream_removes_before_they_come_are_told_as_gone() {
     running.stop().await.unwrap();
 }
 
-async fn one_of_many_that_are_asked_for_at_once_is_begun<DB: Database>(world: World<DB>) {
+async fn one_of_many_concurrent_requests_starts<DB: Database>(world: World<DB>) {
     let (noted, (_open, is_open)) = (Noted::default(), watch::channel(true));
     let worker = Worker::new(world.bus.clone(), (noted, is_open));
     let running = world.run(worker.subscribe(EventSubscriber::durable(NAME).on(note)));
@@ -250,7 +250,7 @@ async fn one_of_many_that_are_asked_for_at_once_is_begun<DB: Database>(world: Wo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_of_many_that_are_asked_for_at_once_on_three_servers_is_begun() {
+async fn one_of_many_concurrent_requests_starts_on_three_servers() {
     let cluster = Cluster::start().await;
     let bus = cluster.bus().await;
     cluster.apply_all(&bus, Duration::from_secs(1)).await;
@@ -301,7 +301,7 @@ async fn put(world: &World<Sqlite>, replay: &Replay) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_over_for_hours_when_a_worker_came_leaves_nothing() {
+async fn a_replay_that_ended_long_before_a_worker_leaves_nothing() {
     let world = World::<Sqlite>::start().await;
     let (running, noted, _open) = start(&world, EventSubscriber::durable(NAME)).await;
     let slowly = everything().rate_limit(Rate::per_second(10));
@@ -318,7 +318,7 @@ async fn what_was_over_for_hours_when_a_worker_came_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_comes_back_of_a_cancelled_replay_before_anything_is_known_of_it_is_dropped() {
+async fn early_redeliveries_of_a_cancelled_replay_are_dropped() {
     async fn fail(user: User, cx: Context<Noted>) -> Result<(), Failure> {
         cx.state().note(format!("{} {}", user.id, cx.is_replay()));
         match cx.is_replay() {

@@ -64,7 +64,7 @@ async fn context(world: &World<Sqlite>) -> jetstream::Context {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_worker_goes_on_where_one_has_stopped_and_nothing_is_handled_twice() {
+async fn another_worker_continues_a_replay_without_duplicates() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let first = start(&world, &noted).await;
@@ -87,7 +87,7 @@ async fn another_worker_goes_on_where_one_has_stopped_and_nothing_is_handled_twi
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_of_several_replicas_runs_a_replay_and_another_takes_over_when_it_dies() {
+async fn another_instance_takes_over_a_replay_when_one_dies() {
     let world = World::<Sqlite>::start().await;
     let (one, two) = (Noted::default(), Noted::default());
     let first = start(&world, &one).await;
@@ -111,7 +111,7 @@ async fn one_of_several_replicas_runs_a_replay_and_another_takes_over_when_it_di
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_that_is_deleted_midway_is_made_anew_behind_what_was_handled() {
+async fn a_deleted_consumer_is_recreated_after_the_handled_events() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let running = start(&world, &noted).await;
@@ -145,7 +145,7 @@ async fn a_consumer_that_is_deleted_midway_is_made_anew_behind_what_was_handled(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_is_made_anew_midway_ends_the_replay_with_a_reason() {
+async fn a_stream_recreated_midway_ends_the_replay_with_a_reason() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let running = start(&world, &noted).await;
@@ -170,7 +170,7 @@ async fn a_stream_that_is_made_anew_midway_ends_the_replay_with_a_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_goes_on_when_the_server_is_back() {
+async fn a_replay_continues_when_the_server_is_back() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let running = start(&world, &noted).await;
@@ -188,7 +188,7 @@ async fn a_replay_goes_on_when_the_server_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_cancelled_while_no_worker_ran_leaves_nothing() {
+async fn a_replay_cancelled_without_a_worker_leaves_nothing() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let running = start(&world, &noted).await;

@@ -46,7 +46,7 @@ async fn leave(world: &World<Sqlite>, name: &str, replay: Option<&str>) -> jetst
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_earlier_replay_has_left_is_not_taken_for_the_next_ones() {
+async fn a_consumer_of_an_earlier_replay_is_not_reused() {
     let (world, noted) = (World::<Sqlite>::start().await, Noted::default());
     let running = start(&world, &noted).await;
     let first = world.replay(NAME, &everything()).await;
@@ -62,7 +62,7 @@ async fn what_an_earlier_replay_has_left_is_not_taken_for_the_next_ones() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_of_somebody_else_is_named_and_not_touched() {
+async fn a_consumer_of_another_application_is_named_and_not_changed() {
     let (world, noted) = (World::<Sqlite>::start().await, Noted::default());
     let running = start(&world, &noted).await;
     let name = format!("replay-{NAME}");
@@ -87,7 +87,7 @@ async fn a_consumer_of_somebody_else_is_named_and_not_touched() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_beside_another_has_a_consumer_of_its_own() {
+async fn concurrent_replays_have_separate_consumers() {
     let (world, noted) = (World::<Sqlite>::start().await, Noted::default());
     let running = start(&world, &noted).await;
     let slowly = everything().rate_limit(Rate::per_second(10));

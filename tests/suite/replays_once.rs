@@ -17,11 +17,11 @@ const NAME: &str = "counter";
 const USERS: usize = 40;
 
 both!(
-    a_replay_counts_everything_again_and_once,
-    a_worker_that_dies_and_a_consumer_that_is_reset_do_not_count_twice,
-    what_is_published_in_a_replay_is_counted_unless_it_is_wanted,
-    what_is_taken_back_in_a_replay_is_counted_unless_it_is_wanted,
-    batches_are_counted_again_and_once,
+    a_replay_has_each_effect_again_once,
+    a_crash_or_consumer_reset_in_a_replay_duplicates_nothing,
+    follow_ups_of_a_replay_are_suppressed_unless_wanted,
+    cancels_of_a_replay_are_suppressed_unless_wanted,
+    a_replay_has_each_effect_of_batches_again_once,
 );
 
 fn users() -> Vec<User> {
@@ -74,7 +74,7 @@ async fn all_are_counted<DB: Database>(world: &World<DB>, times: i64) {
     .await;
 }
 
-async fn a_replay_counts_everything_again_and_once<DB: Database>(world: World<DB>) {
+async fn a_replay_has_each_effect_again_once<DB: Database>(world: World<DB>) {
     let running = world.run(worker(&world, &Noted::default()));
     world.publish(&users()).await;
     all_are_counted(&world, 1).await;
@@ -86,9 +86,7 @@ async fn a_replay_counts_everything_again_and_once<DB: Database>(world: World<DB
     running.stop().await.unwrap();
 }
 
-async fn a_worker_that_dies_and_a_consumer_that_is_reset_do_not_count_twice<DB: Database>(
-    world: World<DB>,
-) {
+async fn a_crash_or_consumer_reset_in_a_replay_duplicates_nothing<DB: Database>(world: World<DB>) {
     let noted = Noted::default();
     let running = world.run(worker(&world, &noted));
     world.publish(&users()).await;
@@ -113,9 +111,7 @@ async fn a_worker_that_dies_and_a_consumer_that_is_reset_do_not_count_twice<DB: 
     running.stop().await.unwrap();
 }
 
-async fn what_is_published_in_a_replay_is_counted_unless_it_is_wanted<DB: Database>(
-    world: World<DB>,
-) {
+async fn follow_ups_of_a_replay_are_suppressed_unless_wanted<DB: Database>(world: World<DB>) {
     let running = world.run(worker(&world, &Noted::default()));
     world.publish(&users()).await;
     all_are_counted(&world, 1).await;
@@ -134,9 +130,7 @@ async fn what_is_published_in_a_replay_is_counted_unless_it_is_wanted<DB: Databa
     running.stop().await.unwrap();
 }
 
-async fn what_is_taken_back_in_a_replay_is_counted_unless_it_is_wanted<DB: Database>(
-    world: World<DB>,
-) {
+async fn cancels_of_a_replay_are_suppressed_unless_wanted<DB: Database>(world: World<DB>) {
     type Wanted = std::sync::Arc<std::sync::Mutex<Option<EventId>>>;
     async fn take_back<DB: Database>(
         _: User,
@@ -175,7 +169,7 @@ async fn what_is_taken_back_in_a_replay_is_counted_unless_it_is_wanted<DB: Datab
     running.stop().await.unwrap();
 }
 
-async fn batches_are_counted_again_and_once<DB: Database>(world: World<DB>) {
+async fn a_replay_has_each_effect_of_batches_again_once<DB: Database>(world: World<DB>) {
     async fn count_all<DB: Database>(
         users: Vec<Item<User>>,
         mut tx: InboxTransaction<DB>,
@@ -211,7 +205,7 @@ async fn batches_are_counted_again_and_once<DB: Database>(world: World<DB>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handler_without_a_database_publishes_nothing_either() {
+async fn a_handler_without_a_database_publishes_no_follow_up() {
     type State = (Noted, EventPublisher);
     async fn follow(user: User, cx: Context<State>) -> Result<(), Failure> {
         let (noted, publisher) = cx.state();
@@ -241,7 +235,7 @@ async fn a_handler_without_a_database_publishes_nothing_either() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_that_the_inbox_does_not_reach_fails_and_gives_no_event_up() {
+async fn a_replay_beyond_the_inbox_fails_without_dead_letters() {
     let world = World::<sqlx::Sqlite>::start().await;
     let running = world.run(worker(&world, &Noted::default()));
     world.publish(&users()).await;

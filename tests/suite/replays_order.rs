@@ -81,7 +81,7 @@ async fn a_replay_keeps_the_order_of_keys_beside_the_live_events() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_stays_in_order_and_is_handled_once_from_one_replica_to_the_next() {
+async fn a_replayed_key_keeps_its_order_across_instances() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let first = run(&world, &noted);
@@ -113,7 +113,7 @@ async fn a_key_stays_in_order_and_is_handled_once_from_one_replica_to_the_next()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_that_dies_leaves_the_keys_in_order() {
+async fn keys_stay_in_order_when_an_instance_dies() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let first = run(&world, &noted);
@@ -138,7 +138,7 @@ async fn a_replica_that_dies_leaves_the_keys_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_that_gives_an_event_up_does_not_park_the_key() {
+async fn a_replay_that_dead_letters_an_event_does_not_park_the_key() {
     async fn refuse(counted: Counted, cx: Context<Noted>) -> Result<(), Failure> {
         cx.state()
             .note(format!("{} {}", counted.count, cx.is_replay()));
@@ -169,7 +169,7 @@ async fn a_replay_that_gives_an_event_up_does_not_park_the_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_handled_behind_an_event_that_fails_is_not_handled_again_by_the_next_replica() {
+async fn the_next_instance_skips_events_handled_past_a_failing_one() {
     type State = (Noted, watch::Receiver<bool>);
     async fn wait(counted: Counted, cx: Context<State>) -> Result<(), Failure> {
         let (noted, may_end) = cx.state();

@@ -144,7 +144,7 @@ fn users(less: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_whose_consumer_may_not_be_made_says_so_and_goes_on_once_it_may() {
+async fn a_denied_replay_consumer_is_an_issue_until_it_is_allowed() {
     log::listen();
     let limited = Limited::start().await;
     // The consumers of the subscriber exist already.
@@ -173,7 +173,7 @@ async fn a_replay_whose_consumer_may_not_be_made_says_so_and_goes_on_once_it_may
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_that_may_not_pull_any_more_says_so_and_goes_on_once_it_may() {
+async fn a_denied_pull_of_a_replay_is_an_issue_until_it_is_allowed() {
     let limited = Limited::start().await;
     let worker = limited.work().await;
     let replay = limited.replay().await;
@@ -188,7 +188,7 @@ async fn a_replay_that_may_not_pull_any_more_says_so_and_goes_on_once_it_may() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_may_not_look_for_replays_says_so_in_their_status() {
+async fn a_worker_denied_to_read_replays_is_an_issue_of_their_status() {
     let limited = Limited::start().await;
     limited.work().await.stop().await;
     let permission = "$JS.API.STREAM.MSG.GET.KV_TIDINGS";
@@ -202,7 +202,7 @@ async fn a_worker_that_may_not_look_for_replays_says_so_in_their_status() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_that_nobody_runs_any_more_says_so() {
+async fn a_replay_without_an_instance_reports_it() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let subscriber = EventSubscriber::durable(NAME).on(note);
@@ -226,7 +226,7 @@ async fn a_replay_that_nobody_runs_any_more_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shadow_that_the_active_replica_does_not_have_is_refused_and_named() {
+async fn a_shadow_unknown_to_the_active_instance_is_refused() {
     async fn count(counted: Counted, cx: Context<Noted>) -> Result<(), Failure> {
         if cx.is_replay() {
             cx.state().note(counted.key);
@@ -282,7 +282,7 @@ async fn a_shadow_that_the_active_replica_does_not_have_is_refused_and_named() {
 /// Three servers, only one of which stores the events. While that server is down their stream has no leader, while all
 /// other streams have one.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_whose_stream_has_no_leader_says_so_and_goes_on_once_it_has_one() {
+async fn a_replay_without_a_stream_leader_reports_it_and_resumes() {
     let cluster = Cluster::start().await;
     let bus = cluster.bus().await;
     cluster.apply_all(&bus, Duration::from_secs(1)).await;

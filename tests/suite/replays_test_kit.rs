@@ -10,7 +10,7 @@ use crate::{
     support::{Counted, Database, Noted, User, World},
 };
 
-both!(a_replay_handles_again_and_once);
+both!(a_replay_handles_each_event_again_once);
 
 async fn count<DB: Database>(
     user: User,
@@ -24,7 +24,7 @@ async fn count<DB: Database>(
     Ok(())
 }
 
-async fn a_replay_handles_again_and_once<DB: Database>(world: World<DB>) {
+async fn a_replay_handles_each_event_again_once<DB: Database>(world: World<DB>) {
     let subscriber =
         EventSubscriber::durable("counter").on_transactional(&world.outbox, count::<DB>);
     let noted = Noted::default();
@@ -64,7 +64,7 @@ async fn note(user: User, cx: Context<Noted>) -> Result<(), Failure> {
 }
 
 #[tokio::test]
-async fn a_shadow_and_a_skip_are_the_real_ones() {
+async fn shadows_and_skips_act_as_in_a_worker() {
     async fn shadow(user: User, cx: Context<Noted>) -> Result<(), Failure> {
         cx.state().note(format!("shadow of {}", user.id));
         Ok(())
@@ -88,7 +88,7 @@ async fn a_shadow_and_a_skip_are_the_real_ones() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shadow_that_nobody_could_call_is_refused() {
+async fn a_shadow_without_a_handler_is_refused() {
     let world = World::<sqlx::Sqlite>::start().await;
     let of = |name: &str| {
         EventSubscriber::durable("s")

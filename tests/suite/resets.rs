@@ -72,17 +72,17 @@ async fn what_this_process_has_handled_is_handled_again(subscriber: EventSubscri
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_this_process_has_handled_is_handled_again_without_order() {
+async fn a_reset_redelivers_handled_events_without_order() {
     what_this_process_has_handled_is_handled_again(App::subscriber(NAME)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_this_process_has_handled_is_handled_again_in_order() {
+async fn a_reset_redelivers_handled_events_in_order() {
     what_this_process_has_handled_is_handled_again(App::subscriber(NAME).ordered_by_key()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn several_replicas_share_what_comes_again() {
+async fn several_instances_share_redelivered_events() {
     let world = World::<Sqlite>::start().await;
     let app = App::default();
     let (one, other) = (
@@ -106,7 +106,7 @@ async fn several_replicas_share_what_comes_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_order_what_is_in_hand_comes_again_behind_what_is_older() {
+async fn an_event_in_flight_is_redelivered_behind_older_ones() {
     let world = World::<Sqlite>::start().await;
     let app = App::default();
     let running = world.run(app.worker(&world, App::subscriber(NAME).ordered_by_key()));
@@ -127,7 +127,7 @@ async fn in_order_what_is_in_hand_comes_again_behind_what_is_older() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_replica_has_told_its_successor_is_handled_again() {
+async fn events_recorded_for_the_next_instance_are_handled_again() {
     let world = World::<Sqlite>::start().await;
     let app = App::default();
     let running = world.run(app.worker(&world, App::subscriber(NAME).ordered_by_key()));
@@ -142,7 +142,7 @@ async fn what_a_replica_has_told_its_successor_is_handled_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_skipped_is_never_delivered() {
+async fn skipped_events_are_never_delivered() {
     let world = World::<Sqlite>::start().await;
     let app = App::default();
     let running = world.run(app.worker(&world, App::subscriber(NAME).ordered_by_key()));
@@ -163,7 +163,7 @@ async fn what_is_skipped_is_never_delivered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_durable_that_is_only_made_anew_brings_nothing_again_that_was_answered() {
+async fn a_recreated_durable_redelivers_no_acked_event() {
     let world = World::<Sqlite>::start().await;
     let app = App::default();
     let running = world.run(app.worker(&world, App::subscriber(NAME)));
@@ -185,7 +185,7 @@ async fn a_durable_that_is_only_made_anew_brings_nothing_again_that_was_answered
 
 /// A server that was killed may have forgotten confirmed acks. The process still knows them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_killed_server_has_forgotten_is_not_handled_again() {
+async fn acks_forgotten_by_a_killed_server_repeat_no_event() {
     let world = World::<Sqlite>::start().await;
     let app = App::default();
     let running = world.run(app.worker(&world, App::subscriber(NAME)));
@@ -213,7 +213,7 @@ async fn what_a_killed_server_has_forgotten_is_not_handled_again() {
     assert_eq!(handled, ids("a", 1..=published));
 }
 
-async fn an_effect_that_happens_once_happens_not_again<DB: Database>(world: World<DB>) {
+async fn a_reset_repeats_no_transactional_effect<DB: Database>(world: World<DB>) {
     async fn once<DB: Database>(
         user: User,
         _: InboxTransaction<DB>,
@@ -236,10 +236,10 @@ async fn an_effect_that_happens_once_happens_not_again<DB: Database>(world: Worl
     assert_eq!(noted.len(), 4);
 }
 
-both!(an_effect_that_happens_once_happens_not_again);
+both!(a_reset_repeats_no_transactional_effect);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_place_that_there_is_not_is_refused() {
+async fn a_position_that_does_not_exist_is_refused() {
     async fn count(_: Counted, _: Context<App>) -> Result<(), Failure> {
         Ok(())
     }

@@ -13,10 +13,10 @@ use crate::{
 };
 
 both!(
-    what_others_wrote_is_read_once_and_not_at_every_start,
-    a_stream_created_anew_is_read_from_its_beginning_however_often_the_relay_dies,
+    foreign_messages_are_read_once_and_not_at_every_start,
+    a_recreated_stream_is_read_from_its_beginning_after_crashes,
     a_subject_that_moves_to_another_stream_is_followed,
-    a_purge_while_the_tail_is_read_holds_nobody_up,
+    a_purge_while_the_tail_is_read_does_not_stop_the_relay,
 );
 
 const AN_HOUR: Duration = Duration::from_secs(3600);
@@ -90,7 +90,7 @@ async fn forgetful<DB: Database>(world: &World<DB>) {
     world.bus.apply_stream(&stream).await.unwrap();
 }
 
-async fn what_others_wrote_is_read_once_and_not_at_every_start<DB: Database>(world: World<DB>) {
+async fn foreign_messages_are_read_once_and_not_at_every_start<DB: Database>(world: World<DB>) {
     one_is_relayed(&world).await;
     others_write(&world, 5000).await;
     let end = i64::try_from(last_sequence(&world).await).unwrap();
@@ -104,9 +104,7 @@ async fn what_others_wrote_is_read_once_and_not_at_every_start<DB: Database>(wor
     assert_eq!(position(&world, "EVENTS").await, end);
 }
 
-async fn a_stream_created_anew_is_read_from_its_beginning_however_often_the_relay_dies<
-    DB: Database,
->(
+async fn a_recreated_stream_is_read_from_its_beginning_after_crashes<DB: Database>(
     world: World<DB>,
 ) {
     let incarnation = async || {
@@ -202,7 +200,7 @@ async fn a_subject_that_moves_to_another_stream_is_followed<DB: Database>(world:
     assert_eq!(world.parked().await, 0);
 }
 
-async fn a_purge_while_the_tail_is_read_holds_nobody_up<DB: Database>(world: World<DB>) {
+async fn a_purge_while_the_tail_is_read_does_not_stop_the_relay<DB: Database>(world: World<DB>) {
     one_is_relayed(&world).await;
     others_write(&world, 20_000).await;
     let jetstream = jetstream_of(&world).await;
@@ -231,7 +229,7 @@ async fn through_a_proxy(world: &World<Postgres>) -> (Proxy, Outbox<Postgres>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_connection_that_goes_silent_is_given_up_and_the_next_one_works() {
+async fn a_silent_database_connection_is_replaced() {
     let world = World::<Postgres>::start().await;
     let (proxy, outbox) = through_a_proxy(&world).await;
     let relay = tidings::Relay::new(outbox).lease(Duration::from_secs(1));
@@ -247,7 +245,7 @@ async fn a_database_connection_that_goes_silent_is_given_up_and_the_next_one_wor
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_stored_in_another_order_than_that_of_the_pages_is_not_stored_again() {
+async fn events_stored_in_another_order_are_not_stored_again() {
     let world = World::<Postgres>::start().await;
     let pool = world.outbox.pool();
     let stored = async |count| {
@@ -313,7 +311,7 @@ async fn what_was_stored_in_another_order_than_that_of_the_pages_is_not_stored_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn large_rows_are_not_read_again_and_again() {
+async fn large_rows_are_not_read_repeatedly() {
     const ROWS: u64 = 200;
     const BYTES: u64 = 200_000;
     let world = World::<Postgres>::start().await;
@@ -380,7 +378,7 @@ async fn sqlite_refuses_a_row_that_no_relay_can_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_slot_is_walked_through_to_carry_or_to_free_rows() {
+async fn no_slot_is_scanned_to_relay_or_free_rows() {
     let world = World::<Postgres>::start().await;
     let pool = world.outbox.pool();
     let options = pool.connect_options().as_ref().clone();

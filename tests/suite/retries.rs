@@ -21,7 +21,7 @@ async fn publish(world: &World<Sqlite>, id: &str) {
 
 /// Every event fails at first, with a retry far in the future; then comes one that succeeds.
 #[tokio::test(flavor = "multi_thread")]
-async fn delayed_retries_take_no_place_of_new_events() {
+async fn delayed_retries_take_no_slot_of_new_events() {
     async fn fail_but_one(user: User, cx: Context<Noted>) -> Result<(), Failure> {
         if user.id.starts_with("bad") {
             return Err(Failure::retry_after(Duration::from_secs(3600), "not now"));
@@ -138,7 +138,7 @@ async fn failures_are_counted_across_workers() {
 
 /// With the headers of a retry, the message would be larger than the server accepts.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_is_too_large_to_be_stored_again_has_its_attempts() {
+async fn an_event_too_large_for_the_retry_stream_has_its_attempts() {
     async fn fail(_: User, cx: Context<Noted>) -> Result<(), Failure> {
         cx.state().note(cx.attempt().to_string());
         Err(Failure::retry("no"))
@@ -169,7 +169,7 @@ async fn an_event_that_is_too_large_to_be_stored_again_has_its_attempts() {
 
 /// While a handler uses the shutdown timeout after the signal, its event is not redelivered to another instance.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_server_hears_of_what_runs_until_the_drain_is_over() {
+async fn progress_acks_are_sent_until_the_shutdown_ends() {
     use futures::StreamExt;
     async fn wait(_: User, cx: Context<std::sync::Arc<[Semaphore; 2]>>) -> Result<(), Failure> {
         let [began, end] = &**cx.state();

@@ -44,7 +44,7 @@ async fn old_row(world: &Pg) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_role_that_may_only_insert_produces_and_one_that_owns_nothing_relays() {
+async fn an_insert_only_role_produces_and_a_non_owner_relays() {
     let world = Pg::start().await;
     grant(&world).await;
     old_row(&world).await;
@@ -84,7 +84,7 @@ async fn a_role_that_may_only_insert_produces_and_one_that_owns_nothing_relays()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_role_that_produces_gives_a_row_neither_its_place_nor_its_time_nor_its_transaction() {
+async fn a_producer_role_sets_no_row_id_time_or_transaction() {
     let world = Pg::start().await;
     grant(&world).await;
     let producer = as_role(&world, "producer").await;
@@ -120,7 +120,7 @@ async fn a_role_that_produces_gives_a_row_neither_its_place_nor_its_time_nor_its
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_relay_that_may_not_free_old_rows_says_so() {
+async fn a_relay_denied_to_free_old_rows_reports_it() {
     log::listen();
     let world = Pg::start().await;
     grant(&world).await;

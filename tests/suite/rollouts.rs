@@ -47,7 +47,7 @@ async fn filters(world: &World<Sqlite>) -> Vec<String> {
 
 /// A rollback, or a pod of the older version that restarts during the rollout of the newer one.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_older_replica_does_not_have_the_events_of_a_newer_one_skipped() {
+async fn an_older_instance_skips_no_events_of_a_newer_one() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let newer = world.run(worker(&world, &noted, true));
@@ -69,7 +69,7 @@ async fn an_older_replica_does_not_have_the_events_of_a_newer_one_skipped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_that_no_replica_wants_any_more_is_dropped_when_somebody_says_so() {
+async fn an_unhandled_name_is_dropped_when_an_operator_prunes() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let newer = world.run(worker(&world, &noted, true));

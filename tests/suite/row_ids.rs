@@ -5,7 +5,7 @@ use sqlx::{Postgres, Sqlite};
 use crate::support::{Database, User, World, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sqlite_refuses_an_id_that_the_relay_has_passed() {
+async fn sqlite_refuses_a_row_id_that_the_relay_has_passed() {
     let world = World::<Sqlite>::start().await;
     let relay = world.relay();
     for user in ["a", "b", "c"] {
@@ -66,7 +66,7 @@ async fn sqlite_refuses_an_id_that_the_relay_has_passed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres_relays_any_id_that_an_event_can_have() {
+async fn postgres_relays_any_row_id_that_an_event_can_have() {
     let world = World::<Postgres>::start().await;
     let relay = world.relay();
     let insert = |id: &str| {
@@ -102,7 +102,7 @@ async fn postgres_relays_any_id_that_an_event_can_have() {
 
 /// After a row at the very end of the range, SQLite would accept no row any more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sqlite_takes_no_place_at_the_end_of_the_range_and_the_next_event_all_the_same() {
+async fn sqlite_refuses_the_last_row_id_and_takes_the_next_event() {
     let world = World::<Sqlite>::start().await;
     let in_outbox = "insert into tidings_outbox (id, event, name, payload)
         values (4611686018427387903, randomblob(16), 'user.created', x'7b7d')";
@@ -127,7 +127,7 @@ async fn sqlite_takes_no_place_at_the_end_of_the_range_and_the_next_event_all_th
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres_relays_an_id_at_the_end_of_the_range_and_what_follows_it() {
+async fn postgres_relays_the_last_row_id_and_later_events() {
     let world = World::<Postgres>::start().await;
     let pool = world.outbox.pool();
     let relay = world.relay();

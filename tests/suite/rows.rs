@@ -9,9 +9,9 @@ use crate::{
 };
 
 both!(
-    a_row_that_cannot_be_read_is_parked_and_stops_no_other,
+    an_unreadable_row_is_parked_and_blocks_no_other,
     a_row_that_is_too_large_is_parked_unread,
-    a_parked_row_that_waits_for_something_unknown_stops_no_relay,
+    a_parked_row_with_an_unknown_blocker_stops_no_relay,
 );
 
 /// A row with one column that has an invalid value, in the SQL of one database.
@@ -179,7 +179,7 @@ fn counts(stored: &Stream) -> Vec<i64> {
     stored.0.iter().filter_map(count).collect()
 }
 
-async fn a_row_that_cannot_be_read_is_parked_and_stops_no_other<DB: Database>(world: World<DB>) {
+async fn an_unreadable_row_is_parked_and_blocks_no_other<DB: Database>(world: World<DB>) {
     let rows: &[Hostile] = match DB::KIND {
         "postgres" => &ON_POSTGRES,
         _ => &ON_SQLITE,
@@ -301,9 +301,7 @@ async fn a_row_that_is_too_large_is_parked_unread<DB: Database>(world: World<DB>
     assert_eq!(parked(&world).await, []);
 }
 
-async fn a_parked_row_that_waits_for_something_unknown_stops_no_relay<DB: Database>(
-    world: World<DB>,
-) {
+async fn a_parked_row_with_an_unknown_blocker_stops_no_relay<DB: Database>(world: World<DB>) {
     let (uuid, bytes) = match DB::KIND {
         "postgres" => ("gen_random_uuid(), now()", "'{}'"),
         _ => ("randomblob(16), 1700000000000000", "x'7b7d'"),
@@ -334,7 +332,7 @@ async fn encoded(encoding: &str) -> World<Postgres> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_text_that_is_not_utf_8_is_parked_and_stops_no_other() {
+async fn a_text_that_is_not_utf_8_is_parked_and_blocks_no_other() {
     for (encoding, wrong) in [("SQL_ASCII", r"E'\xff'"), ("WIN1252", r"E'\x81'")] {
         let world = encoded(encoding).await;
         for (column, count) in ["name", "key", "headers"].into_iter().zip(0..) {
@@ -367,7 +365,7 @@ async fn a_text_that_is_not_utf_8_is_parked_and_stops_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_error_that_the_databases_encoding_has_not_is_kept_in_another_way() {
+async fn an_error_outside_the_database_encoding_is_stored_escaped() {
     let world = encoded("LATIN1").await;
     let headers = r#"'{"\ud83d\ude00": "x"}'"#;
     insert(&world, &hostile("headers", headers, ""), "hostile").await;
@@ -383,7 +381,7 @@ async fn an_error_that_the_databases_encoding_has_not_is_kept_in_another_way() {
 
 /// Rows that came past the trigger, as by a subscription, are kept, and moved to where they hold up nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_out_of_bounds_stop_no_adoption() {
+async fn rows_out_of_bounds_block_no_adoption() {
     let world = World::<Postgres>::start().await;
     let pool = world.outbox.pool();
     let before = "alter table tidings.outbox disable trigger outbox_is_event;
@@ -419,7 +417,7 @@ async fn rows_out_of_bounds_stop_no_adoption() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_place_that_a_writer_gives_on_sqlite_is_refused() {
+async fn a_row_id_that_a_writer_sets_on_sqlite_is_refused() {
     let world = World::<Sqlite>::start().await;
     commit(&world, "ada", 1).await;
     relayed(&world).await;
@@ -444,7 +442,7 @@ async fn a_place_that_a_writer_gives_on_sqlite_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_place_below_all_others_on_postgres_is_carried() {
+async fn a_row_id_below_all_others_on_postgres_is_relayed() {
     let world = World::<Postgres>::start().await;
     commit(&world, "ada", 1).await;
     let relay = world.relay();
@@ -462,7 +460,7 @@ async fn a_place_below_all_others_on_postgres_is_carried() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_delayed_event_that_the_log_would_refuse_is_parked_when_it_is_due() {
+async fn a_delayed_event_that_the_log_refuses_is_parked_when_due() {
     let world = World::<Sqlite>::start().await;
     let hostile = "pragma ignore_check_constraints = on;
         insert into tidings_delayed (event, due, name, version, payload)

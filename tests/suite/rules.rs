@@ -11,7 +11,7 @@ use crate::{
     support::{Database, Noted, User, World, eventually},
 };
 
-both!(the_relay_parks_what_the_rules_refuse_and_carries_the_rest);
+both!(the_relay_parks_what_the_rules_refuse_and_relays_the_rest);
 
 /// An event as its producer provides it.
 #[derive(Debug, Clone)]
@@ -296,7 +296,7 @@ fn cases() -> Vec<Case> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_library_and_the_sql_function_refuse_what_the_rules_refuse_and_take_the_rest() {
+async fn the_library_and_the_sql_function_follow_the_rules() {
     let world = World::<Postgres>::start().await;
     let pool = world.outbox.pool();
     for case in cases() {
@@ -346,9 +346,7 @@ async fn the_library_and_the_sql_function_refuse_what_the_rules_refuse_and_take_
     assert!(refused.to_string().contains("is reserved"), "{refused}");
 }
 
-async fn the_relay_parks_what_the_rules_refuse_and_carries_the_rest<DB: Database>(
-    world: World<DB>,
-) {
+async fn the_relay_parks_what_the_rules_refuse_and_relays_the_rest<DB: Database>(world: World<DB>) {
     let mut insert = match DB::KIND {
         "postgres" => "drop trigger outbox_is_event on tidings.outbox;".to_owned(),
         _ => "pragma ignore_check_constraints = on;".to_owned(),
@@ -408,7 +406,7 @@ async fn the_relay_parks_what_the_rules_refuse_and_carries_the_rest<DB: Database
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_trace_that_a_program_in_another_language_gives_reaches_the_handler() {
+async fn a_trace_context_from_sql_reaches_the_handler() {
     async fn note(_: User, cx: Context<Noted>) -> Result<(), Failure> {
         let lineage = cx.envelope().lineage().clone();
         let said: [Option<String>; 3] = [
@@ -445,7 +443,7 @@ async fn a_trace_that_a_program_in_another_language_gives_reaches_the_handler() 
 
 /// The handler gets it like an extension that the library has set.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_extension_that_the_sql_function_is_given_is_an_attribute_of_the_event() {
+async fn an_extension_of_the_sql_function_is_an_event_attribute() {
     async fn note(_: User, cx: Context<Noted>) -> Result<(), Failure> {
         let tenant = cx.envelope().extensions().get("tenant");
         cx.state().note(format!("{tenant:?}"));
@@ -471,7 +469,7 @@ async fn an_extension_that_the_sql_function_is_given_is_an_attribute_of_the_even
 
 /// After the first relay has connected, the function uses the server's limit, like the library.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_sql_function_knows_what_the_server_takes() {
+async fn the_sql_function_knows_the_size_limit_of_the_server() {
     let nats = tidings_test_servers::NatsServer::options().max_payload(200_000);
     let nats = nats.start().await.unwrap();
     let world = World::with(Postgres::open().await, nats).await;

@@ -207,7 +207,7 @@ async fn no_dead_letter(server: &NatsServer) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p7_a_durable_that_is_spoiled_while_it_is_at_work_is_set_back_and_loses_nothing() {
+async fn a_consumer_changed_at_work_is_restored_and_loses_nothing() {
     let (server, bus) = server().await;
     let tool = Tool::at(&server).await;
     for (at, spoiler) in spoilers().iter().enumerate() {
@@ -238,7 +238,7 @@ async fn p7_a_durable_that_is_spoiled_while_it_is_at_work_is_set_back_and_loses_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p9_a_durable_that_was_spoiled_before_the_start_is_set_back() {
+async fn a_consumer_changed_before_the_start_is_restored() {
     let (server, bus) = server().await;
     let tool = Tool::at(&server).await;
     for (at, spoiler) in spoilers().iter().enumerate() {
@@ -260,7 +260,7 @@ async fn p9_a_durable_that_was_spoiled_before_the_start_is_set_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p7_an_event_whose_publisher_says_that_its_payload_is_left_out_costs_itself_at_most() {
+async fn an_event_marked_as_without_payload_affects_only_itself() {
     let (server, bus) = server().await;
     let tool = Tool::at(&server).await;
     let worker = Working::run(&bus, [subscriber("forged")]);
@@ -274,7 +274,7 @@ async fn p7_an_event_whose_publisher_says_that_its_payload_is_left_out_costs_its
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p9_a_durable_that_cannot_be_worked_with_is_named_and_the_others_work() {
+async fn an_unusable_consumer_is_named_and_the_others_work() {
     let (server, bus) = server().await;
     let tool = Tool::at(&server).await;
     let made = [
@@ -318,7 +318,7 @@ async fn p9_a_durable_that_cannot_be_worked_with_is_named_and_the_others_work() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p9_pulls_that_end_for_a_reason_that_is_not_known_are_an_issue_with_code_and_text() {
+async fn pulls_that_end_for_an_unknown_reason_are_an_issue_with_code() {
     // A user who may not change the durable cannot set it back. `no_auth_user` cannot be reloaded.
     let users = r#"authorization { users: [
         { user: all, password: p }
@@ -355,7 +355,7 @@ async fn p9_pulls_that_end_for_a_reason_that_is_not_known_are_an_issue_with_code
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p9_what_spoils_a_stream_is_told_by_its_subscribers_while_they_work() {
+async fn invalid_stream_settings_are_reported_by_its_subscribers() {
     let (server, bus) = server().await;
     let tool = Tool::at(&server).await;
     let worker = Working::run(&bus, [subscriber("told")]);
@@ -408,7 +408,7 @@ async fn p9_what_spoils_a_stream_is_told_by_its_subscribers_while_they_work() {
 }
 
 #[tokio::test]
-async fn what_keeps_a_streams_events_from_subscribers_is_taken_away_by_apply() {
+async fn apply_removes_settings_that_block_subscribers() {
     let (server, bus) = server().await;
     let tool = Tool::at(&server).await;
     let transform = json!({ "src": "user.>", "dest": "elsewhere.>" });

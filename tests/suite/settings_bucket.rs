@@ -37,7 +37,7 @@ async fn is_as_it_should_be(tool: &Tool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p8_a_bucket_that_somebody_else_made_or_changed_is_set_back() {
+async fn a_bucket_made_or_changed_by_another_tool_is_restored() {
     let (server, bus) = server().await;
     let tool = Tool::at(&server).await;
     let spoiled = json!({
@@ -60,7 +60,7 @@ async fn p8_a_bucket_that_somebody_else_made_or_changed_is_set_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p9_a_bucket_that_refuses_entries_is_an_issue_of_every_replica() {
+async fn a_bucket_that_refuses_entries_is_an_issue_of_each_instance() {
     for (settings, words) in [
         (json!({ "max_bytes": 2_000 }), "max_bytes"),
         (json!({ "sealed": true }), "is sealed"),
@@ -99,7 +99,7 @@ async fn p9_a_bucket_that_refuses_entries_is_an_issue_of_every_replica() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p6_forged_headers_of_entries_stop_no_ordered_subscriber() {
+async fn forged_entry_headers_stop_no_ordered_subscriber() {
     let (server, bus) = server().await;
     let tool = Tool::at(&server).await;
     let worker = Working::run(&bus, [subscriber("forged").ordered_by_key()]);
@@ -130,7 +130,7 @@ async fn p6_forged_headers_of_entries_stop_no_ordered_subscriber() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p8_a_bad_entry_breaks_no_other_and_is_named_until_it_is_gone() {
+async fn an_invalid_entry_breaks_no_other_and_is_named() {
     let (server, bus) = server().await;
     let tool = Tool::at(&server).await;
     let worker = Working::run(&bus, [subscriber("busy").ordered_by_key()]);

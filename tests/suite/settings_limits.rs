@@ -73,7 +73,7 @@ async fn limits_that_a_tool_has_set_for_pulls_are_obeyed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_account_that_bounds_everything_is_worked_with() {
+async fn workers_run_in_an_account_with_every_limit() {
     let account = r"
         accounts { A {
             jetstream { max_file: 1G, max_mem: 10M, max_streams: 10, max_consumers: 20, max_ack_pending: 30, max_bytes: true }
@@ -108,7 +108,7 @@ async fn an_account_that_bounds_everything_is_worked_with() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn limits_of_a_stream_for_its_consumers_are_obeyed_or_named() {
+async fn consumer_limits_of_a_stream_are_obeyed_or_named() {
     let server = NatsServer::start().await.unwrap();
     let bus = Bus::connect(server.url()).await.unwrap();
     apply_streams(&bus).await;

@@ -25,7 +25,7 @@ async fn is_told(bus: &tidings::Bus, text: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_durable_that_begins_beyond_its_stream_is_named_with_and_without_a_worker() {
+async fn a_consumer_that_starts_beyond_its_stream_is_named() {
     let (server, bus) = server().await;
     let tool = Tool::at(&server).await;
     let config = json!({
@@ -42,7 +42,7 @@ async fn a_durable_that_begins_beyond_its_stream_is_named_with_and_without_a_wor
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_republished_into_a_stream_of_tidings_is_named() {
+async fn a_republish_into_an_internal_stream_is_named() {
     let (server, bus) = server().await;
     let tool = Tool::at(&server).await;
     let working = Working::run(&bus, [subscriber("welcome")]);
@@ -83,7 +83,7 @@ async fn what_is_republished_into_a_stream_of_tidings_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_event_is_answered_whose_letter_would_not_be_kept() {
+async fn no_event_is_acked_whose_dead_letter_would_not_be_stored() {
     let (server, bus) = server().await;
     let tool = Tool::at(&server).await;
     tool.change_stream("DEAD_LETTERS", &json!({ "retention": "interest" }))

@@ -66,7 +66,7 @@ async fn the_sql_function_refuses_what_publish_refuses_and_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_log_is_never_updated_or_deleted_from_and_a_slot_is_truncated_when_it_is_old() {
+async fn the_log_is_append_only_and_old_slots_are_truncated() {
     let world = Pg::start().await;
     let pool = world.outbox.pool();
     let relay = world.relay();
@@ -88,7 +88,7 @@ async fn the_log_is_never_updated_or_deleted_from_and_a_slot_is_truncated_when_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_schema_is_not_called_by_a_word_that_postgres_reserves() {
+async fn a_schema_name_that_postgres_reserves_is_refused() {
     let world = Pg::start().await;
     let pool = world.outbox.pool();
     let reserved =

@@ -108,7 +108,7 @@ async fn says(subscriber: &str, words: &str) {
 }
 
 #[tokio::test]
-async fn a_deleted_consumer_is_named_and_begins_where_it_was() {
+async fn a_deleted_consumer_is_named_and_continues_where_it_was() {
     log::listen();
     let (server, bus) = server().await;
     let worker = Working::begin(&bus, "deleted").await;
@@ -128,7 +128,7 @@ async fn a_deleted_consumer_is_named_and_begins_where_it_was() {
 }
 
 #[tokio::test]
-async fn a_deleted_stream_is_named_and_a_new_one_is_read_from_its_beginning() {
+async fn a_deleted_stream_is_named_and_a_new_one_read_from_its_start() {
     log::listen();
     let (server, bus) = server().await;
     let worker = Working::begin(&bus, "streamless").await;
@@ -147,7 +147,7 @@ async fn a_deleted_stream_is_named_and_a_new_one_is_read_from_its_beginning() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_consumer_that_changes_its_leader_goes_on() {
+async fn a_consumer_that_changes_its_leader_continues() {
     let cluster = Cluster::start().await;
     let bus = cluster.bus().await;
     cluster.apply_all(&bus, Duration::from_secs(120)).await;
@@ -165,7 +165,7 @@ async fn a_consumer_that_changes_its_leader_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_is_about_to_stop_is_left_for_another_one() {
+async fn a_worker_leaves_a_server_in_lame_duck_mode() {
     let cluster = Cluster::start().await;
     let bus = cluster.bus().await;
     cluster.apply_all(&bus, Duration::from_secs(120)).await;
@@ -194,7 +194,7 @@ async fn a_server_that_is_about_to_stop_is_left_for_another_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_half_open_link_is_given_up_long_before_the_client_notices() {
+async fn a_half_open_link_is_replaced_before_the_client_notices() {
     let (server, bus) = server().await;
     let proxy = Proxy::to(server.port()).await;
     let through = format!("nats://127.0.0.1:{}", proxy.port);
@@ -216,7 +216,7 @@ async fn a_half_open_link_is_given_up_long_before_the_client_notices() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_half_open_link_is_given_up_while_all_places_are_taken() {
+async fn a_half_open_link_is_replaced_while_all_slots_are_in_use() {
     async fn hold(event: User, cx: Context<Noted>) -> Result<(), Failure> {
         cx.state().note(event.id);
         cx.cancelled().cancelled().await;
@@ -242,7 +242,7 @@ async fn a_half_open_link_is_given_up_while_all_places_are_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_link_that_is_only_slow_is_kept() {
+async fn a_slow_link_is_not_replaced() {
     let (server, bus) = server().await;
     let proxy = Proxy::to(server.port()).await;
     let through = format!("nats://127.0.0.1:{}", proxy.port);
@@ -260,7 +260,7 @@ async fn a_link_that_is_only_slow_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_workers_on_one_durable_both_go_on_after_their_server_was_killed() {
+async fn both_workers_of_a_durable_continue_after_a_server_crash() {
     let (server, bus) = server().await;
     let other = Bus::connect(server.url()).await.unwrap();
     let workers = [
@@ -330,7 +330,7 @@ fn users(less: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_worker_that_may_not_pull_says_which_permission_it_lacks_and_goes_on_once_it_has_it() {
+async fn a_denied_pull_names_its_permission_and_resumes_once_allowed() {
     log::listen();
     let deny = "publish: { deny: [\"$JS.API.CONSUMER.MSG.NEXT.EVENTS.not-pulling\"] }";
     let (server, all, bus) = limited(deny).await;
@@ -350,7 +350,7 @@ async fn a_worker_that_may_not_pull_says_which_permission_it_lacks_and_goes_on_o
 }
 
 #[tokio::test]
-async fn a_worker_that_may_not_acknowledge_says_so() {
+async fn a_worker_denied_to_ack_reports_it() {
     log::listen();
     let deny = "publish: { deny: [\"$JS.ACK.EVENTS.not-acking.>\"] }";
     let (_server, all, bus) = limited(deny).await;
@@ -365,7 +365,7 @@ async fn a_worker_that_may_not_acknowledge_says_so() {
 }
 
 #[tokio::test]
-async fn a_worker_that_may_not_set_its_consumer_up_does_not_start_and_says_why() {
+async fn a_worker_denied_its_consumer_does_not_start_and_says_why() {
     for api in ["CONSUMER.INFO", "CONSUMER.CREATE"] {
         let deny = format!("publish: {{ deny: [\"$JS.API.{api}.>\"] }}");
         let (_server, _all, bus) = limited(&deny).await;
@@ -386,7 +386,7 @@ async fn a_worker_that_may_not_set_its_consumer_up_does_not_start_and_says_why()
 }
 
 #[tokio::test]
-async fn a_worker_that_may_not_hear_answers_says_so() {
+async fn a_worker_denied_to_read_answers_reports_it() {
     let deny = "subscribe: { deny: [\"_INBOX.>\"] }";
     let (_server, _all, bus) = limited(deny).await;
     let began = Instant::now();
@@ -412,7 +412,7 @@ async fn pause(server: &NatsServer, consumer: &str, until: &str) {
 }
 
 #[tokio::test]
-async fn a_paused_subscriber_says_so_and_is_no_stall() {
+async fn a_paused_subscriber_is_reported_and_is_no_stall() {
     log::listen();
     let (server, bus) = server().await;
     let worker = Working::begin(&bus, "paused").await;

@@ -74,7 +74,7 @@ async fn stored_at(world: &World<Sqlite>, sequence: u64) -> DateTime<Utc> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_subscriber_begins_where_it_says() {
+async fn a_new_subscriber_starts_at_its_start_position() {
     let world = World::<Sqlite>::start().await;
     publish(&world, &["1", "2", "3", "4"]).await;
     let third = StartFrom::Time(stored_at(&world, 3).await);
@@ -91,7 +91,7 @@ async fn a_new_subscriber_begins_where_it_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_time_is_kept_with_several_names() {
+async fn a_start_time_holds_for_several_names() {
     async fn count(counted: Counted, cx: Context<Noted>) -> Result<(), Failure> {
         cx.state().note(counted.key);
         Ok(())
@@ -116,7 +116,7 @@ async fn a_time_is_kept_with_several_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_place_behind_the_end_is_the_next_event() {
+async fn a_start_behind_the_end_is_the_next_event() {
     let world = World::<Sqlite>::start().await;
     publish(&world, &["1", "2"]).await;
     let tomorrow = StartFrom::Time(Utc::now() + TimeDelta::days(1));
@@ -128,7 +128,7 @@ async fn a_place_behind_the_end_is_the_next_event() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_durable_that_is_there_stays_where_it_is() {
+async fn an_existing_durable_keeps_its_position() {
     log::listen();
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
@@ -148,7 +148,7 @@ async fn a_durable_that_is_there_stays_where_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_is_deleted_goes_on_where_its_worker_knows_it_was() {
+async fn a_deleted_durable_continues_at_its_workers_position() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     publish(&world, &["before it"]).await;
@@ -164,7 +164,7 @@ async fn one_that_is_deleted_goes_on_where_its_worker_knows_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replicas_may_begin_at_once_while_the_stream_grows() {
+async fn instances_may_start_at_once_while_the_stream_grows() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let (done, is_done) = watch::channel(false);
@@ -196,7 +196,7 @@ async fn replicas_may_begin_at_once_while_the_stream_grows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sequence_is_a_place_in_one_stream() {
+async fn a_sequence_is_a_position_in_one_stream() {
     async fn count(_: Counted, _: Context<Noted>) -> Result<(), Failure> {
         Ok(())
     }
@@ -219,7 +219,7 @@ async fn a_sequence_is_a_place_in_one_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_it_will_catch_up_on_is_told() {
+async fn the_backlog_of_a_new_subscriber_is_logged() {
     log::listen();
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();

@@ -16,8 +16,8 @@ use crate::{
 };
 
 both!(
-    a_relay_goes_on_with_another_client,
-    what_was_read_leaves_no_consumer_behind,
+    a_relay_continues_with_another_client,
+    a_read_leaves_no_consumer_behind,
 );
 
 /// Ends the client that receives it.
@@ -40,7 +40,7 @@ async fn commit<DB: Database>(world: &World<DB>, count: i64) {
     .await;
 }
 
-async fn a_relay_goes_on_with_another_client<DB: Database>(world: World<DB>) {
+async fn a_relay_continues_with_another_client<DB: Database>(world: World<DB>) {
     log::listen();
     let relay = world.relay();
     commit(&world, 1).await;
@@ -63,7 +63,7 @@ async fn a_relay_goes_on_with_another_client<DB: Database>(world: World<DB>) {
     assert!(!log::said("NATS client stopped").is_empty());
 }
 
-async fn what_was_read_leaves_no_consumer_behind<DB: Database>(world: World<DB>) {
+async fn a_read_leaves_no_consumer_behind<DB: Database>(world: World<DB>) {
     let relay = world.relay();
     commit(&world, 1).await;
     relay.stop().await.unwrap();
@@ -92,7 +92,7 @@ async fn count(counted: Counted, cx: Context<Noted>) -> Result<(), Failure> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_goes_on_after_what_comes_to_any_of_its_subscriptions() {
+async fn a_worker_continues_after_a_bad_message_on_any_subscription() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let subscriber = EventSubscriber::durable("counting")
@@ -130,7 +130,7 @@ async fn a_worker_goes_on_after_what_comes_to_any_of_its_subscriptions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dead_letters_are_read_through_it() {
+async fn dead_letters_are_read_past_a_bad_message() {
     let world = World::<Sqlite>::start().await;
     for _ in 0..3 {
         world
@@ -149,7 +149,7 @@ async fn dead_letters_are_read_through_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bus_is_closed_once_and_for_all() {
+async fn a_closed_bus_stays_closed() {
     let world = World::<Sqlite>::start().await;
     let bus = world.bus.another().await.unwrap();
     bus.close().await.unwrap();

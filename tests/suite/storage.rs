@@ -60,7 +60,7 @@ pub async fn dead_rows(pool: &PgPool, table: &str) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_holds_a_slot_delays_its_freeing_and_nothing_else_and_is_named() {
+async fn a_slot_holder_delays_only_its_freeing_and_is_named() {
     log::listen();
     let world = World::<Postgres>::start().await;
     old_rows(&world, 20, 3).await;
@@ -201,7 +201,7 @@ async fn a_pinned_horizon_leaves_no_dead_rows_in_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_under_steady_load_stops_growing_and_its_retention_can_change() {
+async fn a_loaded_file_stops_growing_and_its_retention_can_change() {
     let world = World::<Sqlite>::start().await;
     let relay = world.relay();
     publish(&world, 500).await;

@@ -55,7 +55,7 @@ async fn settings_of_others_survive_an_update() {
 
 /// P2: events that one service publishes are not refused because another one declares the same stream.
 #[tokio::test(flavor = "multi_thread")]
-async fn services_that_declare_one_stream_take_no_subjects_from_each_other() {
+async fn services_that_declare_one_stream_keep_each_others_subjects() {
     let world = World_::start().await;
     let spec =
         |subject: &str| StreamSpec::new("SHARED", [Pattern::parse(subject).unwrap()]).unwrap();

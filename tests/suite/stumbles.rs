@@ -72,11 +72,11 @@ where
 }
 
 both!(
-    what_follows_a_refused_statement_is_whole,
-    what_follows_a_rollback_and_a_failure_is_whole,
+    work_after_a_refused_statement_is_complete,
+    work_after_a_rollback_and_a_failure_is_complete,
 );
 
-async fn what_follows_a_rollback_and_a_failure_is_whole<DB>(world: World<DB>)
+async fn work_after_a_rollback_and_a_failure_is_complete<DB>(world: World<DB>)
 where
     DB: Database,
     for<'c> &'c mut DB::Connection: sqlx::Executor<'c, Database = DB>,
@@ -84,7 +84,7 @@ where
     leaves_nothing_open(world, "rollback").await;
 }
 
-async fn what_follows_a_refused_statement_is_whole<DB>(world: World<DB>)
+async fn work_after_a_refused_statement_is_complete<DB>(world: World<DB>)
 where
     DB: Database,
     for<'c> &'c mut DB::Connection: sqlx::Executor<'c, Database = DB>,

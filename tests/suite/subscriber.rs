@@ -53,7 +53,7 @@ async fn until_dead(world: &World<Sqlite>, count: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failing_event_is_retried_on_schedule_and_then_dead_lettered() {
+async fn a_failing_event_is_retried_on_schedule_then_dead_lettered() {
     async fn fail(_: User, cx: Context<(Noted, Instant)>) -> Result<(), Failure> {
         let (noted, began) = cx.state();
         noted.note(format!("{} {}", cx.attempt(), began.elapsed().as_millis()));
@@ -93,7 +93,7 @@ async fn a_failing_event_is_retried_on_schedule_and_then_dead_lettered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rejected_event_is_dead_at_once_and_others_flow() {
+async fn a_rejected_event_is_dead_lettered_at_once_and_others_flow() {
     async fn refuse(user: User, cx: Context<Noted>) -> Result<(), Failure> {
         if user.id == "bad" {
             return Err(Failure::reject("no such mailbox"));
@@ -119,7 +119,7 @@ async fn a_rejected_event_is_dead_at_once_and_others_flow() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn undecodable_and_unknown_events_are_dead_letters() {
+async fn undecodable_and_unknown_events_become_dead_letters() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let worker = Worker::new(world.bus.clone(), noted.clone())
@@ -145,7 +145,7 @@ async fn undecodable_and_unknown_events_are_dead_letters() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_foreign_publisher_without_headers_is_delivered() {
+async fn a_foreign_event_without_headers_is_delivered() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let worker = Worker::new(world.bus.clone(), noted.clone())
@@ -185,7 +185,7 @@ async fn a_panic_is_a_failure_and_does_not_stop_the_worker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handler_that_takes_too_long_is_cut_off_and_counts_as_failed() {
+async fn a_handler_that_times_out_is_cancelled_and_counts_as_failed() {
     async fn hang(_: User, cx: Context<Noted>) -> Result<(), Failure> {
         cx.state().note(format!("attempt {}", cx.attempt()));
         std::future::pending().await
@@ -294,7 +294,7 @@ async fn ordered_events_of_a_key_wait_for_the_one_that_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn never_more_than_the_concurrency_run_at_once() {
+async fn no_more_handlers_than_the_concurrency_run_at_once() {
     struct Gate {
         places: Semaphore,
         noted: Noted,
@@ -328,7 +328,7 @@ async fn never_more_than_the_concurrency_run_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_drain_loses_nothing_and_doubles_nothing_that_was_acknowledged() {
+async fn a_drain_loses_nothing_and_repeats_no_acked_event() {
     async fn slow(user: User, cx: Context<Noted>) -> Result<(), Failure> {
         // real time: so that the shutdown begins while handlers run
         tokio::time::sleep(Duration::from_millis(3)).await;
@@ -357,7 +357,7 @@ async fn a_drain_loses_nothing_and_doubles_nothing_that_was_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_outlasts_the_drain_is_handed_back_and_handled_by_the_next_worker() {
+async fn events_that_outlast_the_drain_go_to_the_next_worker() {
     async fn hang_first(user: User, cx: Context<(Noted, bool)>) -> Result<(), Failure> {
         let (noted, hangs) = cx.state();
         noted.note(format!("{} {hangs}", user.id));

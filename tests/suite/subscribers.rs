@@ -93,7 +93,7 @@ async fn events(world: &World<Sqlite>) -> jetstream::stream::Stream {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replicas_tell_what_they_do_and_which_key_is_hot() {
+async fn instances_report_their_activity_and_hot_keys() {
     async fn picky(user: User, cx: Context<watch::Receiver<bool>>) -> Result<(), Failure> {
         match user.id.as_str() {
             "hot" => Err(Failure::retry("the hot one fails")),
@@ -176,7 +176,7 @@ async fn replicas_tell_what_they_do_and_which_key_is_hot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_answers_again_when_the_server_is_back() {
+async fn an_instance_answers_again_when_the_server_is_back() {
     let world = World::<Sqlite>::start().await;
     let running = world.run(Worker::new(world.bus.clone(), Noted::default()).subscribe(watched()));
     let before = replicas_are(&world, "it works", all_work).await;
@@ -190,7 +190,7 @@ async fn a_replica_answers_again_when_the_server_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stall_has_its_cause_in_the_status_and_goes_with_it() {
+async fn a_stall_is_in_the_status_with_its_cause_until_it_ends() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let running = world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(watched()));
@@ -215,7 +215,7 @@ async fn a_stall_has_its_cause_in_the_status_and_goes_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_differs_is_shown_and_updated_by_the_next_worker() {
+async fn consumer_differences_are_shown_and_fixed_by_the_next_worker() {
     log::listen();
     let world = World::<Sqlite>::start().await;
     let worker = || Worker::new(world.bus.clone(), Noted::default()).subscribe(watched());
@@ -314,12 +314,12 @@ async fn a_pause_outlasts_restarts_and_updates() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pause_of_an_ordered_subscriber_outlasts_restarts_and_updates() {
+async fn an_ordered_subscribers_pause_outlasts_restarts_and_updates() {
     stays_paused(|| watched().ordered_by_key()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_that_is_made_during_a_pause_is_paused() {
+async fn a_consumer_created_during_a_pause_is_paused() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let worker = || Worker::new(world.bus.clone(), noted.clone()).subscribe(watched());

@@ -13,10 +13,10 @@ use crate::{
 };
 
 both!(
-    what_another_event_keeps_out_is_told_and_not_repaired,
-    a_payload_of_the_same_size_tells_them_apart,
-    what_is_parked_for_its_id_is_not_traced_to_the_other_one,
-    what_others_publish_under_one_id_is_theirs,
+    an_event_with_a_used_id_is_reported_and_not_repaired,
+    payloads_of_one_size_are_compared,
+    an_event_parked_for_its_id_is_not_traced_to_the_other,
+    foreign_events_with_one_id_are_not_judged,
 );
 
 fn event(id: EventId, name: &str, key: &str, payload: &str) -> Envelope {
@@ -68,7 +68,7 @@ fn named<'a>(events: &'a [TracedEvent], name: &str) -> &'a TracedEvent {
     events.find(|event| event.name == name).unwrap()
 }
 
-async fn what_another_event_keeps_out_is_told_and_not_repaired<DB: Journal>(world: World<DB>) {
+async fn an_event_with_a_used_id_is_reported_and_not_repaired<DB: Journal>(world: World<DB>) {
     let id = EventId::now();
     relayed(&world, event(id, "user.created", "k1", "{}")).await;
     relayed(&world, event(EventId::now(), "user.created", "k3", "{}")).await;
@@ -129,7 +129,7 @@ async fn what_another_event_keeps_out_is_told_and_not_repaired<DB: Journal>(worl
     assert_eq!((stored.len(), stored.of("user.deleted").len()), (3, 1));
 }
 
-async fn a_payload_of_the_same_size_tells_them_apart<DB: Journal>(world: World<DB>) {
+async fn payloads_of_one_size_are_compared<DB: Journal>(world: World<DB>) {
     let id = EventId::now();
     relayed(&world, event(id, "user.created", "k1", "1")).await;
     relayed(&world, event(id, "user.created", "k1", "2")).await;
@@ -144,7 +144,7 @@ async fn a_payload_of_the_same_size_tells_them_apart<DB: Journal>(world: World<D
     assert_eq!(stream.differences[0].detail, Some("payload"));
 }
 
-async fn what_is_parked_for_its_id_is_not_traced_to_the_other_one<DB: Journal>(world: World<DB>) {
+async fn an_event_parked_for_its_id_is_not_traced_to_the_other<DB: Journal>(world: World<DB>) {
     let id = EventId::now();
     relayed(&world, event(id, "user.created", "k1", "1")).await;
     relayed(&world, event(id, "user.created", "k1", "2")).await;
@@ -154,7 +154,7 @@ async fn what_is_parked_for_its_id_is_not_traced_to_the_other_one<DB: Journal>(w
     assert!(verified(&world).await.is_sound());
 }
 
-async fn what_others_publish_under_one_id_is_theirs<DB: Journal>(world: World<DB>) {
+async fn foreign_events_with_one_id_are_not_judged<DB: Journal>(world: World<DB>) {
     relayed(&world, event(EventId::now(), "user.created", "k1", "{}")).await;
     let client = async_nats::connect(world.nats.url()).await.unwrap();
     let jetstream = jetstream::new(client);

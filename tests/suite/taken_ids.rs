@@ -15,19 +15,19 @@ use crate::{
 };
 
 both!(
-    a_second_event_with_an_id_is_parked_and_named_whatever_it_differs_in,
-    it_is_parked_when_it_differs_in_its_headers_only_and_not_in_its_trace,
-    it_is_parked_from_a_batch_and_from_another_page_too,
-    it_is_parked_behind_the_window_when_the_tail_has_the_id,
-    it_stays_parked_however_often_a_relay_finds_the_first_one_again,
-    it_is_parked_when_another_publisher_has_used_the_id,
-    it_is_parked_when_it_was_delayed,
-    it_is_parked_when_its_stream_has_taken_a_message_without_headers_of_an_event,
-    it_stays_parked_while_the_id_is_remembered_of_a_message_that_is_gone,
-    what_follows_it_waits_and_goes_when_it_is_discarded,
+    a_different_event_with_a_used_id_is_parked_and_named,
+    other_headers_park_a_used_id_and_another_trace_does_not,
+    a_used_id_is_parked_from_a_batch_and_another_page,
+    a_used_id_in_the_tail_is_parked_beyond_the_window,
+    a_used_id_stays_parked_when_relays_find_the_first_again,
+    an_id_used_by_another_publisher_is_parked,
+    a_delayed_event_with_a_used_id_is_parked,
+    an_id_used_by_a_message_without_event_headers_is_parked,
+    an_id_of_a_removed_message_stays_parked_within_the_window,
+    later_events_wait_until_the_used_id_is_discarded,
     the_same_event_again_is_stored_once_and_nothing_is_parked,
-    a_transaction_with_two_events_of_one_id_is_refused_at_its_commit,
-    a_publisher_is_told_that_another_event_has_its_id,
+    two_events_of_one_id_in_a_transaction_are_refused_at_commit,
+    a_direct_publish_with_a_used_id_is_an_error,
 );
 
 const WINDOW: Duration = Duration::from_millis(100);
@@ -96,9 +96,7 @@ async fn is_forgotten() {
     tokio::time::sleep(WINDOW * 2).await;
 }
 
-async fn a_second_event_with_an_id_is_parked_and_named_whatever_it_differs_in<DB: Journal>(
-    world: World<DB>,
-) {
+async fn a_different_event_with_a_used_id_is_parked_and_named<DB: Journal>(world: World<DB>) {
     let of_version_2 = |id| {
         let envelope = Envelope::raw("user.created", 2, Some("k1"), "2");
         envelope.unwrap().with_id(id)
@@ -150,9 +148,7 @@ async fn a_second_event_with_an_id_is_parked_and_named_whatever_it_differs_in<DB
     assert_eq!(world.stored().await.len(), 4);
 }
 
-async fn it_is_parked_when_it_differs_in_its_headers_only_and_not_in_its_trace<DB: Journal>(
-    world: World<DB>,
-) {
+async fn other_headers_park_a_used_id_and_another_trace_does_not<DB: Journal>(world: World<DB>) {
     let id = EventId::now();
     let of = |tenant: &str| {
         let envelope = event(id, "user.created", "k1", "1");
@@ -180,7 +176,7 @@ async fn it_is_parked_when_it_differs_in_its_headers_only_and_not_in_its_trace<D
 }
 
 /// In one batch, in two batches in flight, and in two pages: no other event is lost or stored twice.
-async fn it_is_parked_from_a_batch_and_from_another_page_too<DB: Journal>(world: World<DB>) {
+async fn a_used_id_is_parked_from_a_batch_and_another_page<DB: Journal>(world: World<DB>) {
     for (batch, apart) in [(1000, 0), (1000, 100), (20, 19), (20, 200), (1, 0), (1, 7)] {
         let before = world.stored().await.len();
         let id = EventId::now();
@@ -210,7 +206,7 @@ async fn it_is_parked_from_a_batch_and_from_another_page_too<DB: Journal>(world:
     }
 }
 
-async fn it_is_parked_behind_the_window_when_the_tail_has_the_id<DB: Journal>(world: World<DB>) {
+async fn a_used_id_in_the_tail_is_parked_beyond_the_window<DB: Journal>(world: World<DB>) {
     forgetful(&world).await;
     let id = EventId::now();
     commit(&world, [event(id, "user.created", "k1", "first")]).await;
@@ -237,9 +233,7 @@ async fn it_is_parked_behind_the_window_when_the_tail_has_the_id<DB: Journal>(wo
     );
 }
 
-async fn it_stays_parked_however_often_a_relay_finds_the_first_one_again<DB: Journal>(
-    world: World<DB>,
-) {
+async fn a_used_id_stays_parked_when_relays_find_the_first_again<DB: Journal>(world: World<DB>) {
     // An event that its stream refuses keeps the page open, so that the position does not pass the first one.
     world.full_stream().await;
     let id = EventId::now();
@@ -277,7 +271,7 @@ async fn it_stays_parked_however_often_a_relay_finds_the_first_one_again<DB: Jou
     only_parked(&world, "second", why).await;
 }
 
-async fn it_is_parked_when_another_publisher_has_used_the_id<DB: Journal>(world: World<DB>) {
+async fn an_id_used_by_another_publisher_is_parked<DB: Journal>(world: World<DB>) {
     let id = EventId::now();
     let publisher = EventPublisher::new(&world.bus);
     let theirs = event(id, "user.created", "\u{1f600}", "theirs");
@@ -290,7 +284,7 @@ async fn it_is_parked_when_another_publisher_has_used_the_id<DB: Journal>(world:
     only_parked(&world, "ours", why).await;
 }
 
-async fn it_is_parked_when_it_was_delayed<DB: Journal>(world: World<DB>) {
+async fn a_delayed_event_with_a_used_id_is_parked<DB: Journal>(world: World<DB>) {
     let id = EventId::now();
     commit(&world, [event(id, "user.created", "k1", "first")]).await;
     let mut tx = world.outbox.begin().await.unwrap();
@@ -305,11 +299,7 @@ async fn it_is_parked_when_it_was_delayed<DB: Journal>(world: World<DB>) {
     only_parked(&world, "second", why).await;
 }
 
-async fn it_is_parked_when_its_stream_has_taken_a_message_without_headers_of_an_event<
-    DB: Journal,
->(
-    world: World<DB>,
-) {
+async fn an_id_used_by_a_message_without_event_headers_is_parked<DB: Journal>(world: World<DB>) {
     let id = EventId::now();
     let line = format!("Nats-Msg-Id: {id}");
     world.publish_raw(b"user.created", line.as_bytes()).await;
@@ -326,9 +316,7 @@ async fn it_is_parked_when_its_stream_has_taken_a_message_without_headers_of_an_
     .await;
 }
 
-async fn it_stays_parked_while_the_id_is_remembered_of_a_message_that_is_gone<DB: Journal>(
-    world: World<DB>,
-) {
+async fn an_id_of_a_removed_message_stays_parked_within_the_window<DB: Journal>(world: World<DB>) {
     let mut stream = events_stream();
     stream.duplicate_window = Duration::from_secs(1);
     world.bus.apply_stream(&stream).await.unwrap();
@@ -366,7 +354,7 @@ async fn it_stays_parked_while_the_id_is_remembered_of_a_message_that_is_gone<DB
     assert_eq!(payloads(&world).await, ["second"]);
 }
 
-async fn what_follows_it_waits_and_goes_when_it_is_discarded<DB: Journal>(world: World<DB>) {
+async fn later_events_wait_until_the_used_id_is_discarded<DB: Journal>(world: World<DB>) {
     let id = EventId::now();
     let relay = world.relay();
     commit(&world, [event(id, "user.created", "k1", "first")]).await;
@@ -423,7 +411,7 @@ async fn the_same_event_again_is_stored_once_and_nothing_is_parked<DB: Journal>(
     assert!(found.is_sound(), "{found:?}");
 }
 
-async fn a_transaction_with_two_events_of_one_id_is_refused_at_its_commit<DB: Journal>(
+async fn two_events_of_one_id_in_a_transaction_are_refused_at_commit<DB: Journal>(
     world: World<DB>,
 ) {
     let id = EventId::now();
@@ -450,7 +438,7 @@ async fn a_transaction_with_two_events_of_one_id_is_refused_at_its_commit<DB: Jo
     assert_eq!(world.outbox.status().await.unwrap().backlog, 0);
 }
 
-async fn a_publisher_is_told_that_another_event_has_its_id<DB: Journal>(world: World<DB>) {
+async fn a_direct_publish_with_a_used_id_is_an_error<DB: Journal>(world: World<DB>) {
     let id = EventId::now();
     let publisher = EventPublisher::new(&world.bus);
     let first = || event(id, "user.created", "k1", "1");

@@ -125,7 +125,7 @@ async fn a_handler_can_be_called_with_a_context_alone() {
 }
 
 #[tokio::test]
-async fn each_outcome_is_told() {
+async fn each_outcome_is_reported() {
     let mut worker = worker();
     let done = worker.deliver(&User::new("ada")).await;
     assert_eq!(
@@ -183,7 +183,7 @@ async fn a_message_of_a_foreign_publisher_is_delivered() {
 }
 
 #[tokio::test]
-async fn hours_of_retries_take_no_time_and_end_among_the_dead_letters() {
+async fn hours_of_retries_take_no_time_and_end_as_a_dead_letter() {
     let began = Instant::now();
     let retry = Retry::exponential(60 * SECOND, 10 * HOUR).attempts(9);
     let mut worker = TestWorker::new(subscriber().retry(retry), App::default());
@@ -216,7 +216,7 @@ async fn hours_of_retries_take_no_time_and_end_among_the_dead_letters() {
 }
 
 #[tokio::test]
-async fn the_clock_is_moved_by_hand_too() {
+async fn the_clock_can_be_advanced() {
     let mut worker = worker();
     worker.deliver(&User::new("throttled")).await;
     assert!(worker.advance(HOUR - SECOND).await.is_empty());
@@ -230,7 +230,7 @@ async fn the_clock_is_moved_by_hand_too() {
 }
 
 #[tokio::test]
-async fn behind_a_failing_head_its_key_waits_in_order_and_others_do_not() {
+async fn a_key_waits_behind_its_failing_event_and_others_do_not() {
     let retry = Retry::exponential(SECOND, HOUR).attempts(3);
     let subscriber = subscriber().ordered_by_key().retry(retry);
     let mut worker = TestWorker::new(subscriber, App::default());
@@ -268,7 +268,7 @@ async fn behind_a_failing_head_its_key_waits_in_order_and_others_do_not() {
 }
 
 #[tokio::test]
-async fn the_inbox_tells_a_duplicate_and_follow_up_events_can_be_read() {
+async fn the_inbox_finds_duplicates_and_follow_ups_can_be_read() {
     let mut worker = counting().await;
     let user = Envelope::of(&User::new("ada")).unwrap();
     let delivered = worker.deliver_times(user.clone(), 3).await;
@@ -298,7 +298,7 @@ async fn the_inbox_tells_a_duplicate_and_follow_up_events_can_be_read() {
 }
 
 #[tokio::test]
-async fn a_database_without_tables_postpones_and_costs_no_attempt() {
+async fn a_database_without_tables_defers_and_costs_no_attempt() {
     let outbox = Outbox::open(std::env::temp_dir().join(format!("{}.db", EventId::now())));
     let outbox = outbox.await.unwrap();
     let subscriber = EventSubscriber::durable("kit").on_transactional(&outbox, count);
@@ -325,7 +325,7 @@ async fn a_database_without_tables_postpones_and_costs_no_attempt() {
 }
 
 #[tokio::test]
-async fn circuit_and_rate_go_by_the_clock_of_the_worker() {
+async fn circuit_and_rate_limit_use_the_clock_of_the_worker() {
     let began = Instant::now();
     let breaker = CircuitBreaker::default()
         .within(30 * SECOND, 2)
@@ -397,7 +397,7 @@ async fn plain(handler: impl tidings::Handler<User, App>) -> TestWorker<App> {
 }
 
 #[tokio::test]
-async fn the_check_passes_handlers_that_may_be_run_twice() {
+async fn the_check_passes_idempotent_handlers() {
     let user = User::new("ada");
     assert_idempotent(&user, counting, counted).await;
     assert_idempotent(&user, async || plain(add_by_id).await, counted).await;
@@ -408,7 +408,7 @@ async fn the_check_passes_handlers_that_may_be_run_twice() {
 }
 
 #[tokio::test]
-async fn the_check_catches_an_insert_without_a_key_and_names_the_cure() {
+async fn the_check_finds_an_insert_without_a_key_and_names_the_cure() {
     let user = User::new("ada");
     let said = verdict(assert_idempotent(&user, async || plain(add).await, counted)).await;
     for part in [
@@ -423,7 +423,7 @@ async fn the_check_catches_an_insert_without_a_key_and_names_the_cure() {
 }
 
 #[tokio::test]
-async fn the_check_catches_what_a_once_handler_does_outside_its_transaction() {
+async fn the_check_finds_effects_outside_the_transaction() {
     let user = User::new("noisy");
     let check = assert_idempotent(&user, counting, async |worker| worker.state().noted.len());
     let said = verdict(check).await;
@@ -437,7 +437,7 @@ async fn the_check_catches_what_a_once_handler_does_outside_its_transaction() {
 }
 
 #[tokio::test]
-async fn the_check_catches_an_effect_that_is_lost_between_two_awaits() {
+async fn the_check_finds_an_effect_lost_between_two_awaits() {
     let user = User::new("ada");
     let check = assert_idempotent(
         &user,
@@ -449,7 +449,7 @@ async fn the_check_catches_an_effect_that_is_lost_between_two_awaits() {
 }
 
 #[tokio::test]
-async fn a_check_that_could_not_fail_says_so() {
+async fn a_check_that_could_not_fail_is_an_error() {
     let user = User::new("ada");
     let blind = assert_idempotent(&user, counting, async |_| 0);
     assert!(verdict(blind).await.contains("sees no effect"));
@@ -465,7 +465,7 @@ async fn a_check_that_could_not_fail_says_so() {
 }
 
 #[tokio::test]
-async fn what_never_ends_is_told() {
+async fn a_handler_that_never_ends_is_reported() {
     let mut worker = TestWorker::new(
         subscriber().retry(Retry::exponential(SECOND, HOUR).attempts(u32::MAX)),
         App::default(),

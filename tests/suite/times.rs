@@ -82,17 +82,17 @@ async fn infinite_times_hold_up_nothing(major: u16) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn infinite_times_hold_up_nothing_on_postgres_16() {
+async fn infinite_times_block_nothing_on_postgres_16() {
     infinite_times_hold_up_nothing(16).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn infinite_times_hold_up_nothing_on_postgres_18() {
+async fn infinite_times_block_nothing_on_postgres_18() {
     infinite_times_hold_up_nothing(18).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_delayed_event_whose_time_is_none_is_parked_on_sqlite() {
+async fn a_delayed_event_with_an_invalid_time_is_parked_on_sqlite() {
     let world = World::<Sqlite>::start().await;
     let pool = world.outbox.pool();
     for due in ["'soon'", "x'00'", "9e999"] {

@@ -17,17 +17,17 @@ use crate::{
 };
 
 both!(
-    what_is_committed_waits_for_the_relay,
-    what_is_relayed_has_its_batch_its_place_and_nobody_who_got_it,
-    what_is_handled_is_known_by_the_inbox_else_by_the_floor,
-    what_fails_is_told_from_its_retry_to_its_last_letter,
-    what_the_inbox_gave_up_and_what_is_replayed_is_told,
-    what_is_parked_is_told_with_its_reason_and_its_way_back,
-    what_is_delayed_is_told_with_its_time,
-    what_a_stream_has_lost_is_told_with_the_reason,
-    events_of_a_key_and_of_a_conversation_are_found_in_their_order,
-    what_was_never_in_the_outbox_is_found_in_its_stream,
-    what_nobody_knows_is_unknown,
+    a_committed_event_waits_for_the_relay,
+    a_relayed_event_has_batch_and_position_and_no_subscriber,
+    a_handled_event_is_known_by_the_inbox_or_the_ack_floor,
+    a_failing_event_is_traced_from_retry_to_dead_letter,
+    dead_lettered_and_replayed_events_are_traced,
+    a_parked_event_is_traced_with_reason_and_cure,
+    a_delayed_event_is_traced_with_its_time,
+    a_lost_event_is_traced_with_the_reason,
+    events_of_a_key_or_correlation_are_found_in_order,
+    an_event_outside_the_outbox_is_found_in_its_stream,
+    an_unknown_event_is_reported_as_unknown,
 );
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -84,7 +84,7 @@ async fn pass_once<DB: Database>(
     Ok(())
 }
 
-async fn what_is_committed_waits_for_the_relay<DB: Database>(world: World<DB>) {
+async fn a_committed_event_waits_for_the_relay<DB: Database>(world: World<DB>) {
     let id = world.commit("ada").await;
     let event = world.traced(id).await;
     let OutboxTrace::Waiting { row, relay, .. } = &event.outbox else {
@@ -101,9 +101,7 @@ async fn what_is_committed_waits_for_the_relay<DB: Database>(world: World<DB>) {
     assert!(why.contains("has not published the event"), "{why}");
 }
 
-async fn what_is_relayed_has_its_batch_its_place_and_nobody_who_got_it<DB: Database>(
-    world: World<DB>,
-) {
+async fn a_relayed_event_has_batch_and_position_and_no_subscriber<DB: Database>(world: World<DB>) {
     // The subscriber exists before the event, and is deleted when the event arrives.
     let worker =
         Worker::new(world.bus.clone(), ()).subscribe(EventSubscriber::durable("mail").on(pass));
@@ -146,7 +144,7 @@ async fn what_is_relayed_has_its_batch_its_place_and_nobody_who_got_it<DB: Datab
     }
 }
 
-async fn what_is_handled_is_known_by_the_inbox_else_by_the_floor<DB: Database>(world: World<DB>) {
+async fn a_handled_event_is_known_by_the_inbox_or_the_ack_floor<DB: Database>(world: World<DB>) {
     let worker = Worker::new(world.bus.clone(), ())
         .subscribe(EventSubscriber::durable("mail").on(pass))
         .subscribe(
@@ -178,7 +176,7 @@ async fn what_is_handled_is_known_by_the_inbox_else_by_the_floor<DB: Database>(w
     assert_eq!(at(&event, "late").outcome, TracedOutcome::Before);
 }
 
-async fn what_fails_is_told_from_its_retry_to_its_last_letter<DB: Database>(world: World<DB>) {
+async fn a_failing_event_is_traced_from_retry_to_dead_letter<DB: Database>(world: World<DB>) {
     let run = |retry: Retry| {
         let subscriber = EventSubscriber::durable("mail").on(fail).retry(retry);
         let subscriber = subscriber.circuit_breaker(CircuitBreaker::off());
@@ -225,7 +223,7 @@ async fn what_fails_is_told_from_its_retry_to_its_last_letter<DB: Database>(worl
     assert_eq!(at(&event, "mail").dead_letters.len(), 1);
 }
 
-async fn what_the_inbox_gave_up_and_what_is_replayed_is_told<DB: Database>(world: World<DB>) {
+async fn dead_lettered_and_replayed_events_are_traced<DB: Database>(world: World<DB>) {
     async fn refuse<DB: Database>(
         _: User,
         _: InboxTransaction<DB>,
@@ -278,7 +276,7 @@ async fn what_the_inbox_gave_up_and_what_is_replayed_is_told<DB: Database>(world
     assert!(at(&event, "books").replays.is_empty(), "it has another key");
 }
 
-async fn what_is_parked_is_told_with_its_reason_and_its_way_back<DB: Database>(world: World<DB>) {
+async fn a_parked_event_is_traced_with_reason_and_cure<DB: Database>(world: World<DB>) {
     let mut tx = world.outbox.begin().await.unwrap();
     let nowhere = Envelope::raw("nowhere.at_all", 1, Some("ada"), "{}").unwrap();
     let id = tx.publish(nowhere).unwrap();
@@ -302,7 +300,7 @@ async fn what_is_parked_is_told_with_its_reason_and_its_way_back<DB: Database>(w
     assert_eq!(event.unstored.as_deref(), Some("the event is parked"));
 }
 
-async fn what_is_delayed_is_told_with_its_time<DB: Database>(world: World<DB>) {
+async fn a_delayed_event_is_traced_with_its_time<DB: Database>(world: World<DB>) {
     let due = Utc::now() + TimeDelta::hours(2);
     let mut tx = world.outbox.begin().await.unwrap();
     let id = tx.publish_at(&User::new("ada"), due).unwrap();
@@ -319,7 +317,7 @@ async fn what_is_delayed_is_told_with_its_time<DB: Database>(world: World<DB>) {
     }
 }
 
-async fn what_a_stream_has_lost_is_told_with_the_reason<DB: Database>(world: World<DB>) {
+async fn a_lost_event_is_traced_with_the_reason<DB: Database>(world: World<DB>) {
     let ids = [
         world.commit("ada").await,
         world.commit("bob").await,
@@ -360,9 +358,7 @@ async fn what_a_stream_has_lost_is_told_with_the_reason<DB: Database>(world: Wor
     assert!(why.contains("another stream of that name"), "{why}");
 }
 
-async fn events_of_a_key_and_of_a_conversation_are_found_in_their_order<DB: Database>(
-    world: World<DB>,
-) {
+async fn events_of_a_key_or_correlation_are_found_in_order<DB: Database>(world: World<DB>) {
     let count = |key: &str, count| {
         let envelope = Envelope::of(&Counted {
             key: key.to_owned(),
@@ -414,7 +410,7 @@ async fn events_of_a_key_and_of_a_conversation_are_found_in_their_order<DB: Data
     assert_eq!(one(found).event, own);
 }
 
-async fn what_was_never_in_the_outbox_is_found_in_its_stream<DB: Database>(world: World<DB>) {
+async fn an_event_outside_the_outbox_is_found_in_its_stream<DB: Database>(world: World<DB>) {
     world.commit("bob").await;
     let id = EventPublisher::new(&world.bus)
         .publish(&User::new("ada"))
@@ -449,7 +445,7 @@ async fn what_was_never_in_the_outbox_is_found_in_its_stream<DB: Database>(world
     assert_eq!(one(found).stored.len(), 1);
 }
 
-async fn what_nobody_knows_is_unknown<DB: Database>(world: World<DB>) {
+async fn an_unknown_event_is_reported_as_unknown<DB: Database>(world: World<DB>) {
     world.commit("ada").await;
     world.publish_all().await;
     let found = world

@@ -48,7 +48,7 @@ async fn a_row_that_is_older_than_its_message_is_found<DB: Database>(world: Worl
 
 /// In an older copy of the store, sequences are free again, and two batches were confirmed with the same one.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_came_back_to_its_place_is_told_once() {
+async fn an_event_republished_to_its_position_is_listed_once() {
     let (world, past) = Past::world::<Sqlite>().await;
     world.commit("ada").await;
     world.publish_all().await;

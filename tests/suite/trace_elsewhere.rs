@@ -12,9 +12,9 @@ use crate::{
 };
 
 both!(
-    an_event_in_a_stream_that_nobody_named_is_found_by_all_that_it_has,
-    a_row_says_which_streams_may_have_its_event,
-    a_stream_that_cannot_be_read_is_told_with_the_reason,
+    an_event_in_an_unnamed_stream_is_found,
+    a_row_names_the_streams_that_may_hold_its_event,
+    an_unreadable_stream_is_reported_with_the_reason,
 );
 
 const NAME: &str = "nobody.listens";
@@ -43,9 +43,7 @@ fn place<'a>(found: &'a Traced, name: &str) -> &'a Searched {
     place.unwrap_or_else(|| panic!("{name} is not in {found:?}"))
 }
 
-async fn an_event_in_a_stream_that_nobody_named_is_found_by_all_that_it_has<DB: Database>(
-    world: World<DB>,
-) {
+async fn an_event_in_an_unnamed_stream_is_found<DB: Database>(world: World<DB>) {
     elsewhere(&world).await;
     let id = publish(&world, event()).await;
     let others = Envelope::raw("user.created", 1, Some("bob"), "{}").unwrap();
@@ -72,7 +70,7 @@ async fn an_event_in_a_stream_that_nobody_named_is_found_by_all_that_it_has<DB: 
     }
 }
 
-async fn a_row_says_which_streams_may_have_its_event<DB: Database>(world: World<DB>) {
+async fn a_row_names_the_streams_that_may_hold_its_event<DB: Database>(world: World<DB>) {
     elsewhere(&world).await;
     let mut tx = world.outbox.begin().await.unwrap();
     let id = tx.publish(event()).unwrap();
@@ -96,7 +94,7 @@ async fn a_row_says_which_streams_may_have_its_event<DB: Database>(world: World<
     );
 }
 
-async fn a_stream_that_cannot_be_read_is_told_with_the_reason<DB: Database>(world: World<DB>) {
+async fn an_unreadable_stream_is_reported_with_the_reason<DB: Database>(world: World<DB>) {
     elsewhere(&world).await;
     let tool = Tool::at(&world.nats).await;
     let queue = json!({ "name": "QUEUE", "subjects": ["jobs.>"], "retention": "workqueue" });

@@ -13,10 +13,10 @@ use crate::{
 };
 
 both!(
-    a_stream_with_no_ack_is_named_at_once_and_gets_each_event_once,
-    a_stream_that_gets_no_ack_under_way_is_named_and_gets_each_event_once,
-    a_stream_with_no_ack_holds_up_no_other,
-    a_stream_that_changes_subjects_is_not_sound,
+    a_stream_with_no_ack_is_named_and_gets_each_event_once,
+    a_stream_set_to_no_ack_is_named_and_gets_each_event_once,
+    a_stream_with_no_ack_blocks_no_other,
+    a_stream_that_transforms_subjects_is_not_ok,
 );
 
 async fn no_ack<DB: Database>(world: &World<DB>, is_so: bool) {
@@ -67,9 +67,7 @@ async fn are_stored<DB: Database>(world: &World<DB>, users: impl IntoIterator<It
     assert_eq!(keys, expected);
 }
 
-async fn a_stream_with_no_ack_is_named_at_once_and_gets_each_event_once<DB: Database>(
-    world: World<DB>,
-) {
+async fn a_stream_with_no_ack_is_named_and_gets_each_event_once<DB: Database>(world: World<DB>) {
     no_ack(&world, true).await;
     users(&world, 1..=40).await;
     let began = Instant::now();
@@ -83,9 +81,7 @@ async fn a_stream_with_no_ack_is_named_at_once_and_gets_each_event_once<DB: Data
     relay.stop().await.unwrap();
 }
 
-async fn a_stream_that_gets_no_ack_under_way_is_named_and_gets_each_event_once<DB: Database>(
-    world: World<DB>,
-) {
+async fn a_stream_set_to_no_ack_is_named_and_gets_each_event_once<DB: Database>(world: World<DB>) {
     let relay = world.relay();
     users(&world, 1..=3).await;
     are_stored(&world, 1..=3).await;
@@ -101,7 +97,7 @@ async fn a_stream_that_gets_no_ack_under_way_is_named_and_gets_each_event_once<D
     relay.stop().await.unwrap();
 }
 
-async fn a_stream_with_no_ack_holds_up_no_other<DB: Database>(world: World<DB>) {
+async fn a_stream_with_no_ack_blocks_no_other<DB: Database>(world: World<DB>) {
     world.two_streams().await;
     no_ack(&world, true).await;
     let relay = world.relay();
@@ -121,7 +117,7 @@ async fn a_stream_with_no_ack_holds_up_no_other<DB: Database>(world: World<DB>) 
     relay.stop().await.unwrap();
 }
 
-async fn a_stream_that_changes_subjects_is_not_sound<DB: Database>(world: World<DB>) {
+async fn a_stream_that_transforms_subjects_is_not_ok<DB: Database>(world: World<DB>) {
     let tool = Tool::at(&world.nats).await;
     let transform = json!({ "src": "user.>", "dest": "elsewhere.>" });
     let change = json!({ "subject_transform": transform });

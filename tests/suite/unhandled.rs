@@ -72,11 +72,11 @@ async fn handled_names_go_on(name: &'static str, is_ordered: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn handled_names_go_on_in_order() {
+async fn handled_names_continue_in_order() {
     handled_names_go_on("unhandled-ordered", true).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn handled_names_go_on_without_order() {
+async fn handled_names_continue_without_order() {
     handled_names_go_on("unhandled", false).await;
 }

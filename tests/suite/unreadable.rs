@@ -16,8 +16,8 @@ use crate::{
 };
 
 both!(
-    a_relay_starts_behind_what_cannot_be_read_and_goes_on,
-    a_stream_is_verified_and_searched_through_what_cannot_be_read,
+    a_relay_resumes_behind_an_unreadable_message,
+    verify_and_trace_read_past_unreadable_messages,
 );
 
 /// Each ends the connection of a client that receives it; the last one ends the client.
@@ -52,7 +52,7 @@ async fn is_relayed<DB: Database>(world: &World<DB>) {
     .await;
 }
 
-async fn a_relay_starts_behind_what_cannot_be_read_and_goes_on<DB: Database>(world: World<DB>) {
+async fn a_relay_resumes_behind_an_unreadable_message<DB: Database>(world: World<DB>) {
     log::listen();
     let relay = world.relay();
     commit(&world, 0..3).await;
@@ -87,9 +87,7 @@ async fn a_relay_starts_behind_what_cannot_be_read_and_goes_on<DB: Database>(wor
     );
 }
 
-async fn a_stream_is_verified_and_searched_through_what_cannot_be_read<DB: Database>(
-    world: World<DB>,
-) {
+async fn verify_and_trace_read_past_unreadable_messages<DB: Database>(world: World<DB>) {
     bad(&world).await;
     let relay = world.relay();
     commit(&world, 0..3).await;
@@ -135,7 +133,7 @@ async fn read<DB: Database>(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_sees_every_message_wherever_it_begins() {
+async fn a_reader_sees_every_message_from_any_start() {
     let world = World::<Sqlite>::start().await;
     let begin = Utc::now() - Duration::from_secs(60);
     world.publish([&User::new("first")]).await;
@@ -167,7 +165,7 @@ async fn a_reader_sees_every_message_wherever_it_begins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_of_what_is_new_sees_what_cannot_be_read_first() {
+async fn a_reader_of_new_messages_sees_an_unreadable_first_one() {
     let world = World::<Sqlite>::start().await;
     world.publish([&User::new("before")]).await;
     let mut reader = world.bus.read("EVENTS", &[], StartFrom::New).await.unwrap();
@@ -256,14 +254,14 @@ async fn handled(subscriber: EventSubscriber<Noted>) -> Vec<String> {
 const NINE: [&str; 9] = ["1", "2", "3", "4", "5", "6", "7", "8", "9"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_handles_what_can_be_read_of_it_and_buries_the_rest() {
+async fn a_worker_handles_readable_messages_and_dead_letters_others() {
     let mut all = handled(EventSubscriber::durable("counting")).await;
     all.sort();
     assert_eq!(all, NINE);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_ordered_worker_keeps_the_order_through_it() {
+async fn an_ordered_worker_keeps_the_order_past_unreadable_ones() {
     let all = handled(EventSubscriber::durable("counting").ordered_by_key()).await;
     assert_eq!(all, NINE);
 }

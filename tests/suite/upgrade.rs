@@ -9,7 +9,7 @@ use crate::{
 };
 
 both!(
-    an_outbox_is_upgraded_under_a_relay_and_a_writer_of_the_version_before,
+    an_outbox_is_upgraded_under_an_older_relay_and_writer,
     a_migration_that_fails_leaves_nothing_behind,
 );
 
@@ -32,9 +32,7 @@ async fn publish<DB: Database>(outbox: &Outbox<DB>, user: &str) {
     tx.commit().await.unwrap();
 }
 
-async fn an_outbox_is_upgraded_under_a_relay_and_a_writer_of_the_version_before<DB: Database>(
-    world: World<DB>,
-) {
+async fn an_outbox_is_upgraded_under_an_older_relay_and_writer<DB: Database>(world: World<DB>) {
     let before = world.relay();
     publish(&world.outbox, "one").await;
     eventually("the first is stored", || async {
@@ -100,7 +98,7 @@ async fn a_migration_that_fails_leaves_nothing_behind<DB: Database>(world: World
 /// A migration must not make the relay's row younger than the rows that were written since the restore: an adoption
 /// recognises those rows by its age.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restored_outbox_that_is_written_to_and_upgraded_loses_nothing_in_an_adoption() {
+async fn an_adopted_and_upgraded_outbox_with_new_rows_loses_nothing() {
     let world = World::<Postgres>::start().await;
     restored(&world.outbox).await;
     let enqueue = "select tidings.enqueue('user.created', 1, 'a', '{}')";
@@ -114,7 +112,7 @@ async fn a_restored_outbox_that_is_written_to_and_upgraded_loses_nothing_in_an_a
 
 /// A relay that fails before it has found out where it is writes down why: not into a copy.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restored_outbox_whose_relay_had_trouble_loses_nothing_in_an_adoption() {
+async fn an_adopted_outbox_with_a_relay_issue_loses_nothing() {
     let world = World::<Postgres>::start().await;
     restored(&world.outbox).await;
     let enqueue = "select tidings.enqueue('user.created', 1, 'a', '{}')";

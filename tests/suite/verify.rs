@@ -12,12 +12,12 @@ use crate::{
 };
 
 both!(
-    a_stream_that_holds_everything_is_sound,
-    what_was_deleted_altered_or_stored_twice_is_named,
-    a_stream_that_was_made_anew_misses_what_its_predecessor_held,
-    a_stream_that_is_gone_misses_everything,
-    what_a_limit_has_removed_is_not_missing,
-    a_purge_of_a_stream_without_a_limit_is_a_loss_that_comes_back,
+    a_complete_stream_is_ok,
+    deleted_modified_and_duplicate_events_are_named,
+    a_recreated_stream_misses_the_events_of_the_old_one,
+    a_deleted_stream_misses_everything,
+    events_removed_by_a_limit_are_not_missing,
+    a_purge_of_a_stream_without_limits_is_a_repairable_loss,
 );
 
 const EVENTS: u64 = 60;
@@ -61,7 +61,7 @@ async fn context<DB: Database>(world: &World<DB>) -> jetstream::Context {
     jetstream::new(async_nats::connect(world.nats.url()).await.unwrap())
 }
 
-async fn a_stream_that_holds_everything_is_sound<DB: Database>(world: World<DB>) {
+async fn a_complete_stream_is_ok<DB: Database>(world: World<DB>) {
     publish(&world, 0).await;
     let found = verify(&world).await;
     let stream = &found.streams[0];
@@ -69,7 +69,7 @@ async fn a_stream_that_holds_everything_is_sound<DB: Database>(world: World<DB>)
     assert!(found.is_sound());
 }
 
-async fn what_was_deleted_altered_or_stored_twice_is_named<DB: Database>(world: World<DB>) {
+async fn deleted_modified_and_duplicate_events_are_named<DB: Database>(world: World<DB>) {
     publish(&world, 0).await;
     let context = context(&world).await;
     let stream = context.get_stream("EVENTS").await.unwrap();
@@ -113,9 +113,7 @@ async fn what_was_deleted_altered_or_stored_twice_is_named<DB: Database>(world: 
     assert!(!found.is_sound());
 }
 
-async fn a_stream_that_was_made_anew_misses_what_its_predecessor_held<DB: Database>(
-    world: World<DB>,
-) {
+async fn a_recreated_stream_misses_the_events_of_the_old_one<DB: Database>(world: World<DB>) {
     publish(&world, 0).await;
     let context = context(&world).await;
     context.delete_stream("EVENTS").await.unwrap();
@@ -129,7 +127,7 @@ async fn a_stream_that_was_made_anew_misses_what_its_predecessor_held<DB: Databa
     assert_eq!((stream.sound, stream.missing), (0, EVENTS));
 }
 
-async fn a_stream_that_is_gone_misses_everything<DB: Database>(world: World<DB>) {
+async fn a_deleted_stream_misses_everything<DB: Database>(world: World<DB>) {
     publish(&world, 0).await;
     context(&world).await.delete_stream("EVENTS").await.unwrap();
     let found = verify(&world).await;
@@ -140,7 +138,7 @@ async fn a_stream_that_is_gone_misses_everything<DB: Database>(world: World<DB>)
     );
 }
 
-async fn what_a_limit_has_removed_is_not_missing<DB: Database>(world: World<DB>) {
+async fn events_removed_by_a_limit_are_not_missing<DB: Database>(world: World<DB>) {
     publish(&world, 0).await;
     let context = context(&world).await;
     let mut stream = context.get_stream("EVENTS").await.unwrap();
@@ -164,9 +162,7 @@ async fn what_a_limit_has_removed_is_not_missing<DB: Database>(world: World<DB>)
     assert_eq!(told.differences[0].detail, Some("it was deleted"));
 }
 
-async fn a_purge_of_a_stream_without_a_limit_is_a_loss_that_comes_back<DB: Database>(
-    world: World<DB>,
-) {
+async fn a_purge_of_a_stream_without_limits_is_a_repairable_loss<DB: Database>(world: World<DB>) {
     publish(&world, 0).await;
     let stream = context(&world).await.get_stream("EVENTS").await.unwrap();
     stream.delete_message(41).await.unwrap();
@@ -189,7 +185,7 @@ async fn a_purge_of_a_stream_without_a_limit_is_a_loss_that_comes_back<DB: Datab
 
 /// Replaces the folder of the store by an earlier copy.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_older_copy_of_the_store_is_told_from_the_stream_that_confirmed() {
+async fn an_older_copy_is_not_taken_for_the_confirmed_stream() {
     let (world, past) = Past::world::<sqlx::Sqlite>().await;
     publish(&world, 0).await;
     past.keep(&world.nats).await;
@@ -223,7 +219,7 @@ async fn entries_read(world: &World<Postgres>) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_page_of_a_log_that_nobody_has_counted_costs_a_page() {
+async fn each_page_of_a_log_without_statistics_reads_one_page() {
     const ROWS: i64 = 20_000;
     // The last rows have more bytes than a page of whole rows may have.
     const LARGE: i64 = 300;
@@ -266,7 +262,7 @@ async fn each_page_of_a_log_that_nobody_has_counted_costs_a_page() {
 }
 
 #[tokio::test]
-async fn a_look_that_is_given_up_leaves_no_transaction_in_the_pool() {
+async fn a_dropped_verify_leaves_no_transaction_in_the_pool() {
     let world = World::<Postgres>::start().await;
     publish(&world, 0).await;
     let options = world.outbox.pool().connect_options();

@@ -14,9 +14,9 @@ use crate::{
 };
 
 both!(
-    a_worker_that_runs_refuses_tables_that_have_become_newer_and_goes_on_when_they_are_its_own,
-    a_relay_that_runs_refuses_tables_that_have_become_newer,
-    what_is_missing_in_tables_of_another_version_is_said_of_the_version,
+    a_running_worker_waits_while_the_tables_are_newer,
+    a_running_relay_refuses_tables_that_became_newer,
+    a_missing_column_of_another_version_is_a_version_error,
 );
 
 async fn effect<DB: Database>(
@@ -51,11 +51,7 @@ fn later() -> u32 {
     1000 + u32::try_from(random % 60_000).unwrap()
 }
 
-async fn a_worker_that_runs_refuses_tables_that_have_become_newer_and_goes_on_when_they_are_its_own<
-    DB: Database,
->(
-    world: World<DB>,
-) {
+async fn a_running_worker_waits_while_the_tables_are_newer<DB: Database>(world: World<DB>) {
     log::listen();
     let subscriber =
         EventSubscriber::durable("effects").on_transactional(&world.outbox, effect::<DB>);
@@ -97,7 +93,7 @@ async fn a_worker_that_runs_refuses_tables_that_have_become_newer_and_goes_on_wh
     running.stop().await.unwrap();
 }
 
-async fn a_relay_that_runs_refuses_tables_that_have_become_newer<DB: Database>(world: World<DB>) {
+async fn a_running_relay_refuses_tables_that_became_newer<DB: Database>(world: World<DB>) {
     let relay = world.relay();
     eventually("it relays", || async {
         world.outbox.status().await.unwrap().lease.owner.is_some()
@@ -120,7 +116,7 @@ async fn a_relay_that_runs_refuses_tables_that_have_become_newer<DB: Database>(w
     relay.stop().await.unwrap();
 }
 
-async fn what_is_missing_in_tables_of_another_version_is_said_of_the_version<DB: Database>(
+async fn a_missing_column_of_another_version_is_a_version_error<DB: Database>(
     mut world: World<DB>,
 ) {
     let another = format!(

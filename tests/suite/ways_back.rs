@@ -18,12 +18,12 @@ use crate::{
 };
 
 both!(
-    what_goes_back_by_itself_passes_no_older_event_that_is_still_on_its_way,
-    what_is_asked_for_passes_no_older_event_that_is_still_on_its_way,
-    what_follows_it_goes_back_behind_it,
-    what_is_given_up_and_is_in_the_log_still_is_not_published,
-    what_goes_back_and_is_in_the_log_still_is_stored_once,
-    what_goes_back_is_stored_once_though_the_next_relay_dies_too,
+    a_restored_event_passes_no_older_event_in_flight,
+    an_unparked_event_passes_no_older_event_in_flight,
+    later_events_of_a_key_are_restored_behind_the_first,
+    a_discarded_event_that_is_still_in_the_log_is_not_published,
+    a_restored_event_that_is_still_in_the_log_is_stored_once,
+    a_restored_event_is_stored_once_after_two_crashes,
 );
 
 const AN_HOUR: Duration = Duration::from_secs(3600);
@@ -95,9 +95,7 @@ const A_AND_B: [(&str, Option<&str>, &str); 2] = [
     ("nobody.listens", Some("k"), "B"),
 ];
 
-async fn what_goes_back_by_itself_passes_no_older_event_that_is_still_on_its_way<DB: Journal>(
-    world: World<DB>,
-) {
+async fn a_restored_event_passes_no_older_event_in_flight<DB: Journal>(world: World<DB>) {
     publish(&world, &A_AND_B).await;
     let jetstream = one_is_on_its_way(&world, 1).await;
     takes(&jetstream, &["full.>", "nobody.>"], 1000).await;
@@ -107,9 +105,7 @@ async fn what_goes_back_by_itself_passes_no_older_event_that_is_still_on_its_way
     assert_eq!(stored(&world).await, ["A", "B"]);
 }
 
-async fn what_is_asked_for_passes_no_older_event_that_is_still_on_its_way<DB: Journal>(
-    world: World<DB>,
-) {
+async fn an_unparked_event_passes_no_older_event_in_flight<DB: Journal>(world: World<DB>) {
     publish(&world, &A_AND_B).await;
     let jetstream = one_is_on_its_way(&world, 1).await;
     // A row that waits for a stream can be unparked only when it does not wait any more.
@@ -128,7 +124,7 @@ async fn what_is_asked_for_passes_no_older_event_that_is_still_on_its_way<DB: Jo
 }
 
 /// Several keys in two pages, of each of which the first event is parked or not.
-async fn what_follows_it_goes_back_behind_it<DB: Journal>(world: World<DB>) {
+async fn later_events_of_a_key_are_restored_behind_the_first<DB: Journal>(world: World<DB>) {
     publish(&world, &A_AND_B).await;
     publish(
         &world,
@@ -162,7 +158,9 @@ async fn what_follows_it_goes_back_behind_it<DB: Journal>(world: World<DB>) {
     );
 }
 
-async fn what_is_given_up_and_is_in_the_log_still_is_not_published<DB: Journal>(world: World<DB>) {
+async fn a_discarded_event_that_is_still_in_the_log_is_not_published<DB: Journal>(
+    world: World<DB>,
+) {
     publish(&world, &A_AND_B).await;
     publish(&world, &[("full.up", Some("k"), "C")]).await;
     let jetstream = one_is_on_its_way(&world, 2).await;
@@ -197,7 +195,7 @@ async fn many_wait<DB: Journal>(world: &World<DB>) -> jetstream::Context {
     jetstream
 }
 
-async fn what_goes_back_and_is_in_the_log_still_is_stored_once<DB: Journal>(world: World<DB>) {
+async fn a_restored_event_that_is_still_in_the_log_is_stored_once<DB: Journal>(world: World<DB>) {
     many_wait(&world).await;
     // When the relay reads its first page, it has restored what it can.
     let relay = world.new_relay().lease(Duration::from_secs(60));
@@ -213,9 +211,7 @@ async fn what_goes_back_and_is_in_the_log_still_is_stored_once<DB: Journal>(worl
     assert_eq!((stored.len() - 1, stored.duplicated()), (MANY + 1, 0));
 }
 
-async fn what_goes_back_is_stored_once_though_the_next_relay_dies_too<DB: Journal>(
-    world: World<DB>,
-) {
+async fn a_restored_event_is_stored_once_after_two_crashes<DB: Journal>(world: World<DB>) {
     many_wait(&world).await;
     for point in Point::ALL {
         let relay = world.new_relay();

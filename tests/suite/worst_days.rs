@@ -127,7 +127,7 @@ async fn a_panic_while_a_late_handler_is_dropped_is_a_failed_attempt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_leaves_what_only_a_newer_one_knows_to_it() {
+async fn an_instance_leaves_new_events_to_a_newer_instance() {
     let world = World::<Sqlite>::start().await;
     let (old, new) = (Noted::default(), Noted::default());
     let durable = || EventSubscriber::durable("two-versions").on(note);
@@ -154,7 +154,7 @@ async fn a_replica_leaves_what_only_a_newer_one_knows_to_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_that_was_deleted_goes_on_where_it_was() {
+async fn a_deleted_consumer_continues_where_it_was() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let subscriber = EventSubscriber::durable("lost")
@@ -194,7 +194,7 @@ async fn a_consumer_that_was_deleted_goes_on_where_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_letter_that_is_too_large_loses_its_text_and_not_itself() {
+async fn an_oversized_dead_letter_is_stored_without_its_error() {
     async fn refuse(_: User, _: Context<Noted>) -> Result<(), Failure> {
         Err(Failure::reject("x".repeat(3000)))
     }
@@ -273,7 +273,7 @@ async fn an_ordered_lane_waits_until_its_dead_letter_is_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_without_end_is_not_a_wait_of_nothing() {
+async fn an_endless_delay_is_not_a_delay_of_zero() {
     async fn for_ever(_: User, cx: Context<Noted>) -> Result<(), Failure> {
         cx.state().note("called");
         Err(Failure::retry_after(Duration::MAX, "later"))

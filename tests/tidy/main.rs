@@ -51,7 +51,7 @@ fn every_rule_finds_what_breaks_it() {
 }
 
 #[test]
-fn nobody_reads_where_or_how_this_was_written() {
+fn no_text_says_where_or_how_it_was_written() {
     // In pieces, so that this file keeps the rule itself.
     let folders = [
         concat!("/wo", "rk/"),
@@ -98,7 +98,7 @@ fn every_migration_says_what_it_makes_and_why() {
 }
 
 #[test]
-fn every_compile_error_has_its_words() {
+fn every_compile_error_has_its_expected_text() {
     let mut broken = Vec::new();
     for path in files(&root().join("tests/ui")) {
         let other = match path.ends_with(".rs") {

@@ -245,7 +245,7 @@ pub fn has_word(line: &str, word: &str) -> bool {
 }
 
 #[test]
-fn code_is_told_from_comments_strings_and_tests() {
+fn code_is_separated_from_comments_strings_and_tests() {
     let code = |text: &str| {
         let source = Source::new("src/x.rs", text);
         assert_eq!(source.code.lines().count(), text.lines().count());

@@ -7,7 +7,7 @@ use crate::{effects::Effects, handling::Handling, support::World, table, trials,
 trials!(
     handlers_that_fail_while_a_worker_is_killed: in short on none,
     handlers_that_fail_while_the_nats_server_is_killed: in short on sqlite,
-    handlers_that_fail_at_random_while_the_nats_server_is_killed: in short on none,
+    handlers_that_fail_randomly_while_the_nats_server_is_killed: in short on none,
 );
 
 async fn handlers_that_fail_while_a_worker_is_killed<DB: Effects>(world: World<DB>) {
@@ -28,7 +28,7 @@ async fn handlers_that_fail_while_the_nats_server_is_killed<DB: Effects>(world: 
 
 /// When the ack of a last, failed attempt is lost, the event is redelivered and would succeed. An effect and a dead
 /// letter of the same event count as duplicated.
-async fn handlers_that_fail_at_random_while_the_nats_server_is_killed<DB: Effects>(
+async fn handlers_that_fail_randomly_while_the_nats_server_is_killed<DB: Effects>(
     world: World<DB>,
 ) {
     let fault = "retries: the same, failing at random";

@@ -15,10 +15,10 @@ use crate::{
 
 trials!(
     a_consumer_that_is_deleted: in short on sqlite,
-    a_consumer_that_is_deleted_behind_a_dead_worker: in short on sqlite,
+    a_consumer_that_is_deleted_after_a_worker_died: in short on sqlite,
     the_consumer_of_retries_is_deleted: in short on sqlite,
     an_ordered_consumer_that_is_deleted: in short on sqlite,
-    a_stream_that_is_deleted_and_created_anew: in short on sqlite,
+    a_stream_that_is_deleted_and_recreated: in short on sqlite,
     a_server_that_is_restarted: in short on sqlite,
 );
 
@@ -47,7 +47,7 @@ async fn a_consumer_that_is_deleted<DB: Effects>(world: World<DB>) {
 
 /// The deliveries in flight in the dead worker hold back the ack floor: every event handled since then is redelivered
 /// before any new event, and how long that takes depends on the load.
-async fn a_consumer_that_is_deleted_behind_a_dead_worker<DB: Effects>(world: World<DB>) {
+async fn a_consumer_that_is_deleted_after_a_worker_died<DB: Effects>(world: World<DB>) {
     let fault = "once: worker SIGKILL, then consumer deleted";
     let mut handling = Handling::with(fault, world, Kind::Once, 2).await;
     for round in 0..table::rounds(8) {
@@ -81,7 +81,7 @@ async fn an_ordered_consumer_that_is_deleted<DB: Effects>(world: World<DB>) {
 }
 
 /// The events in the stream are lost with it: the operator must restore them, and here all of them are handled before.
-async fn a_stream_that_is_deleted_and_created_anew<DB: Effects>(world: World<DB>) {
+async fn a_stream_that_is_deleted_and_recreated<DB: Effects>(world: World<DB>) {
     let fault = "once: stream deleted, then created anew";
     let mut handling = Handling::with(fault, world, Kind::Once, 2).await;
     handling.goes_on().await;

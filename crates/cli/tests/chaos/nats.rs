@@ -18,7 +18,7 @@ trials!(
     a_killed_nats_server: in short on postgres,
     a_frozen_nats_server: in short on sqlite,
     a_full_stream: in short on sqlite,
-    a_stream_that_is_deleted_and_created_anew: in short on postgres,
+    a_stream_that_is_deleted_and_recreated: in short on postgres,
 );
 
 async fn a_killed_nats_server<DB: Chaos>(world: World<DB>) {
@@ -76,7 +76,7 @@ async fn refused<DB: Chaos>(trial: &Trial<DB>) {
 }
 
 /// The events in the stream are lost with it: the operator must restore them. All other events are in the new stream.
-async fn a_stream_that_is_deleted_and_created_anew<DB: Chaos>(world: World<DB>) {
+async fn a_stream_that_is_deleted_and_recreated<DB: Chaos>(world: World<DB>) {
     let mut trial = Trial::begin("stream: deleted, then created anew", world).await;
     let _relay = trial.relay();
     trial.flows().await;

@@ -7,8 +7,8 @@ use crate::{
 };
 
 trials!(
-    a_worker_that_is_killed_again_and_again: in short on sqlite,
-    a_nats_server_that_is_killed_again_and_again: in short on sqlite,
+    a_worker_that_is_killed_repeatedly: in short on sqlite,
+    a_nats_server_that_is_killed_repeatedly: in short on sqlite,
 );
 
 async fn kill_a_worker<DB: Effects>(handling: &mut Handling<DB>) {
@@ -25,7 +25,7 @@ async fn kill_the_nats_server<DB: Effects>(handling: &mut Handling<DB>) {
     handling.goes_on().await;
 }
 
-async fn a_worker_that_is_killed_again_and_again<DB: Effects>(world: World<DB>) {
+async fn a_worker_that_is_killed_repeatedly<DB: Effects>(world: World<DB>) {
     let fault = "once: worker SIGKILL, again and again";
     let mut handling = Handling::with(fault, world, Kind::Once, 1).await;
     for _ in 0..table::rounds(12) {
@@ -34,7 +34,7 @@ async fn a_worker_that_is_killed_again_and_again<DB: Effects>(world: World<DB>) 
     handling.judge().await;
 }
 
-async fn a_nats_server_that_is_killed_again_and_again<DB: Effects>(world: World<DB>) {
+async fn a_nats_server_that_is_killed_repeatedly<DB: Effects>(world: World<DB>) {
     let fault = "once: nats-server SIGKILL, again and again";
     let mut handling = Handling::with(fault, world, Kind::Once, 2).await;
     for _ in 0..table::rounds(12) {
@@ -44,7 +44,7 @@ async fn a_nats_server_that_is_killed_again_and_again<DB: Effects>(world: World<
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_postgres_that_is_killed_again_and_again() {
+async fn a_postgres_that_is_killed_repeatedly() {
     let (postgres, world) = database::world().await;
     let fault = "once: postgres SIGKILL, again and again";
     let mut handling = Handling::<Postgres>::with(fault, world, Kind::Once, 2).await;
@@ -58,7 +58,7 @@ async fn a_postgres_that_is_killed_again_and_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_three_are_killed_in_turn() {
+async fn all_three_are_killed_one_after_another() {
     let (postgres, world) = database::world().await;
     let fault = "once: worker, nats-server, postgres in turn";
     let mut handling = Handling::<Postgres>::with(fault, world, Kind::Once, 2).await;

@@ -14,14 +14,14 @@ use crate::{
 };
 
 trials!(
-    the_active_replica_is_killed: in short on postgres,
-    the_active_replica_is_frozen_for_longer_than_its_lease: in short on postgres,
-    the_link_of_the_active_replica_is_cut: in short on sqlite,
-    the_link_of_the_active_replica_is_half_open: in short on postgres,
-    replicas_are_replaced_one_by_one: in short on sqlite,
+    the_active_instance_is_killed: in short on postgres,
+    the_active_instance_is_frozen_for_longer_than_its_lease: in short on postgres,
+    the_link_of_the_active_instance_is_cut: in short on sqlite,
+    the_link_of_the_active_instance_is_half_open: in short on postgres,
+    instances_are_replaced_one_by_one: in short on sqlite,
 );
 
-async fn the_active_replica_is_killed<DB: Effects>(world: World<DB>) {
+async fn the_active_instance_is_killed<DB: Effects>(world: World<DB>) {
     let fault = "ordered: SIGKILL of the active of three";
     let mut handling = Handling::with(fault, world, Kind::Ordered, 3).await;
     for _ in 0..table::rounds(6) {
@@ -33,7 +33,7 @@ async fn the_active_replica_is_killed<DB: Effects>(world: World<DB>) {
     handling.judge().await;
 }
 
-async fn the_active_replica_is_frozen_for_longer_than_its_lease<DB: Effects>(world: World<DB>) {
+async fn the_active_instance_is_frozen_for_longer_than_its_lease<DB: Effects>(world: World<DB>) {
     let fault = "ordered: SIGSTOP beyond the lease, then SIGCONT";
     let mut handling = Handling::with(fault, world, Kind::Ordered, 3).await;
     for _ in 0..table::rounds(6) {
@@ -69,7 +69,7 @@ async fn behind_proxies<DB: Effects>(
     (handling, proxies)
 }
 
-async fn the_link_of_the_active_replica_is_cut<DB: Effects>(world: World<DB>) {
+async fn the_link_of_the_active_instance_is_cut<DB: Effects>(world: World<DB>) {
     let fault = "ordered: link of the active cut, then mended";
     let (mut handling, proxies) = behind_proxies(fault, world).await;
     for _ in 0..table::rounds(6) {
@@ -83,7 +83,7 @@ async fn the_link_of_the_active_replica_is_cut<DB: Effects>(world: World<DB>) {
     handling.judge().await;
 }
 
-async fn the_link_of_the_active_replica_is_half_open<DB: Effects>(world: World<DB>) {
+async fn the_link_of_the_active_instance_is_half_open<DB: Effects>(world: World<DB>) {
     let fault = "ordered: link of the active half open";
     let (mut handling, proxies) = behind_proxies(fault, world).await;
     for _ in 0..table::rounds(6) {
@@ -95,7 +95,7 @@ async fn the_link_of_the_active_replica_is_half_open<DB: Effects>(world: World<D
     handling.judge().await;
 }
 
-async fn replicas_are_replaced_one_by_one<DB: Effects>(world: World<DB>) {
+async fn instances_are_replaced_one_by_one<DB: Effects>(world: World<DB>) {
     let fault = "ordered: rolling restarts of three";
     let mut handling = Handling::with(fault, world, Kind::Ordered, 3).await;
     for _ in 0..table::rounds(4) {
@@ -111,7 +111,7 @@ async fn replicas_are_replaced_one_by_one<DB: Effects>(world: World<DB>) {
 /// Both links of the instance are silent and stay open, as when its host loses power: Postgres keeps the transactions
 /// of the instance open, and with them the inbox rows of its deliveries in flight.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_host_of_the_active_replica_is_gone() {
+async fn the_host_of_the_active_instance_is_lost() {
     let world = World::<Postgres>::start().await;
     let fault = "ordered: host of the active gone, links open";
     let mut handling = Handling::begin(fault, world, Kind::Ordered).await;

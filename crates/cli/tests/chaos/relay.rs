@@ -14,7 +14,7 @@ use crate::{
 trials!(
     a_killed_relay: in short on postgres,
     a_relay_that_is_frozen_for_longer_than_its_lease: in short on sqlite,
-    a_relay_that_is_told_to_stop: in short on postgres,
+    a_relay_that_is_stopped: in short on postgres,
     a_relay_that_dies_at_every_point: in short on sqlite,
 );
 
@@ -52,7 +52,7 @@ async fn a_relay_that_is_frozen_for_longer_than_its_lease<DB: Chaos>(world: Worl
     trial.judge().await;
 }
 
-async fn a_relay_that_is_told_to_stop<DB: Chaos>(world: World<DB>) {
+async fn a_relay_that_is_stopped<DB: Chaos>(world: World<DB>) {
     let mut trial = Trial::begin("relay: SIGTERM, a stand-by takes over", world).await;
     let owner = trial.relay();
     trial.owns(&owner).await;

@@ -20,9 +20,9 @@ use crate::{
 
 trials!(
     a_worker_is_killed_during_a_replay: in short on postgres,
-    all_is_delivered_again_behind_a_dead_worker: in short on sqlite,
+    all_is_redelivered_after_a_worker_died: in short on sqlite,
     a_worker_with_plain_handlers_is_killed_during_a_replay: in short on sqlite,
-    the_active_replica_is_killed_during_a_replay: in short on sqlite,
+    the_active_instance_is_killed_during_a_replay: in short on sqlite,
     a_nats_server_is_killed_during_a_replay: in short on sqlite,
     a_replay_that_is_paused_for_long: in short on postgres,
     a_replay_that_is_cancelled_at_once: in short on sqlite,
@@ -229,7 +229,7 @@ async fn a_worker_is_killed_during_a_replay<DB: Effects>(world: World<DB>) {
 }
 
 /// The inbox has a row for each event that the dead worker has handled for the replay.
-async fn all_is_delivered_again_behind_a_dead_worker<DB: Effects>(world: World<DB>) {
+async fn all_is_redelivered_after_a_worker_died<DB: Effects>(world: World<DB>) {
     let fault = "replay: worker SIGKILL, all is delivered again";
     let replaying = Replaying::with(fault, world, Kind::Once, 2).await;
     let begin_anew = async |replaying: &Replaying<DB>| {
@@ -250,7 +250,7 @@ async fn a_worker_with_plain_handlers_is_killed_during_a_replay<DB: Effects>(wor
     replaying.outlives(kill, hurry).await;
 }
 
-async fn the_active_replica_is_killed_during_a_replay<DB: Effects>(world: World<DB>) {
+async fn the_active_instance_is_killed_during_a_replay<DB: Effects>(world: World<DB>) {
     let fault = "replay: ordered, SIGKILL of the active of three";
     let replaying = Replaying::with(fault, world, Kind::Ordered, 3).await;
     let kill = Replaying::kill_the_active;

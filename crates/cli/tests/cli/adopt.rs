@@ -61,7 +61,7 @@ async fn a_copied_outbox_is_not_relayed_until_it_is_adopted() {
 }
 
 #[tokio::test]
-async fn an_outbox_on_sqlite_needs_no_adoption_and_the_program_says_so() {
+async fn an_outbox_on_sqlite_needs_no_adoption() {
     let world = World::start(Store::Sqlite).await.set_up().await;
     let said = world.refused(2, &["outbox", "adopt"]).await;
     assert!(said.contains("SQLite needs no adopt"), "{said}");

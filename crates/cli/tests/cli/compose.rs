@@ -184,7 +184,7 @@ impl Composed {
 }
 
 #[tokio::test]
-async fn each_service_has_a_user_and_a_role_of_its_own_and_they_are_enough() {
+async fn each_service_has_its_own_user_and_role_with_enough_rights() {
     let composed = Composed::start().await;
     let setup = ended(composed.command("setup")).await;
     assert_eq!(setup.code, Some(0), "{setup:?}");
@@ -257,7 +257,7 @@ async fn each_service_has_a_user_and_a_role_of_its_own_and_they_are_enough() {
 }
 
 #[test]
-fn what_keeps_running_is_neither_owner_nor_operator_and_nats_lets_nobody_in_without_a_password() {
+fn services_are_no_operators_and_nats_requires_a_password() {
     let services = services();
     assert!(NATS.contains("\ninclude permissions.conf\n"));
     let nats = &services["nats"];

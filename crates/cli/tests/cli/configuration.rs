@@ -5,7 +5,7 @@ use tidings_test_servers::NatsServer;
 use crate::support::{Folder, Store, World, ended, tidings};
 
 #[tokio::test]
-async fn config_tells_each_value_with_its_source_and_hides_secrets() {
+async fn config_shows_each_value_with_its_source_and_hides_secrets() {
     let folder = Folder::new();
     let file = "[nats]\nurl = \"nats://h1\"\nuser = \"ada\"\npassword = \"s3cret\"\n";
     std::fs::write(folder.path().join("tidings.toml"), file).unwrap();
@@ -40,7 +40,7 @@ async fn config_tells_each_value_with_its_source_and_hides_secrets() {
 }
 
 #[tokio::test]
-async fn config_as_json_is_an_object_a_value() {
+async fn config_as_json_has_an_object_for_each_value() {
     let folder = Folder::new();
     let config = ended(tidings(&folder, &["config", "--json"])).await;
     let lines: Vec<serde_json::Value> = config
@@ -57,7 +57,7 @@ async fn config_as_json_is_an_object_a_value() {
 }
 
 #[tokio::test]
-async fn an_unknown_key_ends_every_command_with_2_and_is_told_with_its_line() {
+async fn an_unknown_key_ends_every_command_with_2_and_its_line() {
     let folder = Folder::new();
     std::fs::write(folder.path().join("mine.toml"), "[relay]\nlaese = \"5s\"\n").unwrap();
     let mut command = tidings(&folder, &["migrate"]);
@@ -74,7 +74,7 @@ async fn an_unknown_key_ends_every_command_with_2_and_is_told_with_its_line() {
 }
 
 #[tokio::test]
-async fn a_file_that_was_named_must_be_there() {
+async fn a_configuration_file_that_is_named_must_exist() {
     let folder = Folder::new();
     let refused = ended(tidings(&folder, &["config", "--config", "none.toml"])).await;
     assert_eq!(refused.code, Some(2));
@@ -82,7 +82,7 @@ async fn a_file_that_was_named_must_be_there() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_ends_with_3_and_a_cure_and_no_secret() {
+async fn an_unreachable_server_ends_with_3_a_cure_and_no_secret() {
     let folder = Folder::new();
     let nats = "nats://ada:s3cret@127.0.0.1:1";
     let postgres = "postgres://ada:s3cret@127.0.0.1:1/db";
@@ -147,7 +147,7 @@ async fn logs_can_be_json_and_never_mix_with_results() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_not_there_is_not_created_by_looking_at_it() {
+async fn a_missing_database_is_not_created_by_reading_it() {
     let folder = Folder::new();
     let refused = ended(tidings(&folder, &["outbox", "status"])).await;
     assert_eq!(refused.code, Some(3), "{refused:?}");
@@ -177,7 +177,7 @@ async fn completions_need_no_configuration() {
 }
 
 #[tokio::test]
-async fn help_tells_the_exit_codes_and_a_wrong_flag_ends_with_2() {
+async fn help_lists_the_exit_codes_and_a_wrong_flag_ends_with_2() {
     let folder = Folder::new();
     let help = ended(tidings(&folder, &["--help"])).await;
     assert!(help.stdout.contains("Exit codes:"), "{help:?}");

@@ -142,7 +142,7 @@ fn assert_done(shop: &Shop, count: u32) {
 }
 
 #[tokio::test]
-async fn what_was_given_up_is_listed_in_groups_and_shown() {
+async fn dead_letters_are_listed_in_groups_and_shown() {
     let (world, _bus, _shop, service) = broken(6).await;
     service.stop().await;
     let lines = world.ok(&["dead-letters", "list"]).await;
@@ -224,7 +224,7 @@ async fn what_was_given_up_is_listed_in_groups_and_shown() {
 }
 
 #[tokio::test]
-async fn what_is_selected_is_redriven_in_order_and_a_dry_run_changes_nothing() {
+async fn a_selection_is_redriven_in_order_and_a_dry_run_does_nothing() {
     let (world, _bus, shop, service) = broken(8).await;
     let before = list(&world).await;
     shop.is_repaired.store(true, Ordering::SeqCst);
@@ -270,7 +270,7 @@ async fn what_is_selected_is_redriven_in_order_and_a_dry_run_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_redrive_ends_though_everything_fails_again() {
+async fn a_redrive_ends_when_everything_fails_again() {
     let (world, _bus, shop, service) = broken(5).await;
     let redrive = [
         "dead-letters",
@@ -295,7 +295,7 @@ async fn a_redrive_ends_though_everything_fails_again() {
 }
 
 #[tokio::test]
-async fn a_redrive_keeps_its_rate_and_goes_on_after_it_was_stopped() {
+async fn a_redrive_keeps_its_rate_and_continues_after_a_stop() {
     let (world, _bus, shop, service) = broken(8).await;
     shop.is_repaired.store(true, Ordering::SeqCst);
     let began = Instant::now();
@@ -336,7 +336,7 @@ async fn world_signal(running: &Running) -> bool {
 }
 
 #[tokio::test]
-async fn a_redrive_that_is_killed_again_and_again_loses_and_doubles_nothing() {
+async fn a_redrive_killed_repeatedly_loses_and_duplicates_nothing() {
     const LETTERS: u32 = 60;
     let (world, _bus, shop, service) = broken(LETTERS).await;
     shop.is_repaired.store(true, Ordering::SeqCst);
@@ -358,7 +358,7 @@ async fn a_redrive_that_is_killed_again_and_again_loses_and_doubles_nothing() {
 }
 
 #[tokio::test]
-async fn a_payload_is_edited_on_its_way_back() {
+async fn a_payload_is_edited_by_a_redrive() {
     let (world, _bus, shop, service) = broken(1).await;
     shop.is_repaired.store(true, Ordering::SeqCst);
     world.write("payload.json", r#"{"key":"ada","count":100}"#);
@@ -401,7 +401,7 @@ async fn a_payload_is_edited_on_its_way_back() {
 }
 
 #[tokio::test]
-async fn what_is_discarded_is_printed_and_gone_and_nothing_else() {
+async fn a_discard_prints_and_deletes_only_the_selected_dead_letters() {
     let (world, _bus, _shop, service) = broken(6).await;
     service.stop().await;
     let before = list(&world).await;
@@ -435,7 +435,7 @@ async fn what_is_discarded_is_printed_and_gone_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn what_is_exported_can_be_redriven_elsewhere() {
+async fn an_exported_dead_letter_can_be_redriven_elsewhere() {
     let (here, _bus, _shop, service) = broken(3).await;
     service.stop().await;
     let exported = here.json(&["dead-letters", "export", "--key", "ada"]).await;
@@ -474,7 +474,7 @@ async fn what_is_exported_can_be_redriven_elsewhere() {
 }
 
 #[tokio::test]
-async fn without_the_streams_the_cure_is_told() {
+async fn without_the_streams_the_cure_is_shown() {
     let world = World::start(Store::Sqlite).await;
     for action in [
         &["list"][..],

@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 use crate::support::World;
 
 both!(
-    what_is_published_later_is_listed_counted_and_cancelled,
-    what_is_published_soon_is_relayed_then,
-    an_id_that_is_delayed_already_is_refused_in_words,
+    a_delayed_event_is_listed_counted_and_cancelled,
+    a_delayed_event_is_relayed_when_it_is_due,
+    an_id_that_is_already_delayed_is_refused_with_a_reason,
 );
 
 fn note<'a>(key: &'a str, when: &[&'a str]) -> Vec<&'a str> {
@@ -15,7 +15,7 @@ fn note<'a>(key: &'a str, when: &[&'a str]) -> Vec<&'a str> {
     [&publish[..], when].concat()
 }
 
-async fn what_is_published_later_is_listed_counted_and_cancelled(world: World) {
+async fn a_delayed_event_is_listed_counted_and_cancelled(world: World) {
     let world = world.set_up().await;
     let at = ["--at", "2126-01-31T12:00:00+02:00", "--json"];
     let last = world.json(&note("a", &at)).await.remove(0);
@@ -66,7 +66,7 @@ async fn what_is_published_later_is_listed_counted_and_cancelled(world: World) {
     assert_eq!(world.ok(&["outbox", "delayed"]).await, "");
 }
 
-async fn what_is_published_soon_is_relayed_then(world: World) {
+async fn a_delayed_event_is_relayed_when_it_is_due(world: World) {
     let world = world.set_up().await;
     let id = world.ok(&note("a", &["--in", "500ms"])).await;
     let relay = world.spawn(&["relay"]);
@@ -78,7 +78,7 @@ async fn what_is_published_soon_is_relayed_then(world: World) {
 }
 
 #[tokio::test]
-async fn a_time_that_is_none_is_refused() {
+async fn an_invalid_time_is_refused() {
     let world = World::start(crate::support::Store::Sqlite).await;
     for when in [
         &["--at", "tomorrow"][..],
@@ -93,7 +93,7 @@ async fn a_time_that_is_none_is_refused() {
     }
 }
 
-async fn an_id_that_is_delayed_already_is_refused_in_words(world: World) {
+async fn an_id_that_is_already_delayed_is_refused_with_a_reason(world: World) {
     let world = world.set_up().await;
     let id = "01890000-0000-7000-8000-000000000007";
     let publish = note("a", &["--in", "18h", "--id", id]);

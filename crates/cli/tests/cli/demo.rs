@@ -5,9 +5,9 @@ use tokio::process::Command;
 use crate::support::{Ended, Running, Store, World, ended};
 
 both!(
-    the_demo_loses_duplicates_and_inverts_nothing_though_its_relay_is_killed,
-    every_bench_counts_right_on_servers_that_are_given,
-    a_relay_in_a_process_of_its_own_is_watched,
+    the_demo_loses_nothing_when_its_relay_is_killed,
+    every_bench_counts_right_on_given_servers,
+    a_relay_in_another_process_is_watched,
     a_bench_of_handlers_names_its_mode_and_measures_its_memory,
     an_old_transaction_leaves_no_dead_row_in_the_log,
 );
@@ -29,7 +29,7 @@ fn checkout(world: &World, arguments: &[&str]) -> Command {
 }
 
 #[tokio::test]
-async fn a_demo_that_is_kept_ends_well_when_it_is_told_to() {
+async fn a_demo_that_keeps_running_ends_cleanly_on_a_signal() {
     let world = World::start(Store::Sqlite).await;
     let mut demo = Running::of(checkout(&world, &["demo", "--keep"]));
     while demo.line().await.expect("it says how to end it") != "Ctrl-C ends it." {}
@@ -42,7 +42,7 @@ fn cells<'a>(table: &'a str, row: &str) -> Vec<&'a str> {
     line[row.len()..].split_whitespace().collect()
 }
 
-async fn the_demo_loses_duplicates_and_inverts_nothing_though_its_relay_is_killed(world: World) {
+async fn the_demo_loses_nothing_when_its_relay_is_killed(world: World) {
     let played = match world.store {
         Store::Sqlite => in_the_checkout(&world, &["demo"]).await,
         Store::Postgres => {
@@ -60,7 +60,7 @@ async fn the_demo_loses_duplicates_and_inverts_nothing_though_its_relay_is_kille
     assert_eq!(cells(&played.stdout, "rolled back"), ["100"]);
 }
 
-async fn every_bench_counts_right_on_servers_that_are_given(world: World) {
+async fn every_bench_counts_right_on_given_servers(world: World) {
     let mut benches = vec![
         ("enqueue", "enqueue", "ratio"),
         ("enqueue --bulk 7", "enqueue", "ratio"),
@@ -99,7 +99,7 @@ async fn every_bench_counts_right_on_servers_that_are_given(world: World) {
     }
 }
 
-async fn a_relay_in_a_process_of_its_own_is_watched(world: World) {
+async fn a_relay_in_another_process_is_watched(world: World) {
     let backlog = measured(&world, "relay --backlog 900").await;
     assert_eq!(
         (&backlog["events"], &backlog["small_events"]),
@@ -210,7 +210,7 @@ fn children(of: u32) -> Vec<u32> {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_bench_that_is_told_to_stop_leaves_no_relay_behind() {
+async fn a_bench_that_is_interrupted_leaves_no_relay_behind() {
     use std::path::Path;
 
     use crate::support::eventually;

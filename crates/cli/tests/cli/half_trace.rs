@@ -5,8 +5,8 @@ use crate::support::{Store, World, user};
 const ADA: &str = "0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11";
 
 both!(
-    without_nats_a_trace_tells_what_the_outbox_knows_and_ends_with_3,
-    without_jetstream_a_trace_tells_what_the_outbox_knows_and_ends_with_3,
+    without_nats_a_trace_shows_the_outbox_and_ends_with_3,
+    without_jetstream_a_trace_shows_the_outbox_and_ends_with_3,
 );
 
 fn says(text: &str, expected: &[&str]) {
@@ -27,7 +27,7 @@ impl World {
     }
 }
 
-async fn without_nats_a_trace_tells_what_the_outbox_knows_and_ends_with_3(world: World) {
+async fn without_nats_a_trace_shows_the_outbox_and_ends_with_3(world: World) {
     let world = world.set_up().await;
     let id = world.relayed_user().await;
     world.nats.stop().await.unwrap();
@@ -52,7 +52,7 @@ async fn without_nats_a_trace_tells_what_the_outbox_knows_and_ends_with_3(world:
     says(&nobody.stderr, &["nothing is known", "NATS not searched"]);
 }
 
-async fn without_jetstream_a_trace_tells_what_the_outbox_knows_and_ends_with_3(world: World) {
+async fn without_jetstream_a_trace_shows_the_outbox_and_ends_with_3(world: World) {
     let mut world = world.set_up().await;
     let id = world.relayed_user().await;
     let accounts =
@@ -78,7 +78,7 @@ async fn without_jetstream_a_trace_tells_what_the_outbox_knows_and_ends_with_3(w
 
 /// The relay runs, and no consumer of this account takes the event.
 #[tokio::test]
-async fn where_no_subscriber_takes_an_event_a_trace_says_so() {
+async fn a_trace_shows_that_no_subscriber_takes_an_event() {
     let world = World::start(Store::Sqlite).await.set_up().await;
     let id = world.relayed_user().await;
     let said = world.ok(&["trace", &id]).await;
@@ -95,7 +95,7 @@ async fn where_no_subscriber_takes_an_event_a_trace_says_so() {
 
 /// The database exists, and does not answer.
 #[tokio::test]
-async fn without_its_database_a_trace_tells_what_nats_knows_and_ends_with_3() {
+async fn without_its_database_a_trace_shows_nats_and_ends_with_3() {
     let world = World::start(Store::Sqlite).await.set_up().await;
     let id = world.relayed_user().await;
     let mut command = world.command(&["trace", &id]);

@@ -13,7 +13,7 @@ fn is_neutral(said: &str) {
 }
 
 #[tokio::test]
-async fn arguments_that_are_refused_command_no_terminal() {
+async fn refused_arguments_are_printed_without_terminal_commands() {
     let world = World::start(Store::Sqlite).await.set_up().await;
     for value in ["\u{1b}[2J", "a\u{202e}b", "\u{9b}31m"] {
         for arguments in [
@@ -45,7 +45,7 @@ async fn arguments_that_are_refused_command_no_terminal() {
 }
 
 #[tokio::test]
-async fn an_event_of_any_size_and_text_is_shown_in_tables_and_as_json() {
+async fn an_event_of_any_size_and_text_is_shown_as_table_and_json() {
     let world = World::start(Store::Sqlite).await.set_up().await;
     let text = format!(
         "{}{}",
@@ -83,7 +83,7 @@ async fn an_event_of_any_size_and_text_is_shown_in_tables_and_as_json() {
 }
 
 #[tokio::test]
-async fn what_destroys_says_how_much_and_needs_to_be_meant() {
+async fn a_destructive_command_says_how_much_and_asks() {
     let world = World::start(Store::Sqlite).await.set_up().await;
     for _ in 0..3 {
         world
@@ -113,7 +113,7 @@ async fn what_destroys_says_how_much_and_needs_to_be_meant() {
 }
 
 #[tokio::test]
-async fn settings_that_cannot_be_used_are_named_and_end_with_2() {
+async fn invalid_settings_are_named_and_end_with_2() {
     let world = World::start(Store::Sqlite).await;
     let nats = |text: &str| format!("[nats]\nurl = \"{}\"\n{text}\n", world.nats.url());
     let tls = |servers: &str| format!("[nats]\nurl = {servers}\n");

@@ -9,9 +9,9 @@ use crate::{
 };
 
 both!(
-    what_changes_something_does_it_without_a_reader,
-    what_nobody_reads_is_not_given_up,
-    what_asks_first_is_done_without_a_reader,
+    a_change_completes_without_a_reader_of_its_output,
+    nothing_is_discarded_without_a_reader_of_the_output,
+    a_confirmed_command_completes_without_a_reader,
 );
 
 impl World {
@@ -39,7 +39,7 @@ impl World {
     }
 }
 
-async fn what_changes_something_does_it_without_a_reader(world: World) {
+async fn a_change_completes_without_a_reader_of_its_output(world: World) {
     assert_eq!(world.unread(&["migrate"]).await, Some(0));
     assert_eq!(world.unread(&["streams", "apply"]).await, Some(0));
     let publish = ["publish", "user.created", "--data", "{}"];
@@ -69,7 +69,7 @@ async fn what_changes_something_does_it_without_a_reader(world: World) {
     assert_eq!(world.unread(&cancel).await, Some(1));
 }
 
-async fn what_nobody_reads_is_not_given_up(world: World) {
+async fn nothing_is_discarded_without_a_reader_of_the_output(world: World) {
     let world = world.set_up().await;
     world.park_one().await;
     let discard = ["outbox", "discard", "--all", "--yes"];
@@ -84,7 +84,7 @@ async fn what_nobody_reads_is_not_given_up(world: World) {
 }
 
 /// The preview is printed before the change.
-async fn what_asks_first_is_done_without_a_reader(world: World) {
+async fn a_confirmed_command_completes_without_a_reader(world: World) {
     let world = world.set_up().await;
     let service = Service::start(&world).await;
     eventually("an instance works", || async {

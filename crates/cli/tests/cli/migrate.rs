@@ -17,7 +17,7 @@ async fn a_second_migration_finds_nothing_to_do(world: World) {
 }
 
 #[tokio::test]
-async fn what_is_printed_gives_postgres_what_migrate_gives() {
+async fn printed_statements_migrate_postgres_as_migrate_does() {
     let world = World::start(Store::Postgres).await;
     let by_hand = fresh_database().await;
     let script = world.ok(&["migrate", "--print", "--schema", "shop"]).await;
@@ -35,7 +35,7 @@ async fn what_is_printed_gives_postgres_what_migrate_gives() {
 }
 
 #[tokio::test]
-async fn what_is_printed_gives_sqlite_what_migrate_gives() {
+async fn printed_statements_migrate_sqlite_as_migrate_does() {
     let world = World::start(Store::Sqlite).await;
     let folder = Folder::new();
     let by_hand = folder.path().join("by-hand.db");

@@ -5,12 +5,12 @@ use sqlx::{Connection, PgConnection, SqliteConnection};
 use crate::support::{Store, World, eventually};
 
 both!(
-    what_is_parked_is_listed_shown_asked_for_and_given_up,
-    a_row_that_cannot_be_read_is_told_and_given_up,
+    a_parked_event_is_listed_shown_unparked_and_discarded,
+    an_unreadable_row_is_reported_and_discarded,
     a_version_that_no_table_holds_is_refused,
 );
 
-async fn what_is_parked_is_listed_shown_asked_for_and_given_up(world: World) {
+async fn a_parked_event_is_listed_shown_unparked_and_discarded(world: World) {
     let world = world.set_up().await;
     for (name, key) in [
         ("nobody.listens", "ada"),
@@ -87,7 +87,7 @@ async fn write(world: &World, postgres: &'static str, sqlite: &'static str) {
     }
 }
 
-async fn a_row_that_cannot_be_read_is_told_and_given_up(world: World) {
+async fn an_unreadable_row_is_reported_and_discarded(world: World) {
     let world = world.set_up().await;
     let on_postgres = "drop trigger outbox_is_event on tidings.outbox;
         insert into tidings.outbox (event, name, key, payload, created_at)

@@ -5,11 +5,11 @@ use crate::support::{Store, World, ended_after, user};
 const USER: &str = "0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11";
 
 both!(
-    a_published_event_is_relayed_and_seen,
-    what_is_too_large_is_refused_with_a_cure
+    a_published_event_is_relayed_and_shown_by_tail,
+    an_event_that_is_too_large_is_refused_with_a_cure
 );
 
-async fn a_published_event_is_relayed_and_seen(world: World) {
+async fn a_published_event_is_relayed_and_shown_by_tail(world: World) {
     let world = world.set_up().await;
     assert_eq!(world.status().await["backlog"], 0);
     let id = world
@@ -49,7 +49,7 @@ async fn a_published_event_is_relayed_and_seen(world: World) {
     assert_eq!(status["lease"]["owner"], serde_json::Value::Null);
 }
 
-async fn what_is_too_large_is_refused_with_a_cure(world: World) {
+async fn an_event_that_is_too_large_is_refused_with_a_cure(world: World) {
     let world = world.set_up().await;
     let large = format!("\"{}\"", "x".repeat(1 << 20));
     world.write("large.json", &large);
@@ -66,7 +66,7 @@ async fn what_is_too_large_is_refused_with_a_cure(world: World) {
 }
 
 #[tokio::test]
-async fn a_direct_event_is_confirmed_stored_once_and_needs_no_database() {
+async fn a_direct_event_is_confirmed_once_and_needs_no_database() {
     let world = World::start(Store::Sqlite).await;
     world.ok(&["streams", "apply"]).await;
     let id = "01890000-0000-7000-8000-000000000001";
@@ -100,7 +100,7 @@ async fn a_direct_event_is_confirmed_stored_once_and_needs_no_database() {
 }
 
 #[tokio::test]
-async fn what_no_subscriber_could_read_is_refused_before_it_is_written() {
+async fn an_event_that_no_subscriber_could_read_is_refused() {
     let world = World::start(Store::Sqlite).await.set_up().await;
     std::fs::write(world.path("latin1.json"), b"\"Zo\xeb\"").unwrap();
     for (arguments, what) in [
@@ -147,7 +147,7 @@ async fn what_no_subscriber_could_read_is_refused_before_it_is_written() {
 }
 
 #[tokio::test]
-async fn an_event_that_nobody_knows_is_taken_from_stdin_as_it_is() {
+async fn an_unknown_event_is_taken_from_stdin_unchanged() {
     let world = World::start(Store::Sqlite).await.set_up().await;
     let arguments = [
         "publish",

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::dead_letters::{broken, letters_are};
 
 #[tokio::test]
-async fn a_redrive_says_what_was_handled_what_failed_again_and_what_is_open() {
+async fn a_redrive_reports_handled_failed_and_open_events() {
     let (world, _bus, shop, service) = broken(5).await;
     let redrive = [
         "dead-letters",
@@ -57,7 +57,7 @@ async fn a_redrive_says_what_was_handled_what_failed_again_and_what_is_open() {
 }
 
 #[tokio::test]
-async fn a_redrive_that_does_not_wait_says_what_is_so_at_once() {
+async fn a_redrive_without_waiting_reports_what_it_knows() {
     let (world, _bus, _shop, service) = broken(3).await;
     service.stop().await;
     let began = std::time::Instant::now();

@@ -88,7 +88,7 @@ async fn shown(world: &World, id: &str) -> Value {
 }
 
 #[tokio::test]
-async fn one_is_begun_followed_to_its_end_and_listed() {
+async fn a_replay_is_started_watched_to_its_end_and_listed() {
     let world = World::start(Store::Sqlite).await;
     let service = Service::start(&world).await;
     assert_eq!(
@@ -128,7 +128,7 @@ async fn one_is_begun_followed_to_its_end_and_listed() {
 }
 
 #[tokio::test]
-async fn a_rehearsal_tells_what_would_happen_and_calls_nobody() {
+async fn a_rehearsal_reports_what_would_happen_and_calls_no_handler() {
     let world = World::start(Store::Sqlite).await;
     let service = Service::start(&world).await;
     let broken = Envelope::raw("user.counted", 1, Some("k"), r#"{"key":7}"#).unwrap();
@@ -190,7 +190,7 @@ async fn a_rehearsal_tells_what_would_happen_and_calls_nobody() {
 }
 
 #[tokio::test]
-async fn one_that_is_paused_goes_on_and_one_that_is_cancelled_ends() {
+async fn a_paused_replay_resumes_and_a_cancelled_one_ends() {
     let world = World::start(Store::Sqlite).await;
     let service = Service::start(&world).await;
     service.gate.add_permits(100);
@@ -225,7 +225,7 @@ async fn one_that_is_paused_goes_on_and_one_that_is_cancelled_ends() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_done_says_why_and_what_to_do() {
+async fn an_impossible_command_says_why_and_what_to_do() {
     let world = World::start(Store::Sqlite).await;
     let service = Service::start(&world).await;
     let refused = async |code, more: &[&str], expected: &[&str]| {
@@ -306,7 +306,7 @@ async fn what_cannot_be_done_says_why_and_what_to_do() {
 }
 
 #[tokio::test]
-async fn whoever_watches_outlasts_an_outage() {
+async fn watching_a_replay_outlasts_an_outage() {
     let world = World::start(Store::Sqlite).await;
     let service = Service::start(&world).await;
     let id = begin(&world, &["--from", "1", "--rate", "1/m"]).await;

@@ -5,9 +5,9 @@ use sqlx::{Connection, PgConnection, SqliteConnection};
 use crate::support::{Store, World, eventually};
 
 both!(
-    what_waits_without_a_relay_is_stuck,
-    what_waits_for_a_decision_is_stuck,
-    a_relay_that_cannot_write_is_asked_over_nats,
+    a_backlog_without_a_relay_is_stuck,
+    a_parked_event_is_stuck,
+    the_status_of_a_relay_that_cannot_write_comes_over_nats,
     tables_of_another_version_are_refused,
 );
 
@@ -42,7 +42,7 @@ async fn execute(world: &World, statement: &str) {
     }
 }
 
-async fn what_waits_without_a_relay_is_stuck(world: World) {
+async fn a_backlog_without_a_relay_is_stuck(world: World) {
     let world = world.set_up().await;
     world.ok(&["outbox", "status"]).await;
     enqueue(&world, "a").await;
@@ -71,7 +71,7 @@ async fn what_waits_without_a_relay_is_stuck(world: World) {
     world.ok(&["outbox", "status"]).await;
 }
 
-async fn what_waits_for_a_decision_is_stuck(world: World) {
+async fn a_parked_event_is_stuck(world: World) {
     let world = world.set_up().await;
     let relay = world.spawn(&["relay"]);
     let (id, payload) = match world.store {
@@ -102,7 +102,7 @@ async fn what_waits_for_a_decision_is_stuck(world: World) {
     assert_eq!(relay.signalled("TERM").await, Some(0));
 }
 
-async fn a_relay_that_cannot_write_is_asked_over_nats(world: World) {
+async fn the_status_of_a_relay_that_cannot_write_comes_over_nats(world: World) {
     let world = world.set_up().await;
     let relay = world.spawn(&["relay"]);
     enqueue(&world, "a").await;

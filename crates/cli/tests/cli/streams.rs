@@ -13,7 +13,7 @@ fn plans(streams: &[Value]) -> Vec<(&str, &str)> {
 }
 
 #[tokio::test]
-async fn a_dry_run_tells_and_an_apply_does_and_a_second_one_changes_nothing() {
+async fn a_dry_run_plans_apply_acts_and_a_second_apply_does_nothing() {
     let world = World::start(Store::Sqlite).await;
     let planned = world
         .json(&["streams", "apply", "--dry-run", "--json"])
@@ -45,7 +45,7 @@ async fn a_dry_run_tells_and_an_apply_does_and_a_second_one_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_changed_setting_is_shown_before_and_after_in_words_of_the_configuration() {
+async fn a_changed_setting_is_shown_as_in_the_configuration() {
     let world = World::start(Store::Sqlite).await;
     world.ok(&["streams", "apply"]).await;
     world.write(
@@ -83,7 +83,7 @@ async fn a_changed_setting_is_shown_before_and_after_in_words_of_the_configurati
 
 /// P2: a setting that the server would refuse is reported before any change, also by a dry run.
 #[tokio::test]
-async fn what_the_server_would_refuse_ends_with_1_and_changes_nothing() {
+async fn a_setting_that_the_server_refuses_ends_with_1() {
     let world = World::start(Store::Sqlite).await;
     world.ok(&["streams", "apply"]).await;
     world.write(
@@ -116,7 +116,7 @@ async fn what_the_server_would_refuse_ends_with_1_and_changes_nothing() {
 
 /// E1: when no stream is configured, only the internal streams are changed.
 #[tokio::test]
-async fn a_program_that_is_not_configured_leaves_the_streams_of_services_alone() {
+async fn without_configuration_the_streams_of_services_stay() {
     let world = World::start(Store::Sqlite).await;
     world.write(
         "tidings.toml",
@@ -143,7 +143,7 @@ async fn a_program_that_is_not_configured_leaves_the_streams_of_services_alone()
 
 /// A shorter maximum age removes older events at once.
 #[tokio::test]
-async fn an_age_that_removes_events_has_to_be_meant() {
+async fn an_age_that_removes_events_needs_confirmation() {
     let world = World::start(Store::Sqlite).await.set_up().await;
     let note = ["publish", "user.noted", "--data", "{}", "--direct"];
     world.ok(&note).await;
@@ -172,7 +172,7 @@ async fn an_age_that_removes_events_has_to_be_meant() {
 }
 
 #[tokio::test]
-async fn a_limit_of_the_retries_is_warned_of() {
+async fn a_limit_of_the_retry_stream_is_a_warning() {
     let world = World::start(Store::Sqlite).await;
     world.ok(&["streams", "apply"]).await;
     let subjects = "[\"tidings.retry.>\", \"tidings.retry-at.>\"]";

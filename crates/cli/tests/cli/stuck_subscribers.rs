@@ -101,7 +101,7 @@ fn says(text: &str, expected: &[&str]) {
 }
 
 #[tokio::test]
-async fn events_that_wait_for_nobody_end_with_1_and_a_pause_with_0() {
+async fn events_without_an_instance_end_with_1_and_a_pause_with_0() {
     let world = World::start(Store::Sqlite).await;
     let service = Service::start(&world).await;
     assert_eq!(world.run(&LIST).await.code, Some(0));
@@ -146,7 +146,7 @@ async fn events_that_wait_for_nobody_end_with_1_and_a_pause_with_0() {
 }
 
 #[tokio::test]
-async fn a_consumer_that_is_gone_ends_with_1_and_what_waits_is_unknown() {
+async fn a_deleted_consumer_ends_with_1_and_an_unknown_backlog() {
     let world = World::start(Store::Sqlite).await;
     Service::start(&world).await.stop().await;
     let stream = world.jetstream().await.get_stream("EVENTS").await.unwrap();
@@ -171,7 +171,7 @@ async fn a_consumer_that_is_gone_ends_with_1_and_what_waits_is_unknown() {
 }
 
 #[tokio::test]
-async fn streams_that_are_gone_end_with_1() {
+async fn deleted_streams_end_with_1() {
     let world = World::start(Store::Sqlite).await;
     let service = Service::start(&world).await;
     let context = world.jetstream().await;
@@ -192,7 +192,7 @@ async fn streams_that_are_gone_end_with_1() {
 }
 
 #[tokio::test]
-async fn a_circuit_that_is_open_ends_with_1() {
+async fn an_open_circuit_ends_with_1() {
     let world = World::start(Store::Sqlite).await;
     let service = Service::start(&world).await;
     for _ in 0..30 {
@@ -204,7 +204,7 @@ async fn a_circuit_that_is_open_ends_with_1() {
 }
 
 #[tokio::test]
-async fn retries_that_are_far_away_are_listed_and_shown() {
+async fn distant_retries_are_listed_and_shown() {
     let world = World::start(Store::Sqlite).await;
     let service = Service::start(&world).await;
     for _ in 0..3 {
@@ -231,7 +231,7 @@ async fn retries_that_are_far_away_are_listed_and_shown() {
 }
 
 #[tokio::test]
-async fn another_account_is_no_empty_list() {
+async fn another_account_is_not_shown_as_an_empty_list() {
     let mut world = World::start(Store::Sqlite).await;
     let accounts = "accounts {
         SHOP { jetstream: enabled, users: [ { user: shop, password: s } ] }
@@ -277,7 +277,7 @@ async fn another_account_is_no_empty_list() {
 }
 
 #[tokio::test]
-async fn a_subscriber_that_is_gone_for_good_is_removed_after_what_waits_is_told() {
+async fn removal_of_a_subscriber_first_shows_what_waits() {
     let world = World::start(Store::Sqlite).await;
     let service = Service::start(&world).await;
     service.publish("later").await;
@@ -342,7 +342,7 @@ async fn a_subscriber_that_is_gone_for_good_is_removed_after_what_waits_is_told(
 }
 
 #[tokio::test]
-async fn durables_of_other_applications_are_named_apart() {
+async fn durables_of_other_applications_are_listed_separately() {
     let world = World::start(Store::Sqlite).await;
     let service = Service::start(&world).await;
     let stream = world.jetstream().await.get_stream("EVENTS").await.unwrap();

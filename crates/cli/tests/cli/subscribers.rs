@@ -90,7 +90,7 @@ async fn listed(world: &World) -> Value {
 }
 
 #[tokio::test]
-async fn they_are_listed_and_shown_with_all_that_is_known() {
+async fn subscribers_are_listed_and_shown_with_all_details() {
     let world = World::start(Store::Sqlite).await;
     // Before the streams are set up, the account looks like another one.
     let said = world.refused(1, &["subscribers", "list"]).await;
@@ -138,7 +138,7 @@ async fn they_are_listed_and_shown_with_all_that_is_known() {
 }
 
 #[tokio::test]
-async fn a_pause_holds_until_it_is_resumed_or_over() {
+async fn a_pause_lasts_until_it_is_resumed_or_over() {
     let world = World::start(Store::Sqlite).await;
     let service = Service::start(&world).await;
     let said = world.ok(&["subscribers", "prune", "counts"]).await;
@@ -196,7 +196,7 @@ async fn a_pause_holds_until_it_is_resumed_or_over() {
 }
 
 #[tokio::test]
-async fn a_reset_tells_first_what_comes_again() {
+async fn a_reset_first_shows_what_is_redelivered() {
     let world = World::start(Store::Sqlite).await;
     let service = Service::start(&world).await;
     for count in 1..=4 {
@@ -237,7 +237,7 @@ async fn a_reset_tells_first_what_comes_again() {
 }
 
 #[tokio::test]
-async fn a_reset_to_nowhere_is_refused() {
+async fn a_reset_to_an_impossible_position_is_refused() {
     let world = World::start(Store::Sqlite).await;
     let service = Service::start(&world).await;
     service.publish().await;
@@ -258,7 +258,7 @@ async fn a_reset_to_nowhere_is_refused() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_done_says_why_and_what_to_do() {
+async fn an_impossible_command_says_why_and_what_to_do() {
     let world = World::start(Store::Sqlite).await;
     let said = world.refused(1, &["subscribers", "show", "nobody"]).await;
     assert!(said.contains("there is no subscriber nobody"), "{said}");

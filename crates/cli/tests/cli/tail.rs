@@ -23,7 +23,7 @@ async fn world_with_an_event() -> World {
 }
 
 #[tokio::test]
-async fn it_ends_at_once_and_silently_when_nobody_reads_on() {
+async fn tail_ends_at_once_and_silently_when_its_reader_is_gone() {
     let world = world_with_an_event().await;
     let mut tail = world.spawn(&["tail", "--since", "1h"]);
     assert!(tail.line().await.is_some());
@@ -32,7 +32,7 @@ async fn it_ends_at_once_and_silently_when_nobody_reads_on() {
 }
 
 #[tokio::test]
-async fn it_ends_with_0_at_ctrl_c() {
+async fn tail_ends_with_0_at_ctrl_c() {
     let world = world_with_an_event().await;
     let mut tail = world.spawn(&["tail", "--since", "beginning"]);
     assert!(tail.line().await.is_some());
@@ -40,7 +40,7 @@ async fn it_ends_with_0_at_ctrl_c() {
 }
 
 #[tokio::test]
-async fn only_what_the_pattern_covers_is_shown() {
+async fn only_events_that_match_the_pattern_are_shown() {
     let world = world_with_an_event().await;
     world
         .ok(&[
@@ -91,7 +91,7 @@ async fn a_pattern_that_no_stream_takes_is_refused_with_a_cure() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_not_there_yet_is_told_with_the_cure() {
+async fn a_missing_stream_is_reported_with_its_cure() {
     let world = World::start(Store::Sqlite).await;
     let said = world.refused(1, &["tail"]).await;
     assert!(said.contains("the stream EVENTS cannot be read"), "{said}");
@@ -99,7 +99,7 @@ async fn a_stream_that_is_not_there_yet_is_told_with_the_cure() {
 }
 
 #[tokio::test]
-async fn a_pattern_and_a_time_that_are_none_are_refused() {
+async fn an_invalid_pattern_and_an_invalid_time_are_refused() {
     let world = World::start(Store::Sqlite).await;
     world.refused(2, &["tail", "user..x"]).await;
     world.refused(2, &["tail", "--since", "yesterday"]).await;

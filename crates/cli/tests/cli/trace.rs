@@ -8,9 +8,9 @@ use crate::{
 const ADA: &str = "0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11";
 
 both!(
-    an_event_is_told_from_its_commit_to_its_subscribers,
-    an_event_that_nobody_knows_ends_with_1,
-    an_event_whose_stream_nobody_configured_is_found,
+    an_event_is_traced_from_its_commit_to_its_subscribers,
+    an_unknown_event_ends_with_1,
+    an_event_of_an_unconfigured_stream_is_found,
 );
 
 impl World {
@@ -43,7 +43,7 @@ fn says(text: &str, expected: &[&str]) {
     }
 }
 
-async fn an_event_is_told_from_its_commit_to_its_subscribers(world: World) {
+async fn an_event_is_traced_from_its_commit_to_its_subscribers(world: World) {
     let world = world.set_up().await;
     let id = world.publish_user(&[]).await;
     let waiting = world.traced(&[&id]).await;
@@ -124,7 +124,7 @@ async fn an_event_is_told_from_its_commit_to_its_subscribers(world: World) {
     );
 }
 
-async fn an_event_that_nobody_knows_ends_with_1(world: World) {
+async fn an_unknown_event_ends_with_1(world: World) {
     let world = world.set_up().await;
     let ended = world.run(&["trace", ADA]).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
@@ -151,7 +151,7 @@ async fn an_event_that_nobody_knows_ends_with_1(world: World) {
     world.refused(2, &["trace", ADA, "--limit", "0"]).await;
 }
 
-async fn an_event_whose_stream_nobody_configured_is_found(world: World) {
+async fn an_event_of_an_unconfigured_stream_is_found(world: World) {
     let world = world.set_up().await;
     let id = world.publish_user(&["--direct"]).await;
     world.write("tidings.toml", "");

@@ -5,13 +5,13 @@ use crate::support::{World, eventually, user};
 const ADA: &str = "0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11";
 
 both!(
-    a_stream_that_lost_an_event_is_told_from_one_that_did_not,
-    what_a_stream_has_lost_is_published_again,
-    a_loss_can_be_accepted,
-    a_stream_that_changes_subjects_is_named_with_the_setting,
+    a_stream_with_a_lost_event_is_reported_and_others_are_ok,
+    lost_events_of_a_stream_are_republished,
+    a_loss_can_be_acknowledged,
+    a_stream_that_transforms_subjects_is_named_with_the_setting,
 );
 
-async fn a_stream_that_lost_an_event_is_told_from_one_that_did_not(world: World) {
+async fn a_stream_with_a_lost_event_is_reported_and_others_are_ok(world: World) {
     let world = world.set_up().await;
     let nothing = world.ok(&["verify"]).await;
     assert!(nothing.contains("has not published anything"), "{nothing}");
@@ -83,7 +83,7 @@ async fn jetstream(world: &World) -> async_nats::jetstream::Context {
     async_nats::jetstream::new(client)
 }
 
-async fn what_a_stream_has_lost_is_published_again(world: World) {
+async fn lost_events_of_a_stream_are_republished(world: World) {
     let world = world.set_up().await;
     let name = relayed(&world).await;
     let jetstream = jetstream(&world).await;
@@ -190,7 +190,7 @@ async fn what_a_stream_has_lost_is_published_again(world: World) {
     assert_eq!(sound["streams"][0]["sound"], 4);
 }
 
-async fn a_loss_can_be_accepted(world: World) {
+async fn a_loss_can_be_acknowledged(world: World) {
     let world = world.set_up().await;
     let name = relayed(&world).await;
     jetstream(&world).await.delete_stream(&name).await.unwrap();
@@ -226,7 +226,7 @@ async fn a_loss_can_be_accepted(world: World) {
 }
 
 /// All events are stored, and no subscriber receives them.
-async fn a_stream_that_changes_subjects_is_named_with_the_setting(world: World) {
+async fn a_stream_that_transforms_subjects_is_named_with_the_setting(world: World) {
     let world = world.set_up().await;
     let client = async_nats::connect(world.nats.url()).await.unwrap();
     let context = async_nats::jetstream::new(client);

@@ -203,7 +203,7 @@ async fn eventually_longer(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_kills_the_process_is_given_up_and_no_other() {
+async fn only_an_event_that_kills_the_process_is_dead_lettered() {
     let service = Supervised::new().await;
     let publisher = EventPublisher::new(&service.world.bus);
     let mut wanted = vec!["other poison".to_owned()];
@@ -238,7 +238,7 @@ async fn an_event_that_kills_the_process_is_given_up_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_order_too_and_the_keys_later_events_come_after_it() {
+async fn in_order_later_events_of_the_key_follow_a_poison_message() {
     let service = Supervised::new().await;
     let publisher = EventPublisher::new(&service.world.bus);
     let mut wanted = Vec::new();
@@ -275,7 +275,7 @@ async fn in_order_too_and_the_keys_later_events_come_after_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_every_stop_interrupts_is_no_poison() {
+async fn an_event_that_every_stop_interrupts_is_no_poison_message() {
     let service = Supervised::new().await;
     let publisher = EventPublisher::new(&service.world.bus);
     publisher.publish(&User::new("poison")).await.unwrap();
@@ -305,13 +305,13 @@ async fn an_event_that_every_stop_interrupts_is_no_poison() {
 
 /// Waiting for a handler that takes hours would hold up all events.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_suspect_does_not_wait_for_a_handler_that_takes_hours() {
+async fn a_suspect_does_not_wait_for_a_handler_of_hours() {
     waits_for_others_no_longer_than(Duration::from_secs(2)).await;
 }
 
 /// The same, when the event's own handler may take hours.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_suspect_that_may_take_hours_waits_for_others_for_half_a_minute() {
+async fn a_suspect_of_hours_waits_for_others_for_half_a_minute() {
     waits_for_others_no_longer_than(HOUR).await;
 }
 

@@ -320,7 +320,7 @@ pub async fn consumers(root: &Intruder) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_another_ones_is_denied() {
+async fn subjects_of_another_user_are_denied() {
     let guarded = Guarded::start_under(&with_root()).await;
     guarded.ok("streams apply").await;
     let workers = guarded.workers().await;

@@ -12,7 +12,7 @@ use crate::support::eventually;
 
 /// A user's own right, used for another user's consumer: the server compares the subject with the body of the request.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_subject_of_ones_own_does_not_reach_another_consumer() {
+async fn an_own_subject_does_not_reach_another_consumer() {
     let guarded = Guarded::start_under(&with_root()).await;
     guarded.ok("streams apply").await;
     let workers = guarded.workers().await;
@@ -106,7 +106,7 @@ async fn a_subject_of_ones_own_does_not_reach_another_consumer() {
 
 /// A user who may write one entry of the bucket cannot remove another one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_entry_of_ones_own_takes_no_others_away() {
+async fn an_own_entry_removes_no_other_entry() {
     let guarded = Guarded::start_under(&with_root()).await;
     guarded.ok("streams apply").await;
     let workers = guarded.workers().await;
@@ -139,7 +139,7 @@ async fn an_entry_of_ones_own_takes_no_others_away() {
 
 /// The server publishes a schedule to any subject of its stream, also to the retries of another subscriber.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_another_ones_schedule_puts_among_the_retries_is_a_dead_letter() {
+async fn a_retry_scheduled_by_another_user_is_a_dead_letter() {
     let guarded = Guarded::start().await;
     guarded.ok("streams apply").await;
     let workers = guarded.workers().await;
@@ -190,7 +190,7 @@ async fn what_another_ones_schedule_puts_among_the_retries_is_a_dead_letter() {
 
 /// What the document states about answers: they are sent to the reply subject of the request, also into a stream.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_goes_where_the_request_says_as_the_document_tells() {
+async fn an_answer_goes_where_its_request_says_as_documented() {
     assert!(DOCUMENT.contains("NATS does not check the reply subject of a request"));
     let guarded = Guarded::start_under(&with_root()).await;
     guarded.ok("streams apply").await;
@@ -217,7 +217,7 @@ async fn an_answer_goes_where_the_request_says_as_the_document_tells() {
 /// A relay reads the end of the stream with a consumer name that its user may use, even while a dead relay's consumer
 /// still has the first of these names.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_relay_takes_over_from_one_that_has_left_its_reader() {
+async fn a_relay_takes_over_from_one_that_left_its_reader() {
     let guarded = Guarded::start_under(&with_root()).await;
     guarded.ok("streams apply").await;
     let root = Intruder::connect(&guarded.server, "root").await;

@@ -204,12 +204,12 @@ impl Traffic {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_is_parked_in_order_and_comes_back_in_order_while_events_keep_coming() {
+async fn a_key_is_parked_and_redriven_in_order_under_load() {
     is_parked_and_comes_back_in_order(Parking::new(&[3]).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_of_a_handler_of_batches_is_parked_and_comes_back_too() {
+async fn a_key_of_a_batch_handler_is_parked_and_redriven() {
     let parking = Parking {
         subscriber: subscriber_of_batches,
         ..Parking::new(&[3]).await
@@ -249,7 +249,7 @@ async fn is_parked_and_comes_back_in_order(parking: Parking) {
 /// The rate applies to the dead letters at the start; if it applied to later ones, a key whose events arrive faster
 /// would stay parked.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redrive_ends_though_the_keys_events_come_faster_than_its_rate() {
+async fn a_redrive_ends_when_events_of_its_key_outpace_its_rate() {
     let parking = Parking::new(&[3]).await;
     let worker = parking.run();
     parking.publish("k", 1..=10).await;
@@ -272,7 +272,7 @@ async fn a_redrive_ends_though_the_keys_events_come_faster_than_its_rate() {
 
 /// The redrive cannot be as fast as the events arrive: the subscriber defers them.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redrive_ends_however_fast_the_keys_events_come() {
+async fn a_redrive_ends_at_any_rate_of_new_events_of_its_key() {
     let parking = Parking::new(&[3]).await;
     let worker = parking.run();
     parking.publish("k", 1..=10).await;
@@ -290,7 +290,7 @@ async fn a_redrive_ends_however_fast_the_keys_events_come() {
 
 /// The events that are deferred during the redrive become dead letters again, in order.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redrive_that_dies_while_later_events_give_way_is_gone_on_with() {
+async fn a_redrive_that_dies_while_later_events_wait_is_continued() {
     let parking = Parking::new(&[3]).await;
     let worker = parking.run();
     parking.publish("k", 1..=10).await;
@@ -321,7 +321,7 @@ async fn a_redrive_that_dies_while_later_events_give_way_is_gone_on_with() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_fails_again_parks_the_key_anew_and_nothing_passes_it() {
+async fn an_event_that_fails_again_parks_its_key_again() {
     let parking = Parking::new(&[3, 6]).await;
     let worker = parking.run();
     parking.publish("k", 1..=10).await;
@@ -359,7 +359,7 @@ fn assert_in_order(handled: &[i64], last: i64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_take_over_keeps_the_park_and_a_redrive_that_died_is_gone_on_with() {
+async fn a_takeover_keeps_a_parked_key_and_continues_its_redrive() {
     let parking = Parking::new(&[3]).await;
     let worker = parking.run();
     parking.publish("k", 1..=40).await;
@@ -388,7 +388,7 @@ async fn a_take_over_keeps_the_park_and_a_redrive_that_died_is_gone_on_with() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_whose_letters_are_all_gone_is_not_parked() {
+async fn a_key_without_dead_letters_is_not_parked() {
     let parking = Parking::new(&[2]).await;
     let worker = parking.run();
     parking.publish("k", 1..=4).await;
@@ -414,7 +414,7 @@ async fn a_key_whose_letters_are_all_gone_is_not_parked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_are_parked_only_in_order() {
+async fn only_ordered_subscribers_park_keys() {
     let parking = Parking::new(&[]).await;
     let worker = Worker::new(parking.world.bus.clone(), State::default()).subscribe(subscriber());
     let refused = worker.run(std::future::pending()).await.unwrap_err();

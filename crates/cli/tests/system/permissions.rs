@@ -475,7 +475,7 @@ async fn all_of_it(guarded: &Guarded) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_document_allows_is_enough_and_all_of_it_is_needed() {
+async fn the_documented_permissions_are_sufficient_and_minimal() {
     let guarded = Guarded::start().await;
     tokio::select! {
         () = all_of_it(&guarded) => {}

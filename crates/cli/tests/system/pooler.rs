@@ -40,7 +40,7 @@ async fn backlog_is_gone(world: &World<Postgres>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn through_pgbouncer_a_relay_that_is_killed_costs_nothing() {
+async fn through_pgbouncer_a_killed_relay_loses_nothing() {
     let Some((world, pgbouncer)) = World::behind_pgbouncer().await else {
         return;
     };
@@ -152,7 +152,7 @@ async fn through_pgbouncer_rows_are_parked_and_slots_are_freed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn through_pgbouncer_the_program_works_and_without_the_parameter_it_names_the_cure() {
+async fn through_pgbouncer_the_program_works_or_names_the_cure() {
     let Some(pgbouncer) = Pgbouncer::start().await else {
         return;
     };

@@ -124,7 +124,7 @@ const RIGHTS: [(&str, &str, &str); 23] = [
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_right_that_is_missing_is_named_at_the_start() {
+async fn a_missing_permission_is_named_at_the_start() {
     log::listen();
     for (user, does, subject) in RIGHTS {
         let guarded = Guarded::start_under(&without(user, does, subject)).await;

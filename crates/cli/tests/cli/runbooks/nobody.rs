@@ -6,7 +6,7 @@ use super::{Desk, Renamed, Runbook, SUBSCRIBER, Service, World, eventually, gree
 use crate::support::Store;
 
 #[tokio::test]
-async fn a_subscriber_that_is_gone_for_good_is_seen_and_removed() {
+async fn an_abandoned_subscriber_is_found_and_removed() {
     let world = World::start(Store::Sqlite).await.set_up().await;
     let desk = Desk::default();
     let service = Service::start(&world, &desk, greeter()).await;
