@@ -21,8 +21,7 @@ use uuid::Uuid;
 
 use crate::{
     both,
-    inbox::deliver,
-    support::{Counted, Database, Noted, User, World, eventually, log},
+    support::{Counted, Database, Noted, User, World, deliver, eventually, log},
 };
 
 /// The state of the handlers.

@@ -19,7 +19,7 @@ use tidings::{
 
 use crate::{
     both,
-    support::{Database, Noted, Proxy, Running, User, World, eventually, within},
+    support::{Database, Noted, Proxy, Running, User, World, deliver, eventually, within},
 };
 
 const DURABLE: &str = "charges";
@@ -97,33 +97,22 @@ async fn publish<DB: Database>(world: &World<DB>, users: &[&str]) {
     }
 }
 
-async fn context<DB: Database>(world: &World<DB>) -> jetstream::Context {
-    jetstream::new(async_nats::connect(world.nats.url()).await.unwrap())
-}
-
 /// As after a server that was killed before it wrote the acks to disk.
 async fn forget_the_answers<DB: Database>(world: &World<DB>) {
     let reset = format!("CONSUMER.RESET.EVENTS.{DURABLE}");
-    let context = context(world).await;
+    let context = world.jetstream().await;
     let reset: serde_json::Value = context.request(reset, &json!({ "seq": 1 })).await.unwrap();
     assert_eq!(reset["reset_seq"], 1, "{reset}");
 }
 
 async fn is_idle<DB: Database>(world: &World<DB>, stream: &str) {
-    let context = context(world).await;
+    let context = world.jetstream().await;
     eventually("all is answered", || async {
         let stream = context.get_stream(stream).await.unwrap();
         let Ok(info) = stream.consumer_info(DURABLE).await else {
             return false;
         };
         info.num_pending == 0 && info.num_ack_pending == 0 && info.delivered.stream_sequence > 0
-    })
-    .await;
-}
-
-async fn are_dead<DB: Database>(world: &World<DB>, count: usize) {
-    eventually("the dead letters", || async {
-        world.dead_letters().await.len() == count
     })
     .await;
 }
@@ -162,7 +151,7 @@ async fn comes_again<DB: Database>(world: World<DB>, of: Of) {
     let app = App::default();
     let running = run(&world, &world.bus, of, &app);
     publish(&world, &["ada", "ok-bob", "eve"]).await;
-    are_dead(&world, 2).await;
+    world.has_dead_letters(2).await;
     is_idle(&world, "EVENTS").await;
     running.stop().await.unwrap();
     app.accepts.store(true, SeqCst);
@@ -201,7 +190,7 @@ async fn is_redriven<DB: Database>(world: World<DB>, of: Of) {
             app.called.len() == 2 * (redrives + 1)
         })
         .await;
-        are_dead(&world, 2).await;
+        world.has_dead_letters(2).await;
         is_idle(&world, "EVENTS").await;
         is_idle(&world, if redrives > 0 { "RETRIES" } else { "EVENTS" }).await;
         running.stop().await.unwrap();
@@ -251,7 +240,7 @@ async fn stores_unheard<DB: Database>(world: &World<DB>, app: &App) {
     let deaf = proxy.lose_answers_after("tidings-dead-cause");
     publish(world, &["ada"]).await;
     drop(within("it is deaf", deaf).await);
-    are_dead(world, 1).await;
+    world.has_dead_letters(1).await;
     running.kill().await;
     // real time: until the server has forgotten the id of the dead letter
     tokio::time::sleep(WINDOW + Duration::from_millis(50)).await;
@@ -276,12 +265,12 @@ async fn an_unstored_dead_letter_is_stored_by_the_next_worker<DB: Database>(worl
     forgetful_letters(&world).await;
     let app = App::default();
     stores_unheard(&world, &app).await;
-    let letters = context(&world).await.get_stream("DEAD_LETTERS").await;
+    let letters = world.jetstream().await.get_stream("DEAD_LETTERS").await;
     letters.unwrap().purge().await.unwrap();
     app.accepts.store(true, SeqCst);
     forget_the_answers(&world).await;
     let running = run(&world, &world.bus, Of::One, &app);
-    are_dead(&world, 1).await;
+    world.has_dead_letters(1).await;
     is_idle(&world, "EVENTS").await;
     running.stop().await.unwrap();
     assert_eq!((app.called.len(), world.counted("ada").await), (1, 0));
@@ -297,7 +286,7 @@ async fn a_discarded_dead_letter_does_not_come_back<DB: Database>(world: World<D
     let app = App::default();
     let running = run(&world, &world.bus, Of::One, &app);
     publish(&world, &["ada"]).await;
-    are_dead(&world, 1).await;
+    world.has_dead_letters(1).await;
     is_idle(&world, "EVENTS").await;
     running.stop().await.unwrap();
     let letters = DeadLetters::new(&world.bus);
@@ -317,8 +306,8 @@ async fn another_copy_of_a_dead_lettered_event_has_no_effect<DB: Database>(world
     let running = run(&world, &world.bus, Of::One, &app);
     let id = uuid::Uuid::now_v7();
     for copy in 0..3 {
-        crate::inbox::deliver(&world.nats.url(), id, "ada").await;
-        are_dead(&world, 1).await;
+        deliver(&world.nats.url(), id, "ada").await;
+        world.has_dead_letters(1).await;
         is_idle(&world, "EVENTS").await;
         app.accepts.store(true, SeqCst);
         assert_eq!(app.called.len(), 1, "copy {copy}");

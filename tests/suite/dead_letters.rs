@@ -117,17 +117,12 @@ async fn until_dead(world: &World<Sqlite>, count: usize) -> Vec<StoredDeadLetter
     letters(world).await
 }
 
-/// The NATS client alone, as another program that writes to the stream.
-async fn client(world: &World<Sqlite>) -> jetstream::Context {
-    jetstream::new(async_nats::connect(world.nats.url()).await.unwrap())
-}
-
 async fn bury(world: &World<Sqlite>, subject: &str, headers: &[(&str, &str)], payload: &str) {
     let mut map = HeaderMap::new();
     for (name, value) in headers {
         map.append(*name, *value);
     }
-    let context = client(world).await;
+    let context = world.jetstream().await;
     let stored = context.publish_with_headers(subject.to_owned(), map, payload.to_owned().into());
     stored.await.unwrap().await.unwrap();
 }
@@ -409,7 +404,7 @@ async fn a_dead_letter_without_payload_is_redriven_from_its_stream() {
     let world = World::<Sqlite>::start().await;
     let shop = Shop::default();
     shop.is_repaired.store(true, Ordering::SeqCst);
-    let context = client(&world).await;
+    let context = world.jetstream().await;
     let id = publish(&world, "ada").await;
     let stream = context.get_stream("EVENTS").await.unwrap();
     let stored_at = stream
@@ -451,7 +446,7 @@ async fn a_dead_letter_without_payload_is_redriven_from_its_stream() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_internal_stream_is_named() {
     let world = World::<Sqlite>::start().await;
-    let context = client(&world).await;
+    let context = world.jetstream().await;
     let retries = StreamSpec::retries().name;
     context.delete_stream(&retries).await.unwrap();
     let dead_letters = DeadLetters::new(&world.bus);

@@ -10,7 +10,7 @@ use tidings::{
 
 use crate::{
     both,
-    support::{Journal, World, events_stream, eventually, within},
+    support::{Journal, World, eventually, within},
 };
 
 both!(
@@ -22,13 +22,6 @@ both!(
 /// The stream forgets ids after this time, so that only the check of its end prevents duplicates.
 const WINDOW: Duration = Duration::from_millis(100);
 const AN_HOUR: Duration = Duration::from_secs(3600);
-
-async fn forgetful<DB: Journal>(world: &World<DB>) {
-    world.keep_a_journal().await;
-    let mut stream = events_stream();
-    stream.duplicate_window = WINDOW;
-    world.bus.apply_stream(&stream).await.unwrap();
-}
 
 /// Kills a relay with small batches when it reaches a point for the n-th time; afterwards the server has forgotten its
 /// ids and its lease has expired.
@@ -55,7 +48,8 @@ async fn the_rest_is_relayed<DB: Journal>(world: &World<DB>) {
 }
 
 async fn a_relay_may_die_at_any_point_before_a_late_successor<DB: Journal>(world: World<DB>) {
-    forgetful(&world).await;
+    world.keep_a_journal().await;
+    world.forget_ids_after(WINDOW).await;
     for nth in 1..=4 {
         for point in Point::ALL {
             // Few keys make batches; many keys are published in parallel.
@@ -75,7 +69,8 @@ async fn a_relay_may_die_at_any_point_before_a_late_successor<DB: Journal>(world
 async fn the_next_relay_continues_a_page_that_was_begun<DB: Journal>(world: World<DB>) {
     // SQLite has one writer and needs no page: its cursor is an id.
     let has_snapshots = !DB::ONE_WRITER;
-    forgetful(&world).await;
+    world.keep_a_journal().await;
+    world.forget_ids_after(WINDOW).await;
     let jetstream = world.full_stream().await;
     let full = jetstream.get_stream("FULL").await.unwrap();
     for (round, point) in [Point::Checkpoint, Point::Checkpointed]
@@ -132,7 +127,8 @@ async fn the_next_relay_continues_a_page_that_was_begun<DB: Journal>(world: Worl
 }
 
 async fn an_event_parked_before_a_crash_is_published_once<DB: Journal>(world: World<DB>) {
-    forgetful(&world).await;
+    world.keep_a_journal().await;
+    world.forget_ids_after(WINDOW).await;
     let large = format!("\"{}\"", "x".repeat(2048));
     let publish = async || {
         let mut tx = world.outbox.begin().await.unwrap();

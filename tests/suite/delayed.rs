@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::StreamExt;
 use sqlx::Postgres;
-use tidings::{EventId, OutboxError, Pattern, StreamSpec};
+use tidings::{EventId, OutboxError};
 
 use crate::{
     both,
@@ -55,13 +55,6 @@ async fn stored<DB: Database>(world: &World<DB>, events: usize) {
         world.stored().await.len() >= events
     })
     .await;
-}
-
-/// The server forgets ids after 100 ms, so that it cannot hide duplicates of the relay.
-async fn forgetful<DB: Database>(world: &World<DB>) {
-    let mut stream = StreamSpec::new("EVENTS", [Pattern::parse("count.>").unwrap()]).unwrap();
-    stream.duplicate_window = Duration::from_millis(100);
-    world.bus.apply_stream(&stream).await.unwrap();
 }
 
 async fn an_event_is_published_when_it_is_due_and_not_before<DB: Database>(world: World<DB>) {
@@ -229,7 +222,7 @@ async fn each_is_stored_once_in_order<DB: Database>(world: &World<DB>, events: u
 }
 
 async fn relays_that_die_at_due_times_lose_and_duplicate_nothing<DB: Database>(world: World<DB>) {
-    forgetful(&world).await;
+    world.forget_ids_after(Duration::from_millis(100)).await;
     let start = Utc::now() + millis(1500);
     let events = schedule(&world, start).await;
     let mut before = 0;
@@ -246,7 +239,7 @@ async fn relays_that_die_at_due_times_lose_and_duplicate_nothing<DB: Database>(w
 }
 
 async fn two_relays_with_one_lease_move_each_delayed_event_once<DB: Database>(world: World<DB>) {
-    forgetful(&world).await;
+    world.forget_ids_after(Duration::from_millis(100)).await;
     let start = Utc::now() + millis(1500);
     let events = schedule(&world, start).await;
     // A relay asks for the lease after a quarter of its time, and checks twice a second whether it still has it.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tidings::{Context, EventSubscriber, Failure, Pattern, Retry, StreamSpec, Worker};
+use tidings::{Context, EventSubscriber, Failure, Retry, Worker};
 
 use crate::{
     both,
@@ -28,26 +28,8 @@ async fn commit<DB: Database>(world: &World<DB>, key: &str) {
     tx.commit().await.unwrap();
 }
 
-async fn backlog_is_gone<DB: Database>(world: &World<DB>) {
-    eventually("the backlog is gone", || async {
-        world
-            .outbox
-            .status()
-            .await
-            .is_ok_and(|status| status.backlog == 0)
-    })
-    .await;
-}
-
-/// The server forgets ids after 100 ms here, so that only the check of the stream's end prevents duplicates.
-async fn forgetful<DB: Database>(world: &World<DB>) {
-    let mut stream = StreamSpec::new("EVENTS", [Pattern::parse("count.>").unwrap()]).unwrap();
-    stream.duplicate_window = Duration::from_millis(100);
-    world.bus.apply_stream(&stream).await.unwrap();
-}
-
 async fn a_relay_that_dies_often_duplicates_nothing<DB: Database>(world: World<DB>) {
-    forgetful(&world).await;
+    world.forget_ids_after(Duration::from_millis(100)).await;
     let mut committed = 0;
     for round in 0..8 {
         for n in 0..40 {
@@ -67,7 +49,7 @@ async fn a_relay_that_dies_often_duplicates_nothing<DB: Database>(world: World<D
         tokio::time::sleep(Duration::from_millis(150)).await;
     }
     let relay = world.relay();
-    backlog_is_gone(&world).await;
+    world.backlog_is_gone().await;
     relay.stop().await.unwrap();
     let stored = world.stored().await;
     assert_eq!(
@@ -84,11 +66,11 @@ async fn one_of_two_relays_is_active_and_the_other_takes_over<DB: Database>(worl
     .await;
     let second = world.relay();
     commit(&world, "a").await;
-    backlog_is_gone(&world).await;
+    world.backlog_is_gone().await;
     assert_eq!(world.outbox.status().await.unwrap().lease.epoch, 1);
     first.kill().await;
     commit(&world, "a").await;
-    backlog_is_gone(&world).await;
+    world.backlog_is_gone().await;
     assert_eq!(world.outbox.status().await.unwrap().lease.epoch, 2);
     second.stop().await.unwrap();
     let stored = world.stored().await;
@@ -102,11 +84,11 @@ async fn after_a_clean_stop_the_standby_takes_over_at_once<DB: Database>(world: 
     // The lease lasts an hour: the second relay can take over only when the first one releases it.
     let first = world.run_relay(world.new_relay().lease(Duration::from_secs(3600)));
     commit(&world, "a").await;
-    backlog_is_gone(&world).await;
+    world.backlog_is_gone().await;
     first.stop().await.unwrap();
     let second = world.relay();
     commit(&world, "a").await;
-    backlog_is_gone(&world).await;
+    world.backlog_is_gone().await;
     second.stop().await.unwrap();
     assert_eq!(world.outbox.status().await.unwrap().lease.epoch, 2);
     assert_eq!(world.stored().await.duplicated(), 0);
@@ -133,7 +115,7 @@ async fn a_restarted_nats_server_costs_no_event<DB: Database>(world: World<DB>) 
         world.nats.restart().await.unwrap();
     }
     writer.await.unwrap();
-    backlog_is_gone(&world).await;
+    world.backlog_is_gone().await;
     relay.stop().await.unwrap();
     let stored = world.stored().await;
     assert_eq!(

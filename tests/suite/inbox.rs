@@ -13,26 +13,10 @@ use uuid::{Timestamp, Uuid};
 
 use crate::{
     both,
-    support::{Counted, Database, Noted, User, World, eventually, log},
+    support::{Counted, Database, Noted, User, World, deliver, eventually, log},
 };
 
 pub const DAY: i64 = 86_400;
-
-/// Publishes an event with the NATS client alone, with the same id in each call.
-pub async fn deliver(nats: &str, id: Uuid, user: &str) {
-    let client = async_nats::connect(nats).await.unwrap();
-    let mut headers = async_nats::HeaderMap::new();
-    headers.insert("ce-specversion", "1.0");
-    headers.insert("ce-id", id.to_string());
-    headers.insert("ce-type", "user.created.v1");
-    headers.insert("ce-source", "tests");
-    // Like a republished event: the message id starts with the event's id.
-    headers.insert("Nats-Msg-Id", format!("{id}/{}", Uuid::now_v7()));
-    let payload = serde_json::to_vec(&User::new(user)).unwrap();
-    let context = async_nats::jetstream::new(client);
-    let stored = context.publish_with_headers("user.created", headers, payload.into());
-    stored.await.unwrap().await.unwrap();
-}
 
 pub fn now() -> i64 {
     chrono::Utc::now().timestamp()

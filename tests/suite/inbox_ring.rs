@@ -5,8 +5,8 @@ use uuid::Uuid;
 
 use crate::{
     both,
-    inbox::{App, DAY, deliver, made_at, now, worker},
-    support::{Database, World, eventually},
+    inbox::{App, DAY, made_at, now, worker},
+    support::{Database, World, deliver, eventually},
 };
 
 both!(

@@ -34,14 +34,6 @@ async fn commit<DB: Database>(world: &World<DB>, from: i64) {
     tx.commit().await.unwrap();
 }
 
-async fn backlog_is_gone<DB: Database>(world: &World<DB>) {
-    eventually("everything is published", || async {
-        let status = world.outbox.status().await;
-        status.is_ok_and(|status| status.backlog == status.returning)
-    })
-    .await;
-}
-
 async fn losses<DB: Database>(world: &World<DB>) -> Vec<Loss> {
     world.outbox.status().await.unwrap().losses
 }
@@ -52,17 +44,6 @@ async fn is_told<DB: Database>(world: &World<DB>) -> Standing {
     })
     .await;
     losses(world).await.remove(0).standing
-}
-
-async fn jetstream_of<DB: Database>(world: &World<DB>) -> jetstream::Context {
-    jetstream::new(async_nats::connect(world.nats.url()).await.unwrap())
-}
-
-/// The stream forgets ids quickly, so that only the relay's own state prevents duplicates.
-async fn forgetful<DB: Database>(world: &World<DB>) {
-    let mut stream = events_stream();
-    stream.duplicate_window = WINDOW;
-    world.bus.apply_stream(&stream).await.unwrap();
 }
 
 async fn counts<DB: Database>(world: &World<DB>) -> Vec<i64> {
@@ -77,16 +58,17 @@ async fn a_recreated_stream_is_reported_until_it_is_acknowledged<DB: Database>(w
     log::listen();
     let relay = world.relay();
     commit(&world, 0).await;
-    backlog_is_gone(&world).await;
+    world.is_settled().await;
     assert_eq!(losses(&world).await, []);
-    jetstream_of(&world)
+    world
+        .jetstream()
         .await
         .delete_stream("EVENTS")
         .await
         .unwrap();
-    forgetful(&world).await;
+    world.forget_ids_after(WINDOW).await;
     commit(&world, EVENTS).await;
-    backlog_is_gone(&world).await;
+    world.is_settled().await;
     assert!(matches!(is_told(&world).await, Standing::Recreated { .. }));
     // New events were published, although the first batch into the new stream was confirmed before the loss was
     // noticed.
@@ -103,7 +85,7 @@ async fn a_recreated_stream_is_reported_until_it_is_acknowledged<DB: Database>(w
 
     let relay = world.relay();
     commit(&world, 2 * EVENTS).await;
-    backlog_is_gone(&world).await;
+    world.is_settled().await;
     assert_eq!(losses(&world).await.len(), 1, "a restart forgets nothing");
     let verified = Verify::new(&world.bus, &world.outbox).run().await.unwrap();
     let stream = &verified.streams[0];
@@ -119,7 +101,7 @@ async fn a_recreated_stream_is_reported_until_it_is_acknowledged<DB: Database>(w
     relay.stop().await.unwrap();
     let relay = world.relay();
     commit(&world, 3 * EVENTS).await;
-    backlog_is_gone(&world).await;
+    world.is_settled().await;
     assert_eq!(losses(&world).await, []);
     relay.stop().await.unwrap();
     assert_eq!(
@@ -131,9 +113,10 @@ async fn a_recreated_stream_is_reported_until_it_is_acknowledged<DB: Database>(w
 async fn a_deleted_stream_is_reported<DB: Database>(world: World<DB>) {
     let relay = world.relay();
     commit(&world, 0).await;
-    backlog_is_gone(&world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
-    jetstream_of(&world)
+    world
+        .jetstream()
         .await
         .delete_stream("EVENTS")
         .await
@@ -145,7 +128,7 @@ async fn a_deleted_stream_is_reported<DB: Database>(world: World<DB>) {
     let relay = world.relay();
     world.bus.apply_stream(&events_stream()).await.unwrap();
     commit(&world, EVENTS).await;
-    backlog_is_gone(&world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
     // A new stream is another loss: that one was not acknowledged.
     let relay = world.relay();
@@ -156,13 +139,13 @@ async fn a_deleted_stream_is_reported<DB: Database>(world: World<DB>) {
 /// The relay is idle, and no event is written: it notices the loss from its connection alone.
 async fn an_older_copy_of_the_store_is_told<DB: Database>() {
     let (world, past) = Past::world::<DB>().await;
-    forgetful(&world).await;
+    world.forget_ids_after(WINDOW).await;
     let relay = world.relay();
     commit(&world, 0).await;
-    backlog_is_gone(&world).await;
+    world.is_settled().await;
     past.keep(&world.nats).await;
     commit(&world, EVENTS).await;
-    backlog_is_gone(&world).await;
+    world.is_settled().await;
     // real time: the relay looks at its streams a second after it began, and then once a minute
     tokio::time::sleep(Duration::from_secs(2)).await;
     past.put_back(&world.nats).await;
@@ -172,11 +155,11 @@ async fn an_older_copy_of_the_store_is_told<DB: Database>() {
     };
     assert_eq!(is_told(&world).await, told);
     commit(&world, 2 * EVENTS).await;
-    backlog_is_gone(&world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
     let relay = world.relay();
     commit(&world, 3 * EVENTS).await;
-    backlog_is_gone(&world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
     assert_eq!(losses(&world).await.len(), 1);
     let expected: Vec<i64> = (0..EVENTS).chain(2 * EVENTS..4 * EVENTS).collect();
@@ -204,7 +187,7 @@ async fn an_older_copy_with_foreign_writes_is_reported() {
     past.keep(&world.nats).await;
     let relay = world.relay();
     commit(&world, 0).await;
-    backlog_is_gone(&world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
     past.put_back(&world.nats).await;
     let publisher = EventPublisher::new(&world.bus);
@@ -227,10 +210,10 @@ async fn an_older_copy_with_writes_without_ids_is_reported() {
     past.keep(&world.nats).await;
     let relay = world.relay();
     commit(&world, 0).await;
-    backlog_is_gone(&world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
     past.put_back(&world.nats).await;
-    let jetstream = jetstream_of(&world).await;
+    let jetstream = world.jetstream().await;
     for _ in 0..=EVENTS {
         let stored = jetstream
             .publish("user.created", "{}".into())
@@ -251,10 +234,10 @@ async fn an_older_copy_with_writes_without_ids_is_reported() {
 #[tokio::test(flavor = "multi_thread")]
 async fn events_stored_before_the_loss_was_found_are_stored_once() {
     let world = World::<Sqlite>::start().await;
-    forgetful(&world).await;
+    world.forget_ids_after(WINDOW).await;
     let relay = world.relay();
     commit(&world, 0).await;
-    backlog_is_gone(&world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
     let relay = world.new_relay();
     let armed = failpoint::arm(relay.owner(), Point::Answered, 1);
@@ -268,7 +251,7 @@ async fn events_stored_before_the_loss_was_found_are_stored_once() {
     // real time: until the server has forgotten the ids
     tokio::time::sleep(WINDOW + Duration::from_millis(50)).await;
     let relay = world.relay();
-    backlog_is_gone(&world).await;
+    world.is_settled().await;
     assert!(matches!(
         is_told(&world).await,
         Standing::RolledBack { known: 1000, .. }

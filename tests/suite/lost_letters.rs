@@ -10,22 +10,11 @@ use uuid::Uuid;
 
 use crate::{
     both,
-    support::{CHARGES, Database, Shop, User, World, eventually},
+    support::{CHARGES, Database, Shop, User, World, deliver, eventually},
 };
 
-async fn context<DB: Database>(world: &World<DB>) -> jetstream::Context {
-    jetstream::new(async_nats::connect(world.nats.url()).await.unwrap())
-}
-
-async fn are_dead<DB: Database>(world: &World<DB>, count: usize) {
-    eventually("the dead letters", || async {
-        world.dead_letters().await.len() == count
-    })
-    .await;
-}
-
 async fn is_idle<DB: Database>(world: &World<DB>, stream: &str) {
-    let context = context(world).await;
+    let context = world.jetstream().await;
     eventually("all is answered", || async {
         let stream = context.get_stream(stream).await.unwrap();
         let Ok(info) = stream.consumer_info(CHARGES).await else {
@@ -39,7 +28,8 @@ async fn is_idle<DB: Database>(world: &World<DB>, stream: &str) {
 /// The server has forgotten the acks.
 async fn comes_again<DB: Database>(world: &World<DB>) {
     let reset = format!("CONSUMER.RESET.EVENTS.{CHARGES}");
-    let reset: serde_json::Value = context(world)
+    let reset: serde_json::Value = world
+        .jetstream()
         .await
         .request(reset, &json!({ "seq": 1 }))
         .await
@@ -49,7 +39,7 @@ async fn comes_again<DB: Database>(world: &World<DB>) {
 
 /// Recreates the stream of dead letters without any.
 async fn set_back<DB: Database>(world: &World<DB>) {
-    let context = context(world).await;
+    let context = world.jetstream().await;
     context.delete_stream("DEAD_LETTERS").await.unwrap();
     world
         .bus
@@ -63,7 +53,7 @@ async fn dead_lettered<DB: Database>(world: &World<DB>, shop: &Shop) {
     let running = world.run_charges(shop);
     let publisher = EventPublisher::new(&world.bus);
     publisher.publish(&User::new("ada")).await.unwrap();
-    are_dead(world, 1).await;
+    world.has_dead_letters(1).await;
     is_idle(world, "EVENTS").await;
     running.stop().await.unwrap();
     shop.accept(true);
@@ -129,7 +119,7 @@ async fn a_lost_dead_letter_is_noticed_after_later_ones<DB: Database>(world: Wor
     dead_lettered(&world, &shop).await;
     set_back(&world).await;
     for _ in 0..3 {
-        let context = context(&world).await;
+        let context = world.jetstream().await;
         let stored = context.publish("dead-letter.other.user.created", "{}".into());
         stored.await.unwrap().await.unwrap();
     }
@@ -141,15 +131,15 @@ async fn a_lost_dead_letter_of_a_moved_event_is_stored_again<DB: Database>(world
     let shop = Shop::default();
     let id = Uuid::now_v7();
     let running = world.run_charges(&shop);
-    crate::inbox::deliver(&world.nats.url(), id, "ada").await;
-    are_dead(&world, 1).await;
+    deliver(&world.nats.url(), id, "ada").await;
+    world.has_dead_letters(1).await;
     is_idle(&world, "EVENTS").await;
     running.stop().await.unwrap();
     shop.accept(true);
     set_back(&world).await;
-    let events = context(&world).await.get_stream("EVENTS").await.unwrap();
+    let events = world.jetstream().await.get_stream("EVENTS").await.unwrap();
     events.delete_message(1).await.unwrap();
-    crate::inbox::deliver(&world.nats.url(), id, "ada").await;
+    deliver(&world.nats.url(), id, "ada").await;
     is_stored_again(&world, &shop).await;
 }
 
@@ -188,7 +178,7 @@ async fn a_dead_letter_discarded_behind_others_is_not_stored_again<DB: Database>
     for user in ["ada", "bob", "eve"] {
         publisher.publish(&User::new(user)).await.unwrap();
     }
-    are_dead(&world, 3).await;
+    world.has_dead_letters(3).await;
     is_idle(&world, "EVENTS").await;
     running.stop().await.unwrap();
     let letters = DeadLetters::new(&world.bus);

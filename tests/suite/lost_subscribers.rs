@@ -58,12 +58,8 @@ async fn publish(world: &World<Sqlite>, ids: &[&str]) {
     }
 }
 
-async fn jetstream(world: &World<Sqlite>) -> jetstream::Context {
-    jetstream::new(async_nats::connect(world.nats.url()).await.unwrap())
-}
-
 async fn delete_consumer(world: &World<Sqlite>, stream: &str) {
-    let stream = jetstream(world).await.get_stream(stream).await.unwrap();
+    let stream = world.jetstream().await.get_stream(stream).await.unwrap();
     stream.delete_consumer(NAME).await.unwrap();
 }
 
@@ -168,7 +164,7 @@ async fn without_the_retry_stream_subscribers_stay_in_the_list() {
     let noted = Noted::default();
     let running = world.run(worker(&world, &noted));
     is_well(&world).await;
-    let context = jetstream(&world).await;
+    let context = world.jetstream().await;
     context.delete_stream("RETRIES").await.unwrap();
     let (state, found) = becomes(&world, "retries-gone").await;
     assert_eq!(state.instances.len(), 1);
@@ -191,7 +187,7 @@ async fn an_instance_without_any_stream_is_in_the_list() {
     let noted = Noted::default();
     let running = world.run(worker(&world, &noted));
     is_well(&world).await;
-    let context = jetstream(&world).await;
+    let context = world.jetstream().await;
     for stream in ["EVENTS", "RETRIES", "DEAD_LETTERS"] {
         context.delete_stream(stream).await.unwrap();
     }
@@ -227,7 +223,7 @@ async fn an_instance_without_any_stream_is_in_the_list() {
 async fn a_consumer_of_another_application_is_named_without_issues() {
     let world = World::<Sqlite>::start().await;
     handled_before(&world, &["a"]).await;
-    let stream = jetstream(&world).await.get_stream("EVENTS").await.unwrap();
+    let stream = world.jetstream().await.get_stream("EVENTS").await.unwrap();
     let foreign = pull::Config {
         durable_name: Some("reporting".to_owned()),
         ..Default::default()
@@ -359,7 +355,7 @@ async fn a_dead_letter_counts_and_is_logged_when_it_is_stored() {
     let named = EventSubscriber::durable("unconfirmed-letters").on(note);
     let running = world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(named));
     is_well(&world).await;
-    let context = jetstream(&world).await;
+    let context = world.jetstream().await;
     context.delete_stream("DEAD_LETTERS").await.unwrap();
     publish(&world, &["bad"]).await;
     eventually("it was to be given up", || async {
@@ -400,7 +396,8 @@ async fn a_retry_without_its_stream_names_the_stream_and_the_cure() {
     let noted = Noted::default();
     let running = world.run(worker(&world, &noted));
     is_well(&world).await;
-    jetstream(&world)
+    world
+        .jetstream()
         .await
         .delete_stream("RETRIES")
         .await

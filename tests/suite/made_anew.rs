@@ -4,9 +4,9 @@
 use serde_json::json;
 use tidings::{Bus, EventSubscriber, Subscribers};
 
-use crate::{
-    settings::{Tool, Working, apply_streams, publish, server, subscriber},
-    support::{Noted, eventually},
+use crate::support::{
+    Noted, Tool, eventually,
+    working::{Working, apply_streams, publish, server, subscriber},
 };
 
 const NAME: &str = "directory";

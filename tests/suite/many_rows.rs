@@ -23,12 +23,6 @@ fn event(id: EventId, key: &str, payload: &str) -> Envelope {
     envelope.unwrap().with_id(id)
 }
 
-async fn commit<DB: Database>(world: &World<DB>, event: Envelope) {
-    let mut tx = world.outbox.begin().await.unwrap();
-    tx.publish(event).unwrap();
-    tx.commit().await.unwrap();
-}
-
 async fn relay<DB: Database>(world: &World<DB>) {
     let relay = world.relay();
     eventually("everything is stored or parked", || async {
@@ -42,26 +36,22 @@ async fn relay<DB: Database>(world: &World<DB>) {
 /// Commits two rows of one event, with this many other rows between them, and another event behind them.
 async fn twice<DB: Database>(world: &World<DB>, between: usize) -> EventId {
     let id = EventId::now();
-    commit(world, event(id, "k", "twice")).await;
+    world.commit([event(id, "k", "twice")]).await;
     let mut tx = world.outbox.begin().await.unwrap();
     let others = (0..between).map(|n| event(EventId::now(), &format!("other-{n}"), "{}"));
     tx.publish_all(others).unwrap();
     tx.commit().await.unwrap();
-    commit(world, event(id, "k", "twice")).await;
+    world.commit([event(id, "k", "twice")]).await;
     commit(world, event(EventId::now(), "j", "once")).await;
     relay(world).await;
     assert_eq!(world.stored().await.len(), between + 2);
     id
 }
 
-async fn jetstream_of<DB: Database>(world: &World<DB>) -> jetstream::Context {
-    jetstream::new(async_nats::connect(world.nats.url()).await.unwrap())
-}
-
 /// Recreates and repairs the stream: afterwards the event of every row is stored.
 async fn comes_back_once<DB: Database>(world: &World<DB>, between: usize) {
     let id = twice(world, between).await;
-    let jetstream = jetstream_of(world).await;
+    let jetstream = world.jetstream().await;
     jetstream.delete_stream("EVENTS").await.unwrap();
     world.bus.apply_stream(&events_stream()).await.unwrap();
     let verify = || Verify::new(&world.bus, &world.outbox).payloads();
@@ -127,7 +117,7 @@ async fn an_event_in_two_rows_is_copied_once<DB: Database>(world: World<DB>) {
 /// One of the two rows was parked because the other one has its id, and then discarded.
 async fn another_event_with_the_same_id_is_force_republished_too<DB: Database>(world: World<DB>) {
     let id = EventId::now();
-    commit(&world, event(id, "k1", "one")).await;
+    world.commit([event(id, "k1", "one")]).await;
     relay(&world).await;
     let other = Envelope::raw("count.raised", 1, Some("k3"), "2").unwrap();
     let taken = format!(
@@ -137,7 +127,7 @@ async fn another_event_with_the_same_id_is_force_republished_too<DB: Database>(w
         DB::table("outbox")
     );
     DB::execute(world.outbox.pool(), &taken).await;
-    commit(&world, other).await;
+    world.commit([other]).await;
     relay(&world).await;
     let all = ParkedSelection::All;
     let discarded = world.outbox.discard(&all, 10).await.unwrap();

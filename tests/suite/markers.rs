@@ -9,13 +9,9 @@ use tidings::{Context, EventSubscriber, Failure, Retry, Sought, StartFrom, Trace
 
 use crate::support::{Noted, User, World, eventually, everything, within};
 
-async fn context(world: &World<Sqlite>) -> jetstream::Context {
-    jetstream::new(async_nats::connect(world.nats.url()).await.unwrap())
-}
-
 /// Makes a stream write markers for messages that expire at this age; without an age nothing expires.
 async fn marks(world: &World<Sqlite>, stream: &str, max_age: Duration) {
-    let context = context(world).await;
+    let context = world.jetstream().await;
     let subject = format!("STREAM.INFO.{stream}");
     let info: Value = context.request(subject, &json!({})).await.unwrap();
     let mut config = info["config"].clone();
@@ -93,7 +89,7 @@ fn subscriber(name: &str) -> EventSubscriber<Noted> {
 }
 
 async fn is_answered(world: &World<Sqlite>, durable: &str) {
-    let events = context(world).await.get_stream("EVENTS").await.unwrap();
+    let events = world.jetstream().await.get_stream("EVENTS").await.unwrap();
     eventually("all is answered", || async {
         let info = events.consumer_info(durable).await;
         info.is_ok_and(|info| {

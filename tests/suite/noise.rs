@@ -21,12 +21,6 @@ async fn flood<DB: Database>(world: &World<DB>, payload: &'static str) {
     client.flush().await.unwrap();
 }
 
-async fn commit<DB: Database>(world: &World<DB>, id: &str) {
-    let mut tx = world.outbox.begin().await.unwrap();
-    tx.publish(&User::new(id)).unwrap();
-    tx.commit().await.unwrap();
-}
-
 async fn is_stored<DB: Database>(world: &World<DB>, events: usize) {
     eventually("it is stored", || async {
         world.stored().await.len() == events
@@ -45,7 +39,7 @@ async fn a_flood_of_wake_pings_causes_few_queries_and_log_lines() {
         .await
         .unwrap();
     let relay = world.run_relay(Relay::new(world.outbox.clone()));
-    commit(&world, "first").await;
+    world.commit([&User::new("first")]).await;
     is_stored(&world, 1).await;
     let mut transactions = async || {
         let count = "select xact_commit + xact_rollback from pg_stat_database where datname = $1";
@@ -62,7 +56,7 @@ async fn a_flood_of_wake_pings_causes_few_queries_and_log_lines() {
     assert!(looks < 1_000, "{looks} looks");
     let slow = log::said("messages dropped").len();
     assert!(slow < 5, "{slow} lines");
-    commit(&world, "second").await;
+    world.commit([&User::new("second")]).await;
     is_stored(&world, 2).await;
     relay.stop().await.unwrap();
 }
@@ -72,12 +66,12 @@ async fn foreign_wake_messages_are_ignored_and_rarely_logged() {
     log::listen();
     let world = World::<Sqlite>::start().await;
     let relay = world.relay();
-    commit(&world, "first").await;
+    world.commit([&User::new("first")]).await;
     is_stored(&world, 1).await;
     flood(&world, "{\"wake\": true}").await;
     let lines = || log::said("foreign message ignored");
     eventually("it is said", || async { !lines().is_empty() }).await;
-    commit(&world, "second").await;
+    world.commit([&User::new("second")]).await;
     is_stored(&world, 2).await;
     relay.stop().await.unwrap();
     assert!(lines().len() < 5, "{:?}", lines());

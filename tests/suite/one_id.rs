@@ -9,7 +9,7 @@ use tidings::{
 
 use crate::{
     both,
-    support::{Database, Journal, Stream, World, events_stream, eventually, within},
+    support::{Database, Journal, Stream, World, event, events_stream, within},
 };
 
 both!(
@@ -21,27 +21,8 @@ both!(
     a_transaction_refused_for_an_id_names_both_events,
 );
 
-fn event(id: EventId, name: &str, key: &str, payload: &str) -> Envelope {
-    let envelope = Envelope::raw(name, 1, Some(key), payload.to_owned());
-    envelope.unwrap().with_id(id)
-}
-
 fn others(count: usize) -> impl Iterator<Item = Envelope> {
     (0..count).map(|n| event(EventId::now(), "count.raised", &format!("other-{n}"), "{}"))
-}
-
-async fn commit<DB: Database>(world: &World<DB>, events: impl IntoIterator<Item = Envelope>) {
-    let mut tx = world.outbox.begin().await.unwrap();
-    tx.publish_all(events).unwrap();
-    tx.commit().await.unwrap();
-}
-
-async fn settled<DB: Database>(world: &World<DB>) {
-    eventually("everything is stored or parked", || async {
-        let status = world.outbox.status().await;
-        status.is_ok_and(|status| status.backlog == 0)
-    })
-    .await;
 }
 
 async fn parked<DB: Database>(world: &World<DB>) -> Vec<ParkedEvent> {
@@ -61,12 +42,16 @@ async fn two_events_of_one_id_at_a_page_boundary_are_distinguished<DB: Journal>(
         for first_at in [page - 2, page - 1, page] {
             let before = world.stored().await.len();
             let id = EventId::now();
-            commit(&world, others(first_at)).await;
-            commit(&world, [event(id, "user.created", "k1", "first")]).await;
-            commit(&world, [event(id, "user.deleted", "k2", "second")]).await;
-            commit(&world, others(page)).await;
+            world.commit(others(first_at)).await;
+            world
+                .commit([event(id, "user.created", "k1", "first")])
+                .await;
+            world
+                .commit([event(id, "user.deleted", "k2", "second")])
+                .await;
+            world.commit(others(page)).await;
             let relay = world.run_relay(world.new_relay().batch(batch));
-            settled(&world).await;
+            world.backlog_is_gone().await;
             relay.stop().await.unwrap();
             let what = format!("pages of {page}, the first at {first_at}");
             let listed = parked(&world).await;
@@ -101,10 +86,14 @@ async fn two_events_of_one_id_are_distinguished_after_a_resume<DB: Journal>(worl
     stream.duplicate_window = WINDOW;
     world.bus.apply_stream(&stream).await.unwrap();
     let id = EventId::now();
-    commit(&world, others(19)).await;
-    commit(&world, [event(id, "user.created", "k1", "first")]).await;
-    commit(&world, [event(id, "user.deleted", "k2", "second")]).await;
-    commit(&world, others(19)).await;
+    world.commit(others(19)).await;
+    world
+        .commit([event(id, "user.created", "k1", "first")])
+        .await;
+    world
+        .commit([event(id, "user.deleted", "k2", "second")])
+        .await;
+    world.commit(others(19)).await;
     let relay = world.new_relay().batch(10);
     let armed = failpoint::arm(relay.owner(), Point::Answered, 2);
     let relay = world.run_relay(relay);
@@ -114,7 +103,7 @@ async fn two_events_of_one_id_are_distinguished_after_a_resume<DB: Journal>(worl
     tokio::time::sleep(WINDOW * 2).await;
     world.end_the_lease().await;
     let relay = world.run_relay(world.new_relay().batch(10));
-    settled(&world).await;
+    world.backlog_is_gone().await;
     relay.stop().await.unwrap();
     let listed = parked(&world).await;
     assert_eq!(listed.len(), 1, "{listed:?}");
@@ -130,13 +119,17 @@ async fn one_id_in_two_streams_is_two_events<DB: Journal>(world: World<DB>) {
     let relay = world.new_relay();
     let armed = failpoint::arm(relay.owner(), Point::Answered, 1);
     let relay = world.run_relay(relay);
-    commit(&world, [event(id, "user.created", "k1", "first")]).await;
+    world
+        .commit([event(id, "user.created", "k1", "first")])
+        .await;
     within("the first is answered", armed.reached()).await;
     relay.kill().await;
-    commit(&world, [event(id, "count.raised", "k2", "second")]).await;
+    world
+        .commit([event(id, "count.raised", "k2", "second")])
+        .await;
     world.end_the_lease().await;
     let relay = world.relay();
-    settled(&world).await;
+    world.backlog_is_gone().await;
     relay.stop().await.unwrap();
     assert_eq!(parked(&world).await, []);
     let counts = Stream::read(&world.nats.url(), "COUNTS").await;
@@ -198,11 +191,11 @@ async fn a_republication_skips_an_unreadable_discarded_row<DB: Journal>(world: W
         ),
     };
     DB::execute(world.outbox.pool(), before).await;
-    commit(&world, others(3)).await;
+    world.commit(others(3)).await;
     DB::execute(world.outbox.pool(), row).await;
-    commit(&world, others(3)).await;
+    world.commit(others(3)).await;
     let relay = world.relay();
-    settled(&world).await;
+    world.backlog_is_gone().await;
     relay.stop().await.unwrap();
     assert_eq!(discard(&world).await, 2);
     let republish = || Republish::new(&world.bus, &world.outbox);
@@ -244,7 +237,7 @@ async fn an_event_enqueued_twice_in_a_transaction_is_stored_once<DB: Journal>(wo
     tx.publish(same()).unwrap();
     tx.commit().await.unwrap();
     let relay = world.relay();
-    settled(&world).await;
+    world.backlog_is_gone().await;
     relay.stop().await.unwrap();
     assert_eq!(world.stored().await.len(), 1);
     assert_eq!(parked(&world).await, []);
@@ -305,11 +298,13 @@ async fn the_relay_distinguishes_two_sql_events_of_one_id() {
     Postgres::execute(world.outbox.pool(), &both).await;
     // One by one, where the library has written the first one.
     let later = EventId::now();
-    commit(&world, [event(later, "user.created", "k3", "3")]).await;
+    world
+        .commit([event(later, "user.created", "k3", "3")])
+        .await;
     let third = format!("select tidings.enqueue('user.deleted', 1, 'k4', '4', event => '{later}')");
     Postgres::execute(world.outbox.pool(), &third).await;
     let relay = world.relay();
-    settled(&world).await;
+    world.backlog_is_gone().await;
     relay.stop().await.unwrap();
     let errors: Vec<String> = parked(&world)
         .await

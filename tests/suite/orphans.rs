@@ -6,9 +6,9 @@ use tidings::{
     Subscribers,
 };
 
-use crate::{
-    settings::{Tool, Working, publish, server},
-    support::{Noted, User, eventually},
+use crate::support::{
+    Noted, Tool, User, eventually,
+    working::{Working, publish, server},
 };
 
 async fn refuse(event: User, cx: Context<Noted>) -> Result<(), Failure> {

@@ -19,21 +19,13 @@ async fn publish<DB: Database>(world: &World<DB>, name: &str, key: &str, payload
     tx.commit().await.unwrap();
 }
 
-async fn settled<DB: Database>(world: &World<DB>) {
-    eventually("everything is stored or parked", || async {
-        let status = world.outbox.status().await.unwrap();
-        status.backlog == status.returning
-    })
-    .await;
-}
-
 async fn an_event_without_a_stream_is_parked_and_its_key_waits<DB: Database>(world: World<DB>) {
     publish(&world, "count.raised", "a", "1").await;
     publish(&world, "nobody.listens", "a", "2").await;
     publish(&world, "count.raised", "a", "3").await;
     publish(&world, "count.raised", "b", "4").await;
     let relay = world.relay();
-    settled(&world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
     let payloads = |stored: &crate::support::Stream| {
         stored
@@ -49,7 +41,7 @@ async fn an_event_without_a_stream_is_parked_and_its_key_waits<DB: Database>(wor
     publish(&world, "count.raised", "a", "5").await;
     publish(&world, "count.raised", "b", "6").await;
     let relay = world.relay();
-    settled(&world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
     assert_eq!(payloads(&world.stored().await), ["1", "4", "6"]);
     assert_eq!(world.parked().await, 3);
@@ -67,7 +59,7 @@ async fn an_event_without_a_stream_is_parked_and_its_key_waits<DB: Database>(wor
 async fn an_event_above_the_servers_limit_is_parked<DB: Database>(world: World<DB>) {
     let relay = world.relay();
     publish(&world, "count.raised", "a", "1").await;
-    settled(&world).await;
+    world.is_settled().await;
     // A producer with a limit that is higher than the server's.
     let generous = world.outbox.clone().max_payload(usize::MAX);
     let mut tx = generous.begin().await.unwrap();
@@ -80,7 +72,7 @@ async fn an_event_above_the_servers_limit_is_parked<DB: Database>(world: World<D
     tx.publish(tidings::Envelope::raw("count.raised", 1, Some("huge"), huge).unwrap())
         .unwrap();
     tx.commit().await.unwrap();
-    settled(&world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
     assert_eq!((world.stored().await.len(), world.parked().await), (2, 1));
     let parked = world.outbox.parked(&tidings::ParkedSelection::All, 0, 9);
@@ -110,7 +102,7 @@ async fn a_row_that_is_no_event_is_parked<DB: Database>(world: World<DB>) {
         DB::execute(world.outbox.pool(), &sql).await;
     }
     let relay = world.relay();
-    settled(&world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
     assert_eq!((world.stored().await.len(), world.parked().await), (1, 2));
 }
@@ -137,7 +129,7 @@ async fn a_relay_that_waits_for_a_stream_stops_and_parks_nothing<DB: Database>(w
     let full = jetstream.get_stream("FULL").await.unwrap();
     full.purge().await.unwrap();
     let relay = world.relay();
-    settled(&world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
     assert_eq!((world.stored().await.len(), world.parked().await), (1, 0));
     assert_eq!(world.outbox.status().await.unwrap().issues, []);

@@ -35,14 +35,6 @@ async fn publish<DB: Database>(world: &World<DB>, name: &str, key: &str, first: 
     }
 }
 
-async fn settled<DB: Database>(world: &World<DB>) {
-    eventually("everything is stored or parked", || async {
-        let status = world.outbox.status().await;
-        status.is_ok_and(|status| status.backlog == status.returning)
-    })
-    .await;
-}
-
 async fn nothing_is_parked<DB: Database>(world: &World<DB>) {
     eventually("nothing is parked", || async { world.parked().await == 0 }).await;
 }
@@ -78,7 +70,7 @@ async fn a_name_without_a_stream_blocks_no_other_and_resumes_later<DB: Database>
     // Events of the same key are parked behind it. Events of another key are published.
     publish(&world, "count.raised", "a", 4, 5).await;
     publish(&world, "count.raised", "b", 1, 5).await;
-    settled(&world).await;
+    world.is_settled().await;
     assert_eq!(of_key(&world, "EVENTS", "b").await, numbers(1, 5));
     let status = world.outbox.status().await.unwrap();
     assert_eq!((status.parked, status.waiting), (5, 1));
@@ -91,7 +83,7 @@ async fn a_name_without_a_stream_blocks_no_other_and_resumes_later<DB: Database>
     apply(&world, "LATE", "nobody.>").await;
     nothing_is_parked(&world).await;
     publish(&world, "nobody.listens", "a", 6, 6).await;
-    settled(&world).await;
+    world.is_settled().await;
     eventually("the issue is over", || async {
         places(&world).await.is_empty()
     })
@@ -109,7 +101,7 @@ async fn a_full_stream_blocks_no_other_and_resumes_in_order<DB: Database>(world:
     publish(&world, "count.raised", "a", 1, 1).await;
     publish(&world, "full.up", "a", 1, 40).await;
     publish(&world, "count.raised", "a", 2, 3).await;
-    settled(&world).await;
+    world.is_settled().await;
     // In the other stream the key is not blocked.
     assert_eq!(of_key(&world, "EVENTS", "a").await, numbers(1, 3));
     eventually("the issue is written down", || async {
@@ -140,7 +132,7 @@ async fn a_full_stream_blocks_no_other_and_resumes_in_order<DB: Database>(world:
     jetstream.update_stream(config).await.unwrap();
     publish(&world, "full.up", "a", 41, 45).await;
     nothing_is_parked(&world).await;
-    settled(&world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
     assert_eq!(of_key(&world, "FULL", "a").await, numbers(1, 45));
     assert_eq!(places(&world).await, [""; 0]);
@@ -166,7 +158,7 @@ async fn a_single_full_stream_is_waited_for_and_parks_nothing<DB: Database>(worl
     assert_eq!(world.parked().await, 0);
     config.max_messages = -1;
     jetstream.update_stream(config).await.unwrap();
-    settled(&world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
     assert_eq!(world.parked().await, 0);
     assert_eq!(of_key(&world, "FULL", "a").await, numbers(1, 30));
@@ -193,7 +185,7 @@ async fn the_issue_of_a_single_event_ends_with_it<DB: Database>(world: World<DB>
         .purge()
         .await
         .unwrap();
-    settled(&world).await;
+    world.is_settled().await;
     eventually("the issue is over", || async {
         places(&world).await.is_empty() || world.outbox.status().await.unwrap().lease.epoch > epoch
     })
@@ -210,7 +202,7 @@ async fn a_sealed_stream_is_named_and_its_events_go_to_its_successor<DB: Databas
     let relay = world.relay();
     publish(&world, "count.raised", "a", 1, 1).await;
     publish(&world, "sealed.now", "a", 1, 2).await;
-    settled(&world).await;
+    world.is_settled().await;
     let jetstream = jetstream::new(async_nats::connect(world.nats.url()).await.unwrap());
     let sealed = jetstream.get_stream("SEALED").await.unwrap();
     let mut config = sealed.get_info().await.unwrap().config;
@@ -218,7 +210,7 @@ async fn a_sealed_stream_is_named_and_its_events_go_to_its_successor<DB: Databas
     jetstream.update_stream(config).await.unwrap();
     publish(&world, "sealed.now", "a", 3, 6).await;
     publish(&world, "count.raised", "b", 1, 2).await;
-    settled(&world).await;
+    world.is_settled().await;
     assert_eq!(of_key(&world, "EVENTS", "b").await, numbers(1, 2));
     eventually("it is named", || async {
         places(&world).await == ["stream SEALED"]
@@ -256,7 +248,7 @@ async fn a_full_subject_blocks_no_other_subject_of_its_stream<DB: Database>(worl
     }
     tx.commit().await.unwrap();
     let relay = world.relay();
-    settled(&world).await;
+    world.is_settled().await;
     assert_eq!(of_key(&world, "BOTH", "both.free").await, numbers(1, 2));
     assert_eq!(of_key(&world, "BOTH", "both.full").await, numbers(1, 2));
     let status = world.outbox.status().await.unwrap();
@@ -302,7 +294,7 @@ fn heads(payloads: Vec<String>) -> String {
 async fn unparked_events_are_published_in_order<DB: Database>(world: World<DB>) {
     let (jetstream, mut config) = small(&world).await;
     let relay = world.relay();
-    settled(&world).await;
+    world.is_settled().await;
     assert_eq!(world.parked().await, 3);
     let parked = world
         .outbox
@@ -324,7 +316,7 @@ async fn unparked_events_are_published_in_order<DB: Database>(world: World<DB>) 
     assert_eq!(asked, 3);
     publish(&world, "small.talk", "k", 5, 9).await;
     nothing_is_parked(&world).await;
-    settled(&world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
     assert_eq!(heads(of_key(&world, "SMALL", "k").await), "123456789");
 }
@@ -332,7 +324,7 @@ async fn unparked_events_are_published_in_order<DB: Database>(world: World<DB>) 
 async fn an_event_refused_again_stays_parked_with_its_followers<DB: Database>(world: World<DB>) {
     small(&world).await;
     let relay = world.relay();
-    settled(&world).await;
+    world.is_settled().await;
     world
         .outbox
         .unpark(&ParkedSelection::Key("k".into()))
@@ -354,7 +346,7 @@ async fn an_event_refused_again_stays_parked_with_its_followers<DB: Database>(wo
     .await;
     assert_eq!(parked().await.len(), 3);
     publish(&world, "small.talk", "k", 5, 5).await;
-    settled(&world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
     assert_eq!(world.parked().await, 4);
     assert_eq!(heads(of_key(&world, "SMALL", "k").await), "1");
@@ -363,7 +355,7 @@ async fn an_event_refused_again_stays_parked_with_its_followers<DB: Database>(wo
 async fn after_a_discard_the_rest_of_the_key_is_published<DB: Database>(world: World<DB>) {
     small(&world).await;
     let relay = world.relay();
-    settled(&world).await;
+    world.is_settled().await;
     let parked = world
         .outbox
         .parked(&ParkedSelection::All, 0, 10)
@@ -396,7 +388,7 @@ async fn the_relay_adapts_to_a_server_with_smaller_batches<DB: Database>(world: 
     }
     tx.commit().await.unwrap();
     let relay = world.relay();
-    settled(&world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
     assert_eq!(of_key(&world, "EVENTS", "k").await, numbers(1, 500));
 }
@@ -439,7 +431,7 @@ async fn a_denied_subject_blocks_no_other_and_resumes_when_allowed() {
         }
     }
     tx.commit().await.unwrap();
-    settled(&world).await;
+    world.is_settled().await;
     let stored = async |key: &str| {
         let mut stored = world.stored().await;
         stored.0.retain(|m| m.header("ce-partitionkey") == key);

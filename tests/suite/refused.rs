@@ -49,14 +49,6 @@ fn payloads(stored: &Stream) -> Vec<String> {
         .collect()
 }
 
-async fn settled<DB: Journal>(world: &World<DB>) {
-    eventually("everything is stored or parked", || async {
-        let status = world.outbox.status().await.unwrap();
-        status.backlog == status.returning
-    })
-    .await;
-}
-
 async fn nothing_is_parked<DB: Journal>(world: &World<DB>) {
     eventually("nothing is parked", || async { world.parked().await == 0 }).await;
 }
@@ -84,7 +76,7 @@ async fn events_parked_by_a_full_stream_keep_their_order<DB: Journal>(world: Wor
     })
     .await;
     room_for(&jetstream, 1000).await;
-    settled(&world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
     let stored = Stream::read(&world.nats.url(), "FULL").await;
     assert_eq!(payloads(&stored)[1..], numbers(60));
@@ -99,7 +91,7 @@ async fn many_follow<DB: Journal>(world: &World<DB>) {
 async fn many_followers_are_restored_with_their_first_event<DB: Journal>(world: World<DB>) {
     many_follow(&world).await;
     let relay = world.relay();
-    settled(&world).await;
+    world.is_settled().await;
     let subjects = [Pattern::parse("nobody.>").unwrap()];
     let stream = StreamSpec::new("NOBODY", subjects).unwrap();
     world.bus.apply_stream(&stream).await.unwrap();
@@ -112,7 +104,7 @@ async fn followers_are_restored_when_the_first_waits_for_a_stream<DB: Journal>(w
     let jetstream = world.full_stream().await;
     many_follow(&world).await;
     let relay = world.relay();
-    settled(&world).await;
+    world.is_settled().await;
     // A stream for the name is created, and takes nothing.
     let config = Config {
         name: "FULL".to_owned(),
@@ -134,7 +126,7 @@ async fn followers_are_restored_when_the_first_waits_for_a_stream<DB: Journal>(w
 async fn an_unpark_that_is_refused_again_ends_for_all_followers<DB: Journal>(world: World<DB>) {
     many_follow(&world).await;
     let relay = world.relay();
-    settled(&world).await;
+    world.is_settled().await;
     world.outbox.unpark(&ParkedSelection::All).await.unwrap();
     let asked = format!(
         "select count(*) from {} where unpark_requested_at is not null",
@@ -146,11 +138,11 @@ async fn an_unpark_that_is_refused_again_ends_for_all_followers<DB: Journal>(wor
     .await;
     // From here on, the lease does not change hands.
     publish(&world, "count.raised", "b", &numbers(1)).await;
-    settled(&world).await;
+    world.is_settled().await;
     let epoch = world.outbox.status().await.unwrap().lease.epoch;
     for _ in 0..5 {
         publish(&world, "count.raised", "b", &numbers(1)).await;
-        settled(&world).await;
+        world.is_settled().await;
     }
     assert_eq!(world.outbox.status().await.unwrap().lease.epoch, epoch);
     relay.stop().await.unwrap();
@@ -162,7 +154,7 @@ async fn an_event_restored_before_a_crash_is_stored_once<DB: Journal>(world: Wor
     publish(&world, "count.raised", "a", &numbers(1)).await;
     publish(&world, "full.up", "a", &numbers(1)).await;
     let relay = world.relay();
-    settled(&world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
     assert_eq!(world.parked().await, 1);
 
@@ -180,7 +172,7 @@ async fn an_event_restored_before_a_crash_is_stored_once<DB: Journal>(world: Wor
     // The next relay continues past it while the stream is full.
     let relay = world.relay();
     publish(&world, "count.raised", "a", &numbers(1)).await;
-    settled(&world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
     room_for(&jetstream, 10).await;
     let relay = world.relay();
@@ -205,7 +197,7 @@ async fn an_event_stored_before_a_crash_is_not_parked<DB: Journal>(world: World<
     stream.subjects = vec![Pattern::parse("user.>").unwrap()];
     world.bus.apply_stream(&stream).await.unwrap();
     let relay = world.relay();
-    settled(&world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
     let parked = usize::try_from(world.parked().await).unwrap();
     assert_eq!((world.stored().await.len(), parked), (stored, 3 - stored));

@@ -58,12 +58,8 @@ async fn relay<DB: Database>(world: &World<DB>) {
     relay.stop().await.unwrap();
 }
 
-async fn jetstream_of<DB: Database>(world: &World<DB>) -> jetstream::Context {
-    jetstream::new(async_nats::connect(world.nats.url()).await.unwrap())
-}
-
 pub async fn delete<DB: Database>(world: &World<DB>, sequences: impl IntoIterator<Item = u64>) {
-    let jetstream = jetstream_of(world).await;
+    let jetstream = world.jetstream().await;
     let stream = jetstream.get_stream("EVENTS").await.unwrap();
     for sequence in sequences {
         stream.delete_message(sequence).await.unwrap();
@@ -132,7 +128,7 @@ async fn deleted_events_are_republished_unchanged_within_the_window<DB: Database
 
 async fn a_repair_of_a_recreated_stream_ends_the_loss<DB: Database>(world: World<DB>) {
     publish(&world, 0).await;
-    let jetstream = jetstream_of(&world).await;
+    let jetstream = world.jetstream().await;
     jetstream.delete_stream("EVENTS").await.unwrap();
     world.bus.apply_stream(&events_stream()).await.unwrap();
     let repair = repair(&world).await;
@@ -159,7 +155,7 @@ async fn a_repair_of_a_recreated_stream_ends_the_loss<DB: Database>(world: World
 
 async fn an_event_republished_behind_later_ones_is_only_late<DB: Database>(world: World<DB>) {
     publish(&world, 0).await;
-    let jetstream = jetstream_of(&world).await;
+    let jetstream = world.jetstream().await;
     jetstream.delete_stream("EVENTS").await.unwrap();
     world.bus.apply_stream(&events_stream()).await.unwrap();
     publish(&world, EVENTS).await;
@@ -294,7 +290,7 @@ async fn a_name_without_a_stream_is_reported<DB: Database>(world: World<DB>) {
 
 async fn a_republisher_without_the_lease_publishes_nothing<DB: Database>(world: World<DB>) {
     publish(&world, 0).await;
-    let stream = jetstream_of(&world).await.get_stream("EVENTS").await;
+    let stream = world.jetstream().await.get_stream("EVENTS").await;
     stream.unwrap().purge().await.unwrap();
     let slow = Republish::new(&world.bus, &world.outbox).rate_limit(Rate::per_second(2));
     let running = tokio::spawn(async move { slow.run().await });
@@ -345,7 +341,7 @@ async fn scattered_missing_events_are_republished_in_order<DB: Database>(world: 
     tx.commit().await.unwrap();
     relay(&world).await;
 
-    let stream = jetstream_of(&world).await.get_stream("EVENTS").await;
+    let stream = world.jetstream().await.get_stream("EVENTS").await;
     let stream = stream.unwrap();
     stream.purge().sequence(12_001).await.unwrap();
     let is_missing = |count: i64| count < 12_000 || count % 10 == 0 || count >= ROWS - 300;
@@ -382,7 +378,7 @@ async fn missing_events_of_a_large_shared_stream_are_found() {
         foreign.await.unwrap();
     }
     client.flush().await.unwrap();
-    let jetstream = jetstream_of(&world).await;
+    let jetstream = world.jetstream().await;
     let all = EVENTS as u64 + FOREIGN;
     eventually("all of it is stored", || async {
         let mut stream = jetstream.get_stream("EVENTS").await.unwrap();
@@ -464,7 +460,7 @@ async fn a_relay_that_reads_the_stream_knows_republished_events() {
 #[tokio::test(flavor = "multi_thread")]
 async fn events_removed_by_a_subject_limit_are_not_republished() {
     let world = World::<Sqlite>::start().await;
-    let jetstream = jetstream_of(&world).await;
+    let jetstream = world.jetstream().await;
     let mut stream = jetstream.get_stream("EVENTS").await.unwrap();
     let mut config = stream.info().await.unwrap().config.clone();
     config.max_messages_per_subject = 10;

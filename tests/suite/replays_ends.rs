@@ -55,12 +55,8 @@ async fn start(
     (running, noted, open)
 }
 
-async fn context(world: &World<Sqlite>) -> jetstream::Context {
-    jetstream::new(async_nats::connect(world.nats.url()).await.unwrap())
-}
-
 async fn consumer(world: &World<Sqlite>, replay: &Replay) -> consumer::Info {
-    let stream = context(world).await.get_stream("EVENTS").await.unwrap();
+    let stream = world.jetstream().await.get_stream("EVENTS").await.unwrap();
     let name = replay.consumer();
     stream.consumer_info(name).await.unwrap()
 }
@@ -207,7 +203,7 @@ async fn events_removed_before_their_replay_are_reported() {
     let slowly = everything().rate_limit(Rate::per_second(10));
     let replay = world.replay(NAME, &slowly).await;
     noted.reach(5).await;
-    let stream = context(&world).await.get_stream("EVENTS").await.unwrap();
+    let stream = world.jetstream().await.get_stream("EVENTS").await.unwrap();
     stream.purge().sequence(51).await.unwrap();
     open.send(true).unwrap();
     let status = world.replay_is(replay.id, ReplayState::Done).await;
@@ -295,7 +291,7 @@ async fn one_of_many_concurrent_requests_starts_on_three_servers() {
 async fn put(world: &World<Sqlite>, replay: &Replay) {
     let key = format!("$KV.TIDINGS.replay.{}.{}", replay.subscriber, replay.id);
     let entry = serde_json::to_vec(replay).unwrap();
-    let context = context(world).await;
+    let context = world.jetstream().await;
     let publishing = context.publish(key, entry.into()).await;
     publishing.unwrap().await.unwrap();
 }
@@ -357,7 +353,7 @@ async fn early_redeliveries_of_a_cancelled_replay_are_dropped() {
     // real time: the retry is due when the worker starts
     tokio::time::sleep_until(due.into()).await;
     let running = run();
-    let context = context(&world).await;
+    let context = world.jetstream().await;
     eventually("the retries are empty", || async {
         let retries = context.get_stream("RETRIES").await.unwrap();
         retries.get_info().await.unwrap().state.messages == 0

@@ -3,21 +3,16 @@
 use std::time::Duration;
 
 use async_nats::jetstream;
-use tidings::{Context, EventSubscriber, Failure, Rate, Replay, ReplayState, Retry, Worker};
+use tidings::{EventSubscriber, Rate, Replay, ReplayState, Retry, Worker};
 
-use crate::support::{Noted, Running, User, World, events_stream, eventually, everything};
+use crate::support::{
+    Noted, Running, User, World, events_stream, eventually, everything, note_replayed_id,
+};
 
 type Sqlite = sqlx::Sqlite;
 
 const NAME: &str = "again";
 const USERS: usize = 300;
-
-async fn note(user: User, cx: Context<Noted>) -> Result<(), Failure> {
-    if cx.is_replay() {
-        cx.state().note(user.id);
-    }
-    Ok(())
-}
 
 fn users() -> Vec<User> {
     (0..USERS).map(|id| User::new(&id.to_string())).collect()
@@ -25,7 +20,7 @@ fn users() -> Vec<User> {
 
 fn worker(world: &World<Sqlite>, noted: &Noted) -> Worker<Noted> {
     let subscriber = EventSubscriber::durable(NAME)
-        .on(note)
+        .on(note_replayed_id)
         .retry(Retry::exponential(
             Duration::from_millis(20),
             Duration::from_millis(80),
@@ -56,11 +51,6 @@ fn handled(noted: &Noted) -> (usize, usize) {
 
 fn consumer(replay: &Replay) -> String {
     replay.consumer()
-}
-
-async fn context(world: &World<Sqlite>) -> jetstream::Context {
-    let client = async_nats::connect(world.nats.url()).await.unwrap();
-    jetstream::new(client)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,7 +107,7 @@ async fn a_deleted_consumer_is_recreated_after_the_handled_events() {
     let running = start(&world, &noted).await;
     let replay = replay(&world).await;
     noted.reach(60).await;
-    let stream = context(&world).await.get_stream("EVENTS").await.unwrap();
+    let stream = world.jetstream().await.get_stream("EVENTS").await.unwrap();
     stream.delete_consumer(&consumer(&replay)).await.unwrap();
     let status = world.replay_is(replay.id, ReplayState::Done).await;
     let (all, twice) = handled(&noted);
@@ -151,7 +141,12 @@ async fn a_stream_recreated_midway_ends_the_replay_with_a_reason() {
     let running = start(&world, &noted).await;
     let replay = replay(&world).await;
     noted.reach(20).await;
-    context(&world).await.delete_stream("EVENTS").await.unwrap();
+    world
+        .jetstream()
+        .await
+        .delete_stream("EVENTS")
+        .await
+        .unwrap();
     world.bus.apply_stream(&events_stream()).await.unwrap();
     let other = User::new("of the other stream");
     world.publish([&other]).await;

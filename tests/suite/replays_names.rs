@@ -3,24 +3,17 @@
 
 use async_nats::jetstream;
 use serde_json::{Value, json};
-use tidings::{Context, EventSubscriber, Failure, Rate, ReplayState, Worker};
+use tidings::{EventSubscriber, Rate, ReplayState, Worker};
 
-use crate::support::{Noted, Running, User, World, eventually, everything};
+use crate::support::{Noted, Running, User, World, eventually, everything, note_replayed_id};
 
 type Sqlite = sqlx::Sqlite;
 
 const NAME: &str = "named";
 const USERS: u32 = 20;
 
-async fn note(user: User, cx: Context<Noted>) -> Result<(), Failure> {
-    if cx.is_replay() {
-        cx.state().note(user.id);
-    }
-    Ok(())
-}
-
 async fn start(world: &World<Sqlite>, noted: &Noted) -> Running<tidings::WorkerError> {
-    let subscriber = EventSubscriber::durable(NAME).on(note);
+    let subscriber = EventSubscriber::durable(NAME).on(note_replayed_id);
     let running = world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber));
     let users: Vec<User> = (0..USERS).map(|id| User::new(&id.to_string())).collect();
     world.publish(&users).await;

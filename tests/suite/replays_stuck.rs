@@ -14,20 +14,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    Cluster, Counted, Noted, User, World, events_stream, eventually, everything, log, within,
+    Cluster, Counted, Noted, User, World, events_stream, eventually, everything, log,
+    note_replayed_id, within,
 };
 
 type Sqlite = sqlx::Sqlite;
 
 const NAME: &str = "stuck";
 const USERS: usize = 100;
-
-async fn note(user: User, cx: Context<Noted>) -> Result<(), Failure> {
-    if cx.is_replay() {
-        cx.state().note(user.id);
-    }
-    Ok(())
-}
 
 /// A server with the user `all` and the user `limited`, whose permissions change.
 struct Limited {
@@ -73,7 +67,7 @@ impl Limited {
 
     async fn work(&self) -> Working {
         let bus = connect(&self.server, "limited").await;
-        let subscriber = EventSubscriber::durable(NAME).on(note);
+        let subscriber = EventSubscriber::durable(NAME).on(note_replayed_id);
         let worker = Worker::new(bus, self.noted.clone()).subscribe(subscriber);
         let stop = CancellationToken::new();
         let task = tokio::spawn(worker.run(stop.clone().cancelled_owned()));
@@ -205,7 +199,7 @@ async fn a_worker_denied_to_read_replays_is_an_issue_of_their_status() {
 async fn a_replay_without_an_instance_reports_it() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
-    let subscriber = EventSubscriber::durable(NAME).on(note);
+    let subscriber = EventSubscriber::durable(NAME).on(note_replayed_id);
     let running = world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber));
     let users: Vec<User> = (0..USERS).map(|id| User::new(&id.to_string())).collect();
     world.publish(&users).await;
@@ -287,7 +281,7 @@ async fn a_replay_without_a_stream_leader_reports_it_and_resumes() {
     let bus = cluster.bus().await;
     cluster.apply_all(&bus, Duration::from_secs(1)).await;
     let noted = Noted::default();
-    let subscriber = EventSubscriber::durable(NAME).on(note);
+    let subscriber = EventSubscriber::durable(NAME).on(note_replayed_id);
     let stop = CancellationToken::new();
     let worker = Worker::new(bus.clone(), noted.clone()).subscribe(subscriber);
     let task = tokio::spawn(worker.run(stop.clone().cancelled_owned()));

@@ -7,7 +7,7 @@ use tidings::{
 
 use crate::{
     both,
-    support::{Counted, Database, Noted, User, World},
+    support::{Counted, Database, Noted, User, World, note_id},
 };
 
 both!(a_replay_handles_each_event_again_once);
@@ -58,11 +58,6 @@ async fn a_replay_handles_each_event_again_once<DB: Database>(world: World<DB>) 
     assert_eq!(counts, [1, 3]);
 }
 
-async fn note(user: User, cx: Context<Noted>) -> Result<(), Failure> {
-    cx.state().note(user.id);
-    Ok(())
-}
-
 #[tokio::test]
 async fn shadows_and_skips_act_as_in_a_worker() {
     async fn shadow(user: User, cx: Context<Noted>) -> Result<(), Failure> {
@@ -70,7 +65,7 @@ async fn shadows_and_skips_act_as_in_a_worker() {
         Ok(())
     }
     let subscriber = EventSubscriber::durable("s")
-        .on(note)
+        .on(note_id)
         .skip_on_replay()
         .shadow("v2", |handlers| handlers.on(shadow));
     let noted = Noted::default();
@@ -92,15 +87,15 @@ async fn a_shadow_without_a_handler_is_refused() {
     let world = World::<sqlx::Sqlite>::start().await;
     let of = |name: &str| {
         EventSubscriber::durable("s")
-            .on(note)
-            .shadow(name, |s| s.on(note))
+            .on(note_id)
+            .shadow(name, |s| s.on(note_id))
     };
     let refused = [
         of(""),
         of("V 2"),
-        of("v2").shadow("v2", |s| s.on(note)),
+        of("v2").shadow("v2", |s| s.on(note_id)),
         of("v2").shadow("v3", |s| s),
-        of("v2").shadow("v3", |s| s.on(note).shadow("v4", |s| s.on(note))),
+        of("v2").shadow("v3", |s| s.on(note_id).shadow("v4", |s| s.on(note_id))),
     ];
     for subscriber in refused {
         let worker = tidings::Worker::new(world.bus.clone(), Noted::default());
@@ -117,7 +112,7 @@ async fn a_shadow_without_a_handler_is_refused() {
         };
         assert!(is_it(&error), "{error}");
     }
-    let twice = of("v2").shadow("v3", |s| s.on(note).on(note));
+    let twice = of("v2").shadow("v3", |s| s.on(note_id).on(note_id));
     let worker = tidings::Worker::new(world.bus.clone(), Noted::default());
     let error = worker
         .subscribe(twice)

@@ -31,25 +31,12 @@ async fn publish<DB: Database>(world: &World<DB>, names: &[&str], key: &str) {
     tx.commit().await.unwrap();
 }
 
-async fn backlog_is_gone<DB: Database>(world: &World<DB>) {
-    eventually("the backlog is gone", || async {
-        let status = world.outbox.status().await;
-        // Rows that the stream refuses are restored automatically, and count until then.
-        status.is_ok_and(|status| status.backlog == status.returning)
-    })
-    .await;
-}
-
 /// A relay has published one event and has stopped.
 async fn one_is_relayed<DB: Database>(world: &World<DB>) {
     let relay = world.relay();
     publish(world, &["count.raised"], "first").await;
-    backlog_is_gone(world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
-}
-
-async fn jetstream_of<DB: Database>(world: &World<DB>) -> jetstream::Context {
-    jetstream::new(async_nats::connect(world.nats.url()).await.unwrap())
 }
 
 /// Another publisher writes into the stream until it has this many messages.
@@ -69,7 +56,7 @@ async fn others_write<DB: Database>(world: &World<DB>, up_to: u64) {
 }
 
 async fn last_sequence<DB: Database>(world: &World<DB>) -> u64 {
-    let jetstream = jetstream_of(world).await;
+    let jetstream = world.jetstream().await;
     let mut stream = jetstream.get_stream("EVENTS").await.unwrap();
     stream.info().await.unwrap().state.last_sequence
 }
@@ -81,13 +68,6 @@ async fn position<DB: Database>(world: &World<DB>, stream: &str) -> i64 {
         "select coalesce(cast(streams->'{stream}'->>'sequence' as bigint), -1) from {relay}"
     );
     DB::number(world.outbox.pool(), &sql).await
-}
-
-/// The stream forgets ids after 100 ms here, so that only the check of its end prevents duplicates.
-async fn forgetful<DB: Database>(world: &World<DB>) {
-    let mut stream = StreamSpec::new("EVENTS", [Pattern::parse("count.>").unwrap()]).unwrap();
-    stream.duplicate_window = Duration::from_millis(100);
-    world.bus.apply_stream(&stream).await.unwrap();
 }
 
 async fn foreign_messages_are_read_once_and_not_at_every_start<DB: Database>(world: World<DB>) {
@@ -112,16 +92,16 @@ async fn a_recreated_stream_is_read_from_its_beginning_after_crashes<DB: Databas
         let sql = format!("select streams->'EVENTS'->>'incarnation' from {relay}");
         DB::word(world.outbox.pool(), &sql).await
     };
-    forgetful(&world).await;
+    world.forget_ids_after(Duration::from_millis(100)).await;
     world.full_stream().await;
     one_is_relayed(&world).await;
     // An event that its stream refuses keeps the page open, so that the position does not pass it.
     let relay = world.run_relay(world.new_relay().stall_timeout(AN_HOUR));
     publish(&world, &["count.raised"], "second").await;
-    backlog_is_gone(&world).await;
-    let jetstream = jetstream_of(&world).await;
+    world.is_settled().await;
+    let jetstream = world.jetstream().await;
     jetstream.delete_stream("EVENTS").await.unwrap();
-    forgetful(&world).await;
+    world.forget_ids_after(Duration::from_millis(100)).await;
     publish(&world, &["count.raised", "full.up"], "third").await;
     eventually("the new stream has it", || async {
         world.stored().await.len() == 1
@@ -139,7 +119,7 @@ async fn a_recreated_stream_is_read_from_its_beginning_after_crashes<DB: Databas
 
     // The lease outlasts the server's memory for ids.
     let relay = world.relay();
-    backlog_is_gone(&world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
     let stored = world.stored().await;
     assert_eq!((stored.len(), stored.duplicated()), (1, 0));
@@ -154,7 +134,7 @@ async fn a_subject_that_moves_to_another_stream_is_followed<DB: Database>(world:
     };
     // Applying a stream only adds subjects.
     let prune = async |stream: &str, subject: &str| {
-        let jetstream = jetstream_of(&world).await;
+        let jetstream = world.jetstream().await;
         let stream = jetstream.get_stream(stream).await.unwrap();
         let mut config = stream.cached_info().config.clone();
         config.subjects = vec![subject.to_owned()];
@@ -167,10 +147,10 @@ async fn a_subject_that_moves_to_another_stream_is_followed<DB: Database>(world:
     };
     let relay = world.relay();
     publish(&world, &["count.raised"], "a").await;
-    backlog_is_gone(&world).await;
+    world.is_settled().await;
 
     // First a batch of twenty finds that its subject has moved, then a single event does.
-    let jetstream = jetstream_of(&world).await;
+    let jetstream = world.jetstream().await;
     for (from, its_own, to, taken, events) in [
         ("EVENTS", "user.>", "SECOND", ["second.>", "count.>"], 20),
         ("SECOND", "second.>", "THIRD", ["third.>", "count.>"], 1),
@@ -183,7 +163,7 @@ async fn a_subject_that_moves_to_another_stream_is_followed<DB: Database>(world:
             publishing.await.unwrap();
         }
         publish(&world, &vec!["count.raised"; events], "a").await;
-        backlog_is_gone(&world).await;
+        world.is_settled().await;
     }
     relay.stop().await.unwrap();
 
@@ -203,7 +183,7 @@ async fn a_subject_that_moves_to_another_stream_is_followed<DB: Database>(world:
 async fn a_purge_while_the_tail_is_read_does_not_stop_the_relay<DB: Database>(world: World<DB>) {
     one_is_relayed(&world).await;
     others_write(&world, 20_000).await;
-    let jetstream = jetstream_of(&world).await;
+    let jetstream = world.jetstream().await;
     let stream = jetstream.get_stream("EVENTS").await.unwrap();
     publish(&world, &["count.raised"], "a").await;
     let relay = world.relay();
@@ -213,7 +193,7 @@ async fn a_purge_while_the_tail_is_read_does_not_stop_the_relay<DB: Database>(wo
     })
     .await;
     stream.purge().await.unwrap();
-    backlog_is_gone(&world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
     assert_eq!(world.stored().await.len(), 1);
 }
@@ -235,10 +215,10 @@ async fn a_silent_database_connection_is_replaced() {
     let relay = tidings::Relay::new(outbox).lease(Duration::from_secs(1));
     let relay = world.run_relay(relay);
     publish(&world, &["count.raised"], "a").await;
-    backlog_is_gone(&world).await;
+    world.is_settled().await;
     proxy.silence();
     publish(&world, &["count.raised"], "a").await;
-    backlog_is_gone(&world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
     let stored = world.stored().await;
     assert_eq!((stored.len(), stored.duplicated()), (2, 0));
@@ -260,11 +240,11 @@ async fn events_stored_in_another_order_are_not_stored_again() {
         relay.stall_timeout(AN_HOUR)
     };
     const TAKE_THE_LEASE_AWAY: &str = "update tidings.relay set lease_until = '-infinity'";
-    forgetful(&world).await;
+    world.forget_ids_after(Duration::from_millis(100)).await;
     world.full_stream().await;
     let relay = world.run_relay(new_relay());
     publish(&world, &["count.raised"], "first").await;
-    backlog_is_gone(&world).await;
+    world.is_settled().await;
     // The following events are stored in the stream, and the relay cannot record it.
     let mut lock = pool.begin().await.unwrap();
     sqlx::query("select from tidings.relay for update")
@@ -304,7 +284,7 @@ async fn events_stored_in_another_order_are_not_stored_again() {
     Postgres::execute(pool, TAKE_THE_LEASE_AWAY).await;
 
     let relay = world.relay();
-    backlog_is_gone(&world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
     let stored = world.stored().await;
     assert_eq!((stored.len(), stored.duplicated()), (4, 0));
@@ -323,7 +303,7 @@ async fn large_rows_are_not_read_repeatedly() {
     );
     Postgres::execute(world.outbox.pool(), &sql).await;
     let relay = world.run_relay(tidings::Relay::new(outbox));
-    backlog_is_gone(&world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
     let (carried, read) = (ROWS * BYTES, proxy.said());
     assert!(read >= carried, "{read} bytes were read");
@@ -372,7 +352,7 @@ async fn sqlite_refuses_a_row_that_no_relay_can_read() {
     }
     insert(None).await.unwrap();
     let relay = world.relay();
-    backlog_is_gone(&world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
     assert_eq!((world.stored().await.len(), world.parked().await), (1, 0));
 }

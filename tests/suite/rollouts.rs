@@ -5,14 +5,9 @@ use tidings::{
     Context, EventPublisher, EventSubscriber, Failure, Subscribers, SubscribersError, Worker,
 };
 
-use crate::support::{Counted, Noted, User, World, eventually};
+use crate::support::{Counted, Noted, User, World, eventually, note_id};
 
 type Sqlite = sqlx::Sqlite;
-
-async fn note(user: User, cx: Context<Noted>) -> Result<(), Failure> {
-    cx.state().note(user.id);
-    Ok(())
-}
 
 async fn count(event: Counted, cx: Context<Noted>) -> Result<(), Failure> {
     cx.state().note(event.key);
@@ -20,7 +15,7 @@ async fn count(event: Counted, cx: Context<Noted>) -> Result<(), Failure> {
 }
 
 fn worker(world: &World<Sqlite>, noted: &Noted, is_newer: bool) -> Worker<Noted> {
-    let subscriber = EventSubscriber::durable("w").on(note);
+    let subscriber = EventSubscriber::durable("w").on(note_id);
     let subscriber = match is_newer {
         true => subscriber.on(count),
         false => subscriber,

@@ -135,14 +135,6 @@ async fn commit<DB: Database>(world: &World<DB>, key: &str, count: i64) {
     tx.commit().await.unwrap();
 }
 
-async fn settled<DB: Database>(world: &World<DB>) {
-    eventually("everything is stored or parked", || async {
-        let status = world.outbox.status().await.unwrap();
-        status.backlog == status.returning
-    })
-    .await;
-}
-
 async fn parked<DB: Database>(world: &World<DB>) -> Vec<ParkedEvent> {
     let listing = world.outbox.parked(&ParkedSelection::All, i64::MIN, 1000);
     listing.await.unwrap()
@@ -150,7 +142,7 @@ async fn parked<DB: Database>(world: &World<DB>) -> Vec<ParkedEvent> {
 
 async fn relayed<DB: Database>(world: &World<DB>) {
     let relay = world.relay();
-    settled(world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
 }
 
@@ -198,7 +190,7 @@ async fn an_unreadable_row_is_parked_and_blocks_no_other<DB: Database>(world: Wo
     let all = rows.len();
 
     let relay = world.relay();
-    settled(&world).await;
+    world.is_settled().await;
     let mut carried: Vec<i64> = (0..all as i64).collect();
     carried.push(101);
     assert_eq!(counts(&world.stored().await), carried);
@@ -226,7 +218,7 @@ async fn an_unreadable_row_is_parked_and_blocks_no_other<DB: Database>(world: Wo
     };
     assert_eq!(errors(&again), errors(&listed));
     commit(&world, "ada", 102).await;
-    settled(&world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
 
     let dead_lettered = world.outbox.discard(&ParkedSelection::All, 1000).await;
@@ -263,7 +255,7 @@ async fn a_row_that_is_too_large_is_parked_unread<DB: Database>(world: World<DB>
     let before = most_memory();
 
     let relay = world.relay();
-    settled(&world).await;
+    world.is_settled().await;
     assert_eq!(counts(&world.stored().await), [1, 3]);
     let listed = parked(&world).await;
     assert_eq!(listed.len(), 2);
@@ -341,7 +333,7 @@ async fn a_text_that_is_not_utf_8_is_parked_and_blocks_no_other() {
         }
         commit(&world, "ada", 3).await;
         let relay = world.relay();
-        settled(&world).await;
+        world.is_settled().await;
         assert_eq!(counts(&world.stored().await), [0, 1, 2, 3], "{encoding}");
         let listed = parked(&world).await;
         assert_eq!(listed.len(), 3, "{encoding}: {listed:#?}");
@@ -446,15 +438,15 @@ async fn a_row_id_below_all_others_on_postgres_is_relayed() {
     let world = World::<Postgres>::start().await;
     commit(&world, "ada", 1).await;
     let relay = world.relay();
-    settled(&world).await;
+    world.is_settled().await;
     let by_hand = "drop trigger outbox_is_event on tidings.outbox;
         insert into tidings.outbox (event, name, payload, id)
             values (gen_random_uuid(), 'count.raised', '{\"count\": 2}', -7),
                    (gen_random_uuid(), 'count.raised', '{\"count\": 3}', 9223372036854775807)";
     Postgres::execute(world.outbox.pool(), by_hand).await;
-    settled(&world).await;
+    world.is_settled().await;
     commit(&world, "ada", 4).await;
-    settled(&world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
     assert_eq!(counts(&world.stored().await), [1, 2, 3, 4]);
 }
@@ -478,7 +470,7 @@ async fn a_delayed_event_that_the_log_refuses_is_parked_when_due() {
     })
     .await;
     commit(&world, "ada", 1).await;
-    settled(&world).await;
+    world.is_settled().await;
     relay.stop().await.unwrap();
     assert_eq!(world.stored().await.len(), 2);
 }

@@ -2,183 +2,13 @@
 //! cure; no event is lost or waits silently.
 
 use serde_json::{Value, json};
-use tidings::{
-    Bus, Context, EventPublisher, EventSubscriber, Failure, StreamSpec, Subscribers, Worker,
-};
+use tidings::Bus;
 use tidings_test_servers::NatsServer;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
-use crate::support::{Noted, Stream, User, events_stream, eventually, within};
-
-/// A worker beside the test.
-pub struct Working {
-    pub noted: Noted,
-    stop: CancellationToken,
-    task: JoinHandle<Result<(), tidings::WorkerError>>,
-}
-
-async fn note(event: User, cx: Context<Noted>) -> Result<(), Failure> {
-    cx.state().note(event.id);
-    Ok(())
-}
-
-pub fn subscriber(name: &str) -> EventSubscriber<Noted> {
-    EventSubscriber::durable(name).on(note)
-}
-
-impl Working {
-    pub fn run(bus: &Bus, subscribers: impl IntoIterator<Item = EventSubscriber<Noted>>) -> Self {
-        let (noted, stop) = (Noted::default(), CancellationToken::new());
-        let worker = Worker::new(bus.clone(), noted.clone());
-        let worker = subscribers.into_iter().fold(worker, Worker::subscribe);
-        let task = tokio::spawn(worker.run(stop.clone().cancelled_owned()));
-        Self { noted, stop, task }
-    }
-
-    pub async fn has(&self, id: &str) {
-        eventually(id, || async { self.noted.all().iter().any(|n| n == id) }).await;
-    }
-
-    /// Aborts the worker like a dying process: nothing is handed over.
-    pub async fn kill(self) {
-        self.task.abort();
-        let ended = within("its death", self.task).await;
-        assert!(ended.is_err_and(|error| error.is_cancelled()));
-    }
-
-    pub async fn end(self) {
-        self.stop.cancel();
-        let ended = within("a clean stop", self.task).await;
-        ended.expect("no panic").expect("a clean end");
-    }
-}
-
-pub async fn publish(bus: &Bus, id: &str) {
-    let publishing = EventPublisher::new(bus);
-    publishing
-        .publish(&User::new(id))
-        .await
-        .expect("it is stored");
-}
-
-pub async fn apply_streams(bus: &Bus) {
-    for stream in StreamSpec::internal().into_iter().chain([events_stream()]) {
-        bus.apply_stream(&stream).await.expect("a stream");
-    }
-}
-
-pub async fn server() -> (NatsServer, Bus) {
-    let server = NatsServer::start().await.expect("nats-server starts");
-    let bus = Bus::connect(server.url()).await.expect("a connection");
-    apply_streams(&bus).await;
-    (server, bus)
-}
-
-/// Another tool, which uses the API of the server directly.
-pub struct Tool(async_nats::Client);
-
-impl Tool {
-    pub async fn at(server: &NatsServer) -> Self {
-        Self(
-            async_nats::connect(server.url())
-                .await
-                .expect("a connection"),
-        )
-    }
-
-    pub async fn api(&self, what: &str, body: Value) -> Value {
-        let subject = format!("$JS.API.{what}");
-        let answer = self.0.request(subject, body.to_string().into()).await;
-        let answer = answer.expect("an answer");
-        serde_json::from_slice(&answer.payload).expect("JSON")
-    }
-
-    /// The same; it must succeed.
-    pub async fn done(&self, what: &str, body: Value) -> Value {
-        let answer = self.api(what, body).await;
-        assert!(answer.get("error").is_none(), "{what}: {answer}");
-        answer
-    }
-
-    pub async fn put(&self, subject: &str, headers: &[(&str, &str)], payload: &str) {
-        let mut map = async_nats::HeaderMap::new();
-        for (name, value) in headers {
-            map.append(*name, *value);
-        }
-        let sending =
-            self.0
-                .publish_with_headers(subject.to_owned(), map, payload.to_owned().into());
-        sending.await.expect("it is sent");
-        self.0.flush().await.expect("it is sent");
-    }
-
-    pub async fn durable(&self, name: &str) -> Value {
-        let info = self
-            .done(&format!("CONSUMER.INFO.EVENTS.{name}"), json!({}))
-            .await;
-        info["config"].clone()
-    }
-
-    /// Changes settings of a durable in EVENTS.
-    pub async fn change_durable(&self, name: &str, settings: &Value) {
-        let mut config = self.durable(name).await;
-        put_over(&mut config, settings);
-        self.write_durable(name, config, "update").await;
-    }
-
-    pub async fn write_durable(&self, name: &str, config: Value, action: &str) {
-        let request = json!({ "stream_name": "EVENTS", "config": config, "action": action });
-        self.done(&format!("CONSUMER.CREATE.EVENTS.{name}"), request)
-            .await;
-    }
-
-    pub async fn stream(&self, name: &str) -> Value {
-        let info = self.done(&format!("STREAM.INFO.{name}"), json!({})).await;
-        info["config"].clone()
-    }
-
-    pub async fn change_stream(&self, name: &str, settings: &Value) {
-        let mut config = self.stream(name).await;
-        put_over(&mut config, settings);
-        self.done(&format!("STREAM.UPDATE.{name}"), config).await;
-    }
-}
-
-fn put_over(config: &mut Value, settings: &Value) {
-    for (setting, value) in settings.as_object().expect("settings") {
-        config[setting] = value.clone();
-    }
-}
-
-/// The issues that the instances of a subscriber report.
-pub async fn issues(bus: &Bus, name: &str) -> Vec<String> {
-    let Ok(state) = Subscribers::new(bus).find(name).await else {
-        return Vec::new();
-    };
-    let instances = state.instances.into_iter();
-    instances.filter_map(|instance| instance.issue).collect()
-}
-
-/// Waits until an instance reports an issue with all of these words.
-pub async fn is_told(bus: &Bus, name: &str, words: &[&str]) {
-    eventually(&format!("{name} tells {words:?}"), || async {
-        let told = issues(bus, name).await;
-        let tells = |told: &String| words.iter().all(|word| told.contains(word));
-        told.iter().any(tells)
-    })
-    .await;
-}
-
-pub async fn is_content(bus: &Bus, name: &str) {
-    eventually(&format!("{name} has no issue"), || async {
-        let state = Subscribers::new(bus).find(name).await;
-        state.is_ok_and(|state| {
-            !state.instances.is_empty() && state.instances.iter().all(|one| one.issue.is_none())
-        })
-    })
-    .await;
-}
+use crate::support::{
+    Stream, Tool, events_stream, eventually,
+    working::{Working, apply_streams, has_no_issue, publish, reports, server, subscriber},
+};
 
 fn spoilers() -> [Value; 5] {
     [
@@ -253,7 +83,7 @@ async fn a_consumer_changed_before_the_start_is_restored() {
         publish(&bus, &name).await;
         worker.has(&name).await;
         is_set_back(&tool, &name, spoiler).await;
-        is_content(&bus, &name).await;
+        has_no_issue(&bus, &name).await;
         worker.end().await;
     }
     no_dead_letter(&server).await;
@@ -302,18 +132,18 @@ async fn an_unusable_consumer_is_named_and_the_others_work() {
         worker.has(&format!("ordered {ordered}")).await;
         for (name, _, setting) in &made {
             let delete = format!("nats consumer rm EVENTS {name}");
-            is_told(&bus, name, &[setting, &delete]).await;
+            reports(&bus, name, &[setting, &delete]).await;
         }
         worker.end().await;
     }
     let worker = Working::run(&bus, [subscriber("pushed")]);
-    is_told(&bus, "pushed", &["deliver_subject"]).await;
+    reports(&bus, "pushed", &["deliver_subject"]).await;
     assert_eq!(worker.noted.len(), 0);
     worker.end().await;
     tool.done("CONSUMER.DELETE.EVENTS.pushed", json!({})).await;
     let worker = Working::run(&bus, [subscriber("pushed")]);
     worker.noted.reach(2).await;
-    is_content(&bus, "pushed").await;
+    has_no_issue(&bus, "pushed").await;
     worker.end().await;
 }
 
@@ -340,8 +170,8 @@ async fn pulls_that_end_for_an_unknown_reason_are_an_issue_with_code() {
     let bus_of_few = Bus::connect(url_of("few:p")).await.expect("a user");
     let worker = Working::run(&bus_of_few, [subscriber("denied")]);
     publish(&bus, "waits").await;
-    is_told(&bus, "denied", &["400", "Priority Group missing"]).await;
-    is_told(
+    reports(&bus, "denied", &["400", "Priority Group missing"]).await;
+    reports(
         &bus,
         "denied",
         &[
@@ -350,7 +180,7 @@ async fn pulls_that_end_for_an_unknown_reason_are_an_issue_with_code() {
         ],
     )
     .await;
-    is_told(&bus, "denied", &["events wait"]).await;
+    reports(&bus, "denied", &["events wait"]).await;
     worker.end().await;
 }
 
@@ -359,7 +189,7 @@ async fn invalid_stream_settings_are_reported_by_its_subscribers() {
     let (server, bus) = server().await;
     let tool = Tool::at(&server).await;
     let worker = Working::run(&bus, [subscriber("told")]);
-    is_content(&bus, "told").await;
+    has_no_issue(&bus, "told").await;
     let transform = json!({ "src": "user.>", "dest": "elsewhere.>" });
     for (stream, change, back, words) in [
         (
@@ -394,16 +224,16 @@ async fn invalid_stream_settings_are_reported_by_its_subscribers() {
         ),
     ] {
         tool.change_stream(stream, &change).await;
-        is_told(&bus, "told", &[words]).await;
+        reports(&bus, "told", &[words]).await;
         tool.change_stream(stream, &back).await;
-        is_content(&bus, "told").await;
+        has_no_issue(&bus, "told").await;
     }
     tool.change_stream(
         "EVENTS",
         &json!({ "sealed": true, "deny_purge": true, "deny_delete": true }),
     )
     .await;
-    is_told(&bus, "told", &["EVENTS is sealed"]).await;
+    reports(&bus, "told", &["EVENTS is sealed"]).await;
     worker.end().await;
 }
 

@@ -4,9 +4,9 @@
 use serde_json::{Value, json};
 use tidings::{DeadLetterSelection, DeadLetters, ReplayPoint, ReplayRequest, Replays};
 
-use crate::{
-    settings::{Tool, Working, is_content, is_told, publish, server, subscriber},
-    support::eventually,
+use crate::support::{
+    Tool, eventually,
+    working::{Working, has_no_issue, publish, reports, server, subscriber},
 };
 
 const BUCKET: &str = "KV_TIDINGS";
@@ -55,7 +55,7 @@ async fn a_bucket_made_or_changed_by_another_tool_is_restored() {
     is_as_it_should_be(&tool).await;
     publish(&bus, "second").await;
     worker.has("second").await;
-    is_content(&bus, "ordered").await;
+    has_no_issue(&bus, "ordered").await;
     worker.end().await;
 }
 
@@ -88,9 +88,9 @@ async fn a_bucket_that_refuses_entries_is_an_issue_of_each_instance() {
         }
         let of = || Working::run(&bus, [subscriber("stands").ordered_by_key()]);
         let workers = [of(), of()];
-        is_told(&bus, "stands", &[words, "KV_TIDINGS"]).await;
+        reports(&bus, "stands", &[words, "KV_TIDINGS"]).await;
         if words == "max_bytes" || words == "is sealed" {
-            is_told(&bus, "stands", &["the lease cannot be acquired"]).await;
+            reports(&bus, "stands", &["the lease cannot be acquired"]).await;
         }
         for worker in workers {
             worker.end().await;
@@ -177,19 +177,19 @@ async fn an_invalid_entry_breaks_no_other_and_is_named() {
     let parked = letters.parked_keys(&DeadLetterSelection::default()).await;
     assert!(parked.unwrap().is_empty());
     let cure = "nats kv del TIDINGS replay.busy.garbage";
-    is_told(
+    reports(
         &bus,
         "busy",
         &["replay.busy.garbage", "cannot be read", cure],
     )
     .await;
-    is_told(
+    reports(
         &bus,
         "busy",
         &["replay.busy.copy", "named after another replay"],
     )
     .await;
-    is_told(&bus, "busy", &["no name > *"]).await;
+    reports(&bus, "busy", &["no name > *"]).await;
     worker.noted.reach(2).await;
     eventually("the replay ends", || async {
         let found = replays.find(replay.id).await.unwrap();
@@ -202,11 +202,11 @@ async fn an_invalid_entry_breaks_no_other_and_is_named() {
     let worker = Working::run(&bus, [subscriber("busy").ordered_by_key()]);
     publish(&bus, "second").await;
     worker.has("second").await;
-    is_told(&bus, "busy", &["parked.busy.garbage", "parked.busy.a.b.c"]).await;
+    reports(&bus, "busy", &["parked.busy.garbage", "parked.busy.a.b.c"]).await;
     for (entry, _) in &bad {
         let purge = json!({ "filter": format!("$KV.TIDINGS.{entry}") });
         tool.done(&format!("STREAM.PURGE.{BUCKET}"), purge).await;
     }
-    is_content(&bus, "busy").await;
+    has_no_issue(&bus, "busy").await;
     worker.end().await;
 }

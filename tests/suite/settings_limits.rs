@@ -4,9 +4,9 @@ use serde_json::json;
 use tidings::{Bus, NatsOptions, Pattern, StartFrom, StreamSpec};
 use tidings_test_servers::NatsServer;
 
-use crate::{
-    settings::{Tool, Working, apply_streams, is_content, is_told, publish, server, subscriber},
-    support::{events_stream, within},
+use crate::support::{
+    Tool, events_stream, within,
+    working::{Working, apply_streams, has_no_issue, publish, reports, server, subscriber},
 };
 
 async fn handles_many(bus: &Bus, name: &str) {
@@ -41,7 +41,7 @@ async fn limits_of_the_server_are_obeyed() {
     let tool = Tool::at(&server).await;
     assert_eq!(tool.durable("few-false").await["max_ack_pending"], 40);
     let worker = Working::run(&bus, [subscriber("few-false")]);
-    is_content(&bus, "few-false").await;
+    has_no_issue(&bus, "few-false").await;
     worker.end().await;
 }
 
@@ -67,7 +67,7 @@ async fn limits_that_a_tool_has_set_for_pulls_are_obeyed() {
             publish(&bus, &format!("{name} {n}")).await;
         }
         worker.noted.reach(40).await;
-        is_content(&bus, name).await;
+        has_no_issue(&bus, name).await;
         worker.end().await;
     }
 }
@@ -93,7 +93,7 @@ async fn workers_run_in_an_account_with_every_limit() {
         unbounded.apply_stream(&stream).await.unwrap();
     }
     let worker = Working::run(&unbounded, [subscriber("unbounded").ordered_by_key()]);
-    is_told(
+    reports(
         &unbounded,
         "unbounded",
         &["bucket TIDINGS", "nats.bucket_max_bytes"],
@@ -120,7 +120,7 @@ async fn consumer_limits_of_a_stream_are_obeyed_or_named() {
 
     let worker = Working::run(&bus, [subscriber("limited-false")]);
     let cure = "nats stream edit EVENTS --limit-consumer-inactive=0";
-    is_told(&bus, "limited-false", &["inactive_threshold", "4s", cure]).await;
+    reports(&bus, "limited-false", &["inactive_threshold", "4s", cure]).await;
     // The reader of tail, trace, verify and rehearsals.
     let all = Pattern::parse("user.>").unwrap();
     let mut reader = bus
@@ -138,7 +138,7 @@ async fn consumer_limits_of_a_stream_are_obeyed_or_named() {
     tool.change_stream("EVENTS", &path).await;
     worker.end().await;
     let worker = Working::run(&bus, [subscriber("limited-false")]);
-    is_content(&bus, "limited-false").await;
+    has_no_issue(&bus, "limited-false").await;
     let config = tool.durable("limited-false").await;
     assert!(config.get("inactive_threshold").is_none(), "{config}");
     assert_eq!(config["max_ack_pending"], 10_000);

@@ -4,9 +4,9 @@
 use serde_json::json;
 use tidings::{Context, DeadLetterSelection, DeadLetters, EventSubscriber, Failure, Subscribers};
 
-use crate::{
-    settings::{Tool, Working, apply_streams, publish, server, subscriber},
-    support::{Noted, User, eventually},
+use crate::support::{
+    Noted, Tool, User, eventually,
+    working::{Working, apply_streams, publish, server, subscriber},
 };
 
 async fn refuse(event: User, cx: Context<Noted>) -> Result<(), Failure> {
@@ -15,7 +15,7 @@ async fn refuse(event: User, cx: Context<Noted>) -> Result<(), Failure> {
 }
 
 /// Waits until the list has this text about the only subscriber.
-async fn is_told(bus: &tidings::Bus, text: &str) {
+async fn reports(bus: &tidings::Bus, text: &str) {
     eventually(text, || async {
         let overview = Subscribers::new(bus).overview().await;
         let mut issues = overview.subscribers.iter().flat_map(|one| &one.issues);
@@ -36,9 +36,9 @@ async fn a_consumer_that_starts_beyond_its_stream_is_named() {
     let working = Working::run(&bus, [subscriber("welcome")]);
     publish(&bus, "waits").await;
     let text = "from sequence 1000 on";
-    is_told(&bus, text).await;
+    reports(&bus, text).await;
     working.end().await;
-    is_told(&bus, text).await;
+    reports(&bus, text).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,7 +63,7 @@ async fn a_republish_into_an_internal_stream_is_named() {
         let republish = json!({ "src": source, "dest": destination });
         tool.change_stream(stream, &json!({ "republish": republish }))
             .await;
-        is_told(
+        reports(
             &bus,
             &format!("republish of {stream} has the destination {destination}"),
         )
@@ -92,7 +92,7 @@ async fn no_event_is_acked_whose_dead_letter_would_not_be_stored() {
     let working = Working::run(&bus, [refusing]);
     publish(&bus, "bad").await;
     working.has("bad").await;
-    is_told(&bus, "retention of DEAD_LETTERS").await;
+    reports(&bus, "retention of DEAD_LETTERS").await;
     apply_streams(&bus).await;
     eventually("the letter is kept", || async {
         let letters = DeadLetters::new(&bus);

@@ -6,81 +6,20 @@ use std::{
 };
 
 use async_nats::jetstream;
-use tidings::{
-    Bus, Context, EventPublisher, EventSubscriber, Failure, NatsOptions, StreamSpec, Worker,
-};
+use tidings::{Bus, Context, EventPublisher, EventSubscriber, Failure, NatsOptions};
 use tidings_test_servers::NatsServer;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
-use crate::support::{Cluster, Noted, Proxy, User, events_stream, eventually, log, within};
+use crate::support::{
+    Cluster, Noted, Proxy, User, events_stream, eventually, log, within,
+    working::{Working, apply_streams, server, subscriber},
+};
 
 /// How long a stall may last: ten seconds, and the delay that a busy machine may add.
 const SOON: Duration = Duration::from_secs(12);
 
-/// A worker with one subscriber, `stalls`, beside the test.
-struct Working {
-    noted: Noted,
-    stop: CancellationToken,
-    task: JoinHandle<Result<(), tidings::WorkerError>>,
-}
-
-impl Working {
-    async fn begin(bus: &Bus, name: &str) -> Self {
-        let noted = Noted::default();
-        let subscriber = EventSubscriber::durable(name).on(note).concurrency(4);
-        Self::run(bus, noted, subscriber)
-    }
-
-    fn run(bus: &Bus, noted: Noted, subscriber: EventSubscriber<Noted>) -> Self {
-        let stop = CancellationToken::new();
-        let worker = Worker::new(bus.clone(), noted.clone()).subscribe(subscriber);
-        let task = tokio::spawn(worker.run(stop.clone().cancelled_owned()));
-        Self { noted, stop, task }
-    }
-
-    /// Waits until the worker handles an event that is published now.
-    async fn handles(&self, bus: &Bus, id: &str) {
-        let publisher = EventPublisher::new(bus);
-        within("it is stored", async {
-            while publisher.publish(&User::new(id)).await.is_err() {
-                // real time: a server that starts
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        })
-        .await;
-        self.has(id).await;
-    }
-
-    async fn has(&self, id: &str) {
-        eventually(id, || async { self.noted.all().iter().any(|n| n == id) }).await;
-    }
-
-    async fn end(self) {
-        self.stop.cancel();
-        within("a clean stop", self.task)
-            .await
-            .expect("no panic")
-            .expect("a clean end");
-    }
-}
-
-async fn note(event: User, cx: Context<Noted>) -> Result<(), Failure> {
-    cx.state().note(event.id);
-    Ok(())
-}
-
-async fn apply_streams(bus: &Bus) {
-    for stream in StreamSpec::internal().into_iter().chain([events_stream()]) {
-        bus.apply_stream(&stream).await.expect("a stream");
-    }
-}
-
-async fn server() -> (NatsServer, Bus) {
-    let server = NatsServer::start().await.expect("nats-server starts");
-    let bus = Bus::connect(server.url()).await.expect("a connection");
-    apply_streams(&bus).await;
-    (server, bus)
+/// A worker with one subscriber.
+fn begin(bus: &Bus, name: &str) -> Working {
+    Working::run(bus, [subscriber(name).concurrency(4)])
 }
 
 async fn context(url: &str) -> jetstream::Context {
@@ -111,7 +50,7 @@ async fn says(subscriber: &str, words: &str) {
 async fn a_deleted_consumer_is_named_and_continues_where_it_was() {
     log::listen();
     let (server, bus) = server().await;
-    let worker = Working::begin(&bus, "deleted").await;
+    let worker = begin(&bus, "deleted");
     worker.handles(&bus, "before").await;
     let began = Instant::now();
     let stream = context(&server.url())
@@ -131,7 +70,7 @@ async fn a_deleted_consumer_is_named_and_continues_where_it_was() {
 async fn a_deleted_stream_is_named_and_a_new_one_read_from_its_start() {
     log::listen();
     let (server, bus) = server().await;
-    let worker = Working::begin(&bus, "streamless").await;
+    let worker = begin(&bus, "streamless");
     worker.handles(&bus, "before").await;
     context(&server.url())
         .await
@@ -151,7 +90,7 @@ async fn a_consumer_that_changes_its_leader_continues() {
     let cluster = Cluster::start().await;
     let bus = cluster.bus().await;
     cluster.apply_all(&bus, Duration::from_secs(120)).await;
-    let worker = Working::begin(&bus, "led").await;
+    let worker = begin(&bus, "led");
     worker.handles(&bus, "before").await;
     let client = async_nats::connect(cluster.urls()).await.unwrap();
     for round in 0..3 {
@@ -172,7 +111,7 @@ async fn a_worker_leaves_a_server_in_lame_duck_mode() {
     // Only one seed: the client learns the other servers from the cluster.
     let [first, ..] = &cluster.nodes;
     let one = Bus::connect(first.url()).await.unwrap();
-    let worker = Working::begin(&one, "duck").await;
+    let worker = begin(&one, "duck");
     worker.handles(&bus, "before").await;
     let began = Instant::now();
     // The server keeps its connections for ten more seconds, and then closes them one by one.
@@ -199,7 +138,7 @@ async fn a_half_open_link_is_replaced_before_the_client_notices() {
     let proxy = Proxy::to(server.port()).await;
     let through = format!("nats://127.0.0.1:{}", proxy.port);
     let through = Bus::connect(through).await.unwrap();
-    let worker = Working::begin(&through, "half-open").await;
+    let worker = begin(&through, "half-open");
     worker.handles(&bus, "before").await;
     let began = Instant::now();
     proxy.silence();
@@ -228,7 +167,7 @@ async fn a_half_open_link_is_replaced_while_all_slots_are_in_use() {
     let through = format!("nats://127.0.0.1:{}", proxy.port);
     let through = Bus::connect(through).await.unwrap();
     let subscriber = EventSubscriber::durable("busy").on(hold).concurrency(1);
-    let worker = Working::run(&through, Noted::default(), subscriber);
+    let worker = Working::run(&through, [subscriber]);
     worker.handles(&bus, "held").await;
     let began = Instant::now();
     let before = proxy.connections();
@@ -247,7 +186,7 @@ async fn a_slow_link_is_not_replaced() {
     let proxy = Proxy::to(server.port()).await;
     let through = format!("nats://127.0.0.1:{}", proxy.port);
     let through = Bus::connect(through).await.unwrap();
-    let worker = Working::begin(&through, "slow").await;
+    let worker = begin(&through, "slow");
     worker.handles(&bus, "before").await;
     let before = proxy.connections();
     proxy.slow(Duration::from_millis(900));
@@ -263,10 +202,7 @@ async fn a_slow_link_is_not_replaced() {
 async fn both_workers_of_a_durable_continue_after_a_server_crash() {
     let (server, bus) = server().await;
     let other = Bus::connect(server.url()).await.unwrap();
-    let workers = [
-        Working::begin(&bus, "both").await,
-        Working::begin(&other, "both").await,
-    ];
+    let workers = [begin(&bus, "both"), begin(&other, "both")];
     let publisher = EventPublisher::new(&bus);
     // Each of the two workers handles some events, not one worker all of them.
     let both_handle = async |round: &str| {
@@ -334,7 +270,7 @@ async fn a_denied_pull_names_its_permission_and_resumes_once_allowed() {
     log::listen();
     let deny = "publish: { deny: [\"$JS.API.CONSUMER.MSG.NEXT.EVENTS.not-pulling\"] }";
     let (server, all, bus) = limited(deny).await;
-    let worker = Working::begin(&bus, "not-pulling").await;
+    let worker = begin(&bus, "not-pulling");
     says(
         "not-pulling",
         "allow it to publish to $JS.API.CONSUMER.MSG.NEXT.EVENTS.not-pulling",
@@ -354,7 +290,7 @@ async fn a_worker_denied_to_ack_reports_it() {
     log::listen();
     let deny = "publish: { deny: [\"$JS.ACK.EVENTS.not-acking.>\"] }";
     let (_server, all, bus) = limited(deny).await;
-    let worker = Working::begin(&bus, "not-acking").await;
+    let worker = begin(&bus, "not-acking");
     worker.handles(&all, "handled").await;
     says(
         "not-acking",
@@ -370,7 +306,7 @@ async fn a_worker_denied_its_consumer_does_not_start_and_says_why() {
         let deny = format!("publish: {{ deny: [\"$JS.API.{api}.>\"] }}");
         let (_server, _all, bus) = limited(&deny).await;
         let began = Instant::now();
-        let worker = Working::begin(&bus, "not-starting").await;
+        let worker = begin(&bus, "not-starting");
         let error = within("it ends", worker.task).await.unwrap().unwrap_err();
         let cause = std::error::Error::source(&error)
             .expect("a cause")
@@ -390,7 +326,7 @@ async fn a_worker_denied_to_read_answers_reports_it() {
     let deny = "subscribe: { deny: [\"_INBOX.>\"] }";
     let (_server, _all, bus) = limited(deny).await;
     let began = Instant::now();
-    let worker = Working::begin(&bus, "not-hearing").await;
+    let worker = begin(&bus, "not-hearing");
     let error = within("it ends", worker.task).await.unwrap().unwrap_err();
     let cause = std::error::Error::source(&error)
         .expect("a cause")
@@ -415,7 +351,7 @@ async fn pause(server: &NatsServer, consumer: &str, until: &str) {
 async fn a_paused_subscriber_is_reported_and_is_no_stall() {
     log::listen();
     let (server, bus) = server().await;
-    let worker = Working::begin(&bus, "paused").await;
+    let worker = begin(&bus, "paused");
     worker.handles(&bus, "before").await;
     pause(&server, "paused", "2999-01-01T00:00:00Z").await;
     EventPublisher::new(&bus)

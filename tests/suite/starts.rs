@@ -11,19 +11,14 @@ use tidings::{
 };
 use tokio::sync::watch;
 
-use crate::support::{Counted, Noted, Running, User, World, eventually, log};
+use crate::support::{Counted, Noted, Running, User, World, eventually, log, note_id};
 
 type Sqlite = sqlx::Sqlite;
 
 const NAME: &str = "starting";
 
-async fn note(user: User, cx: Context<Noted>) -> Result<(), Failure> {
-    cx.state().note(user.id);
-    Ok(())
-}
-
 fn subscriber(start: StartFrom) -> EventSubscriber<Noted> {
-    EventSubscriber::durable(NAME).on(note).start(start)
+    EventSubscriber::durable(NAME).on(note_id).start(start)
 }
 
 fn run(
@@ -52,7 +47,7 @@ async fn is_made(world: &World<Sqlite>, name: &str) {
 /// The events that a subscriber with this start position gets, up to the last one published after its start.
 async fn begins(world: &World<Sqlite>, durable: &str, start: StartFrom) -> Vec<String> {
     let noted = Noted::default();
-    let subscriber = EventSubscriber::durable(durable).on(note).start(start);
+    let subscriber = EventSubscriber::durable(durable).on(note_id).start(start);
     let running = run(world, subscriber.ordered_by_key(), &noted);
     is_made(world, durable).await;
     publish(world, &["last"]).await;

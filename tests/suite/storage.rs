@@ -17,14 +17,6 @@ async fn publish<DB: Database>(world: &World<DB>, events: usize) {
     tx.commit().await.unwrap();
 }
 
-async fn backlog_is_gone<DB: Database>(world: &World<DB>) {
-    eventually("the backlog is gone", || async {
-        let status = world.outbox.status().await;
-        status.is_ok_and(|status| status.backlog == 0)
-    })
-    .await;
-}
-
 async fn rows<DB: Database>(world: &World<DB>) -> i64 {
     let rows = format!("select count(*) from {}", DB::table("outbox"));
     DB::number(world.outbox.pool(), &rows).await
@@ -88,7 +80,7 @@ async fn a_slot_holder_delays_only_its_freeing_and_is_named() {
 
     let relay = world.relay();
     publish(&world, 10).await;
-    backlog_is_gone(&world).await;
+    world.backlog_is_gone().await;
     eventually("the status names them", || async {
         world.outbox.status().await.unwrap().held.len() == 2
     })
@@ -147,7 +139,7 @@ async fn a_retention_is_raised_and_lowered_with_rows_in_all_slots() {
     let relay = world.run_relay(retained(48));
     eventually("the slots are longer", || async { slots().await == 28_800 }).await;
     publish(&world, 5).await;
-    backlog_is_gone(&world).await;
+    world.backlog_is_gone().await;
     relay.stop().await.unwrap();
     assert_eq!(rows(&world).await, 45, "nothing is as old as that");
     let expected =
@@ -162,7 +154,7 @@ async fn a_retention_is_raised_and_lowered_with_rows_in_all_slots() {
     })
     .await;
     publish(&world, 5).await;
-    backlog_is_gone(&world).await;
+    world.backlog_is_gone().await;
     relay.stop().await.unwrap();
     let young = "select count(*) from tidings.outbox where created_at > now() - interval '1 hour'";
     assert_eq!(Postgres::number(world.outbox.pool(), young).await, 10);
@@ -189,7 +181,7 @@ async fn a_pinned_horizon_leaves_no_dead_rows_in_the_log() {
     for _ in 0..5 {
         publish(&world, 500).await;
     }
-    backlog_is_gone(&world).await;
+    world.backlog_is_gone().await;
     eventually("the old ones are freed", || async {
         rows(&world).await == 2500
     })
@@ -205,7 +197,7 @@ async fn a_loaded_file_stops_growing_and_its_retention_can_change() {
     let world = World::<Sqlite>::start().await;
     let relay = world.relay();
     publish(&world, 500).await;
-    backlog_is_gone(&world).await;
+    world.backlog_is_gone().await;
     relay.stop().await.unwrap();
     assert_eq!(rows(&world).await, 500, "they are young");
 

@@ -10,17 +10,12 @@ use tidings::{
 };
 use tokio::sync::Semaphore;
 
-use crate::support::{Counted, Noted, User, World, eventually, within};
+use crate::support::{Counted, Noted, User, World, eventually, note_id, within};
 
 type Sqlite = sqlx::Sqlite;
 
 fn quick() -> Retry {
     Retry::exponential(Duration::from_millis(20), Duration::from_millis(80)).attempts(3)
-}
-
-async fn note(user: User, cx: Context<Noted>) -> Result<(), Failure> {
-    cx.state().note(user.id);
-    Ok(())
 }
 
 async fn publish(world: &World<Sqlite>, id: &str) {
@@ -123,7 +118,7 @@ async fn undecodable_and_unknown_events_become_dead_letters() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let worker = Worker::new(world.bus.clone(), noted.clone())
-        .subscribe(EventSubscriber::durable("welcome").on(note));
+        .subscribe(EventSubscriber::durable("welcome").on(note_id));
     let running = world.run(worker);
     publish_foreign(&world, &[], "not json").await;
     publish_foreign(&world, &[], r#"{"id": 7}"#).await;
@@ -149,7 +144,7 @@ async fn a_foreign_event_without_headers_is_delivered() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let worker = Worker::new(world.bus.clone(), noted.clone())
-        .subscribe(EventSubscriber::durable("welcome").on(note));
+        .subscribe(EventSubscriber::durable("welcome").on(note_id));
     let running = world.run(worker);
     publish_foreign(&world, &[], r#"{"id": "ada", "email": "a@x"}"#).await;
     publish_foreign(
@@ -227,7 +222,7 @@ async fn one_durable_handles_several_names_and_versions() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let subscriber = EventSubscriber::durable("all")
-        .on(note)
+        .on(note_id)
         .on(note_v2)
         .on(note_count);
     let running = world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber));
@@ -399,14 +394,14 @@ async fn wiring_mistakes_are_errors_that_name_the_cure() {
     async fn ignore(_: Unbound, _: Context<Noted>) -> Result<(), Failure> {
         Ok(())
     }
-    let good = || EventSubscriber::durable("one").on(note);
+    let good = || EventSubscriber::durable("one").on(note_id);
     let cases = [
         (
-            vec![EventSubscriber::durable("Bad Name").on(note)],
+            vec![EventSubscriber::durable("Bad Name").on(note_id)],
             "subscriber name",
         ),
         (vec![EventSubscriber::durable("none")], ".on("),
-        (vec![good().on(note)], "two handlers"),
+        (vec![good().on(note_id)], "two handlers"),
         (vec![good(), good()], "two subscribers"),
         (
             vec![EventSubscriber::durable("unbound").on(ignore)],

@@ -9,7 +9,7 @@ use tidings::{
 
 use crate::{
     both,
-    support::{Journal, World, eventually},
+    support::{Journal, World, event, eventually},
 };
 
 both!(
@@ -18,11 +18,6 @@ both!(
     an_event_parked_for_its_id_is_not_traced_to_the_other,
     foreign_events_with_one_id_are_not_judged,
 );
-
-fn event(id: EventId, name: &str, key: &str, payload: &str) -> Envelope {
-    let envelope = Envelope::raw(name, 1, Some(key), payload.to_owned());
-    envelope.unwrap().with_id(id)
-}
 
 async fn relayed<DB: Journal>(world: &World<DB>, event: Envelope) {
     let mut tx = world.outbox.begin().await.unwrap();

@@ -11,7 +11,7 @@ use tidings::{
 
 use crate::{
     both,
-    support::{Journal, World, events_stream, eventually, within},
+    support::{Journal, World, event, events_stream, eventually, within},
 };
 
 both!(
@@ -33,34 +33,13 @@ both!(
 const WINDOW: Duration = Duration::from_millis(100);
 const AN_HOUR: Duration = Duration::from_secs(3600);
 
-fn event(id: EventId, name: &str, key: &str, payload: &str) -> Envelope {
-    let envelope = Envelope::raw(name, 1, Some(key), payload.to_owned());
-    envelope.unwrap().with_id(id)
-}
-
-async fn commit<DB: Journal>(world: &World<DB>, events: impl IntoIterator<Item = Envelope>) {
-    let mut tx = world.outbox.begin().await.unwrap();
-    for event in events {
-        tx.publish(event).unwrap();
-    }
-    tx.commit().await.unwrap();
-}
-
 fn others(count: usize) -> impl Iterator<Item = Envelope> {
     (0..count).map(|n| event(EventId::now(), "count.raised", "others", &n.to_string()))
 }
 
-async fn settled<DB: Journal>(world: &World<DB>) {
-    eventually("everything is stored or parked", || async {
-        let status = world.outbox.status().await;
-        status.is_ok_and(|status| status.backlog == 0)
-    })
-    .await;
-}
-
 async fn relayed<DB: Journal>(world: &World<DB>) {
     let relay = world.relay();
-    settled(world).await;
+    world.backlog_is_gone().await;
     relay.stop().await.unwrap();
 }
 
@@ -83,12 +62,6 @@ async fn only_parked<DB: Journal>(world: &World<DB>, payload: &str, error: &str)
     assert_eq!(parked.len(), 1, "{parked:?}");
     assert_eq!(parked[0].payload, payload.as_bytes());
     assert_eq!((&*parked[0].error, &parked[0].blocked_on), (error, &None));
-}
-
-async fn forgetful<DB: Journal>(world: &World<DB>) {
-    let mut stream = events_stream();
-    stream.duplicate_window = WINDOW;
-    world.bus.apply_stream(&stream).await.unwrap();
 }
 
 async fn is_forgotten() {
@@ -116,10 +89,10 @@ async fn a_different_event_with_a_used_id_is_parked_and_named<DB: Journal>(world
         ),
     ] {
         let id = EventId::now();
-        commit(&world, [event(id, "user.created", "k1", "1")]).await;
+        world.commit([event(id, "user.created", "k1", "1")]).await;
         relayed(&world).await;
         let sequence = world.stored().await.len();
-        commit(&world, [event(id, name, key, "2")]).await;
+        world.commit([event(id, name, key, "2")]).await;
         relayed(&world).await;
         only_parked(
             &world,
@@ -134,9 +107,9 @@ async fn a_different_event_with_a_used_id_is_parked_and_named<DB: Journal>(world
             .unwrap();
     }
     let id = EventId::now();
-    commit(&world, [event(id, "user.created", "k1", "1")]).await;
-    commit(&world, [of_version_2(id)]).await;
-    commit(&world, [keyless(id)]).await;
+    world.commit([event(id, "user.created", "k1", "1")]).await;
+    world.commit([of_version_2(id)]).await;
+    world.commit([keyless(id)]).await;
     relayed(&world).await;
     let errors: Vec<String> = parked(&world)
         .await
@@ -154,14 +127,16 @@ async fn other_headers_park_a_used_id_and_another_trace_does_not<DB: Journal>(wo
         let envelope = event(id, "user.created", "k1", "1");
         envelope.header("tenant", tenant).unwrap()
     };
-    commit(&world, [of("acme")]).await;
+    world.commit([of("acme")]).await;
     relayed(&world).await;
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let again = of("acme").traced(trace).unwrap();
-    commit(&world, [again.with_correlation_id("order-7").unwrap()]).await;
+    world
+        .commit([again.with_correlation_id("order-7").unwrap()])
+        .await;
     relayed(&world).await;
     assert_eq!((world.stored().await.len(), world.parked().await), (1, 0));
-    commit(&world, [of("bolt")]).await;
+    world.commit([of("bolt")]).await;
     relayed(&world).await;
     let why = "sequence 1 of EVENTS has this id: user.created k1, with other headers";
     only_parked(&world, "1", why).await;
@@ -180,13 +155,17 @@ async fn a_used_id_is_parked_from_a_batch_and_another_page<DB: Journal>(world: W
     for (batch, apart) in [(1000, 0), (1000, 100), (20, 19), (20, 200), (1, 0), (1, 7)] {
         let before = world.stored().await.len();
         let id = EventId::now();
-        commit(&world, others(30)).await;
-        commit(&world, [event(id, "user.created", "k1", "first")]).await;
-        commit(&world, others(apart)).await;
-        commit(&world, [event(id, "user.deleted", "k2", "second")]).await;
-        commit(&world, others(30)).await;
+        world.commit(others(30)).await;
+        world
+            .commit([event(id, "user.created", "k1", "first")])
+            .await;
+        world.commit(others(apart)).await;
+        world
+            .commit([event(id, "user.deleted", "k2", "second")])
+            .await;
+        world.commit(others(30)).await;
         let relay = world.run_relay(world.new_relay().batch(batch));
-        settled(&world).await;
+        world.backlog_is_gone().await;
         relay.stop().await.unwrap();
         let why = format!(
             "sequence {} of EVENTS has this id: user.created k1",
@@ -207,16 +186,22 @@ async fn a_used_id_is_parked_from_a_batch_and_another_page<DB: Journal>(world: W
 }
 
 async fn a_used_id_in_the_tail_is_parked_beyond_the_window<DB: Journal>(world: World<DB>) {
-    forgetful(&world).await;
+    world.forget_ids_after(WINDOW).await;
     let id = EventId::now();
-    commit(&world, [event(id, "user.created", "k1", "first")]).await;
+    world
+        .commit([event(id, "user.created", "k1", "first")])
+        .await;
     let relay = world.new_relay();
     let armed = failpoint::arm(relay.owner(), Point::Answered, 1);
     let relay = world.run_relay(relay);
     within("the stream has answered", armed.reached()).await;
     relay.kill().await;
-    commit(&world, [event(id, "user.deleted", "k2", "second")]).await;
-    commit(&world, [event(id, "user.created", "k1", "third")]).await;
+    world
+        .commit([event(id, "user.deleted", "k2", "second")])
+        .await;
+    world
+        .commit([event(id, "user.created", "k1", "third")])
+        .await;
     is_forgotten().await;
     world.end_the_lease().await;
     relayed(&world).await;
@@ -237,11 +222,17 @@ async fn a_used_id_stays_parked_when_relays_find_the_first_again<DB: Journal>(wo
     // An event that its stream refuses keeps the page open, so that the position does not pass the first one.
     world.full_stream().await;
     let id = EventId::now();
-    commit(&world, others(1)).await;
+    world.commit(others(1)).await;
     relayed(&world).await;
-    commit(&world, [event(id, "user.created", "k1", "first")]).await;
-    commit(&world, [event(id, "user.deleted", "k2", "second")]).await;
-    commit(&world, [event(EventId::now(), "full.up", "k3", "{}")]).await;
+    world
+        .commit([event(id, "user.created", "k1", "first")])
+        .await;
+    world
+        .commit([event(id, "user.deleted", "k2", "second")])
+        .await;
+    world
+        .commit([event(EventId::now(), "full.up", "k3", "{}")])
+        .await;
     for _ in 0..2 {
         let relay = world.run_relay(world.new_relay().stall_timeout(AN_HOUR));
         eventually("it is parked", || async { world.parked().await == 1 }).await;
@@ -276,8 +267,10 @@ async fn an_id_used_by_another_publisher_is_parked<DB: Journal>(world: World<DB>
     let publisher = EventPublisher::new(&world.bus);
     let theirs = event(id, "user.created", "\u{1f600}", "theirs");
     publisher.publish(theirs).await.unwrap();
-    commit(&world, [event(id, "user.created", "k1", "ours")]).await;
-    commit(&world, others(1)).await;
+    world
+        .commit([event(id, "user.created", "k1", "ours")])
+        .await;
+    world.commit(others(1)).await;
     relayed(&world).await;
     assert_eq!(payloads(&world).await, ["theirs", "0"]);
     let why = "sequence 1 of EVENTS has this id: user.created \\u{1f600}";
@@ -286,7 +279,9 @@ async fn an_id_used_by_another_publisher_is_parked<DB: Journal>(world: World<DB>
 
 async fn a_delayed_event_with_a_used_id_is_parked<DB: Journal>(world: World<DB>) {
     let id = EventId::now();
-    commit(&world, [event(id, "user.created", "k1", "first")]).await;
+    world
+        .commit([event(id, "user.created", "k1", "first")])
+        .await;
     let mut tx = world.outbox.begin().await.unwrap();
     let soon = chrono::Utc::now() + chrono::TimeDelta::milliseconds(300);
     tx.publish_at(event(id, "user.deleted", "k1", "second"), soon)
@@ -306,7 +301,9 @@ async fn an_id_used_by_a_message_without_event_headers_is_parked<DB: Journal>(wo
     world
         .publish_raw(b"user.Created\t", b"Nats-Msg-Id: none")
         .await;
-    commit(&world, [event(id, "user.created", "k1", "ours")]).await;
+    world
+        .commit([event(id, "user.created", "k1", "ours")])
+        .await;
     relayed(&world).await;
     only_parked(
         &world,
@@ -323,10 +320,14 @@ async fn an_id_of_a_removed_message_stays_parked_within_the_window<DB: Journal>(
     let id = EventId::now();
     let context = async_nats::jetstream::new(async_nats::connect(world.nats.url()).await.unwrap());
     let relay = world.relay();
-    commit(&world, [event(id, "user.created", "k1", "first")]).await;
-    settled(&world).await;
-    commit(&world, [event(id, "user.deleted", "k2", "second")]).await;
-    settled(&world).await;
+    world
+        .commit([event(id, "user.created", "k1", "first")])
+        .await;
+    world.backlog_is_gone().await;
+    world
+        .commit([event(id, "user.deleted", "k2", "second")])
+        .await;
+    world.backlog_is_gone().await;
     relay.stop().await.unwrap();
     // An operator removes the first event.
     context
@@ -346,7 +347,7 @@ async fn an_id_of_a_removed_message_stays_parked_within_the_window<DB: Journal>(
     // Until the server has forgotten the id, it does not take the event; afterwards it is unparked once more.
     while world.parked().await > 0 {
         world.outbox.unpark(&ParkedSelection::All).await.unwrap();
-        settled(&world).await;
+        world.backlog_is_gone().await;
         // real time: the server forgets by its clock
         tokio::time::sleep(WINDOW).await;
     }
@@ -357,19 +358,19 @@ async fn an_id_of_a_removed_message_stays_parked_within_the_window<DB: Journal>(
 async fn later_events_wait_until_the_used_id_is_discarded<DB: Journal>(world: World<DB>) {
     let id = EventId::now();
     let relay = world.relay();
-    commit(&world, [event(id, "user.created", "k1", "first")]).await;
-    commit(&world, [event(id, "user.deleted", "k2", "second")]).await;
-    commit(
-        &world,
-        [event(EventId::now(), "user.created", "k2", "third")],
-    )
-    .await;
-    commit(
-        &world,
-        [event(EventId::now(), "user.created", "k1", "fourth")],
-    )
-    .await;
-    settled(&world).await;
+    world
+        .commit([event(id, "user.created", "k1", "first")])
+        .await;
+    world
+        .commit([event(id, "user.deleted", "k2", "second")])
+        .await;
+    world
+        .commit([event(EventId::now(), "user.created", "k2", "third")])
+        .await;
+    world
+        .commit([event(EventId::now(), "user.created", "k1", "fourth")])
+        .await;
+    world.backlog_is_gone().await;
     assert_eq!(payloads(&world).await, ["first", "fourth"]);
     assert_eq!(world.parked().await, 2);
     let second = parked(&world).await[0].id;
@@ -393,13 +394,13 @@ async fn later_events_wait_until_the_used_id_is_discarded<DB: Journal>(world: Wo
 async fn the_same_event_again_is_stored_once_and_nothing_is_parked<DB: Journal>(world: World<DB>) {
     let id = EventId::now();
     let same = || event(id, "user.created", "k1", "same");
-    commit(&world, [same(), same()]).await;
-    commit(&world, others(40)).await;
-    commit(&world, [same()]).await;
+    world.commit([same(), same()]).await;
+    world.commit(others(40)).await;
+    world.commit([same()]).await;
     let relay = world.relay();
-    settled(&world).await;
-    commit(&world, [same()]).await;
-    settled(&world).await;
+    world.backlog_is_gone().await;
+    world.commit([same()]).await;
+    world.backlog_is_gone().await;
     relay.stop().await.unwrap();
     let stored = world.stored().await;
     assert_eq!((stored.len(), stored.duplicated()), (41, 0));

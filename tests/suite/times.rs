@@ -8,17 +8,11 @@ use tidings_test_servers::PostgresServer;
 
 use crate::support::{Database, User, World, eventually};
 
-async fn commit<DB: Database>(world: &World<DB>, key: &str) {
-    let mut tx = world.outbox.begin().await.unwrap();
-    tx.publish(&User::new(key)).unwrap();
-    tx.commit().await.unwrap();
-}
-
 /// Checks that status, lists and trace work, and that an event that is committed now is published.
 async fn nothing_is_held_up<DB: Database>(world: &World<DB>, what: &str) {
     let before = world.stored().await.len();
     let relay = world.relay();
-    commit(world, "after").await;
+    world.commit([&User::new("after")]).await;
     eventually(what, || async { world.stored().await.len() > before }).await;
     let status = world.outbox.status().await;
     let status = status.unwrap_or_else(|error| panic!("{what}: {error:?}"));

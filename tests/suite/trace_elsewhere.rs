@@ -7,8 +7,7 @@ use tidings::{
 
 use crate::{
     both,
-    settings::Tool,
-    support::{Database, User, World},
+    support::{Database, Tool, User, World},
 };
 
 both!(

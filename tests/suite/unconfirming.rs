@@ -8,8 +8,7 @@ use tidings::{Issue, Verify};
 
 use crate::{
     both,
-    settings::Tool,
-    support::{Database, User, World, eventually},
+    support::{Database, Tool, User, World, eventually},
 };
 
 both!(

@@ -5,14 +5,9 @@ use std::time::Duration;
 
 use tidings::{Context, EventSubscriber, Failure, Rate, Subscribers, Worker};
 
-use crate::support::{Counted, Noted, User, World, eventually, log};
+use crate::support::{Counted, Noted, User, World, eventually, log, note_id};
 
 type Sqlite = sqlx::Sqlite;
-
-async fn note(user: User, cx: Context<Noted>) -> Result<(), Failure> {
-    cx.state().note(user.id);
-    Ok(())
-}
 
 async fn count(event: Counted, cx: Context<Noted>) -> Result<(), Failure> {
     cx.state().note(event.key);
@@ -20,7 +15,7 @@ async fn count(event: Counted, cx: Context<Noted>) -> Result<(), Failure> {
 }
 
 fn subscriber(name: &str, is_ordered: bool) -> EventSubscriber<Noted> {
-    let subscriber = EventSubscriber::durable(name).on(note);
+    let subscriber = EventSubscriber::durable(name).on(note_id);
     match is_ordered {
         true => subscriber.ordered_by_key(),
         false => subscriber,

@@ -57,10 +57,6 @@ fn kinds(differences: &[Difference]) -> Vec<(DifferenceKind, Option<u64>)> {
     told.collect()
 }
 
-async fn context<DB: Database>(world: &World<DB>) -> jetstream::Context {
-    jetstream::new(async_nats::connect(world.nats.url()).await.unwrap())
-}
-
 async fn a_complete_stream_is_ok<DB: Database>(world: World<DB>) {
     publish(&world, 0).await;
     let found = verify(&world).await;
@@ -71,7 +67,7 @@ async fn a_complete_stream_is_ok<DB: Database>(world: World<DB>) {
 
 async fn deleted_modified_and_duplicate_events_are_named<DB: Database>(world: World<DB>) {
     publish(&world, 0).await;
-    let context = context(&world).await;
+    let context = world.jetstream().await;
     let stream = context.get_stream("EVENTS").await.unwrap();
     let again = |message: jetstream::message::StreamMessage, payload: &'static str| {
         let context = context.clone();
@@ -115,7 +111,7 @@ async fn deleted_modified_and_duplicate_events_are_named<DB: Database>(world: Wo
 
 async fn a_recreated_stream_misses_the_events_of_the_old_one<DB: Database>(world: World<DB>) {
     publish(&world, 0).await;
-    let context = context(&world).await;
+    let context = world.jetstream().await;
     context.delete_stream("EVENTS").await.unwrap();
     world.bus.apply_stream(&events_stream()).await.unwrap();
     let found = verify(&world).await;
@@ -129,7 +125,12 @@ async fn a_recreated_stream_misses_the_events_of_the_old_one<DB: Database>(world
 
 async fn a_deleted_stream_misses_everything<DB: Database>(world: World<DB>) {
     publish(&world, 0).await;
-    context(&world).await.delete_stream("EVENTS").await.unwrap();
+    world
+        .jetstream()
+        .await
+        .delete_stream("EVENTS")
+        .await
+        .unwrap();
     let found = verify(&world).await;
     let stream = &found.streams[0];
     assert_eq!(
@@ -140,7 +141,7 @@ async fn a_deleted_stream_misses_everything<DB: Database>(world: World<DB>) {
 
 async fn events_removed_by_a_limit_are_not_missing<DB: Database>(world: World<DB>) {
     publish(&world, 0).await;
-    let context = context(&world).await;
+    let context = world.jetstream().await;
     let mut stream = context.get_stream("EVENTS").await.unwrap();
     let mut config = stream.info().await.unwrap().config.clone();
     config.max_messages = 40;
@@ -164,7 +165,7 @@ async fn events_removed_by_a_limit_are_not_missing<DB: Database>(world: World<DB
 
 async fn a_purge_of_a_stream_without_limits_is_a_repairable_loss<DB: Database>(world: World<DB>) {
     publish(&world, 0).await;
-    let stream = context(&world).await.get_stream("EVENTS").await.unwrap();
+    let stream = world.jetstream().await.get_stream("EVENTS").await.unwrap();
     stream.delete_message(41).await.unwrap();
     stream.purge().sequence(21).await.unwrap();
     let found = verify(&world).await;
@@ -248,7 +249,12 @@ async fn each_page_of_a_log_without_statistics_reads_one_page() {
     assert!(read < ROWS + ROWS / 2, "{read} for {ROWS} rows");
 
     // Missing rows are not read twice, except the 7,500 rows that are read ahead before they are known to be missing.
-    context(&world).await.delete_stream("EVENTS").await.unwrap();
+    world
+        .jetstream()
+        .await
+        .delete_stream("EVENTS")
+        .await
+        .unwrap();
     world.bus.apply_stream(&events_stream()).await.unwrap();
     let before = entries_read(&world).await;
     let republish = Republish::new(&world.bus, &world.outbox);

@@ -7,17 +7,12 @@ use tidings::{
     Context, Event, EventPublisher, EventSubscriber, Failure, Retry, StreamSpec, Worker,
 };
 
-use crate::support::{Counted, Noted, User, World, eventually};
+use crate::support::{Counted, Noted, User, World, eventually, note_id};
 
 type Sqlite = sqlx::Sqlite;
 
 fn quick() -> Retry {
     Retry::exponential(Duration::from_millis(20), Duration::from_millis(80)).attempts(3)
-}
-
-async fn note(user: User, cx: Context<Noted>) -> Result<(), Failure> {
-    cx.state().note(user.id);
-    Ok(())
 }
 
 async fn note_count(event: Counted, cx: Context<Noted>) -> Result<(), Failure> {
@@ -30,10 +25,6 @@ async fn publish(world: &World<Sqlite>, event: &impl Event) {
         .publish(event)
         .await
         .unwrap();
-}
-
-async fn jetstream(world: &World<Sqlite>) -> async_nats::jetstream::Context {
-    async_nats::jetstream::new(async_nats::connect(world.nats.url()).await.unwrap())
 }
 
 /// Checks that a bad event becomes a dead letter, and that the same worker handles the good one behind it.
@@ -83,7 +74,7 @@ async fn a_panic_while_decoding_is_a_failed_attempt() {
         Ok(())
     }
     let subscriber = EventSubscriber::durable("w").retry(quick());
-    buries_the_bad_and_handles_the_good(subscriber.on(note)).await;
+    buries_the_bad_and_handles_the_good(subscriber.on(note_id)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,7 +121,7 @@ async fn a_panic_while_a_late_handler_is_dropped_is_a_failed_attempt() {
 async fn an_instance_leaves_new_events_to_a_newer_instance() {
     let world = World::<Sqlite>::start().await;
     let (old, new) = (Noted::default(), Noted::default());
-    let durable = || EventSubscriber::durable("two-versions").on(note);
+    let durable = || EventSubscriber::durable("two-versions").on(note_id);
     let older = world.run(Worker::new(world.bus.clone(), old.clone()).subscribe(durable()));
     publish(&world, &User::new("ada")).await;
     old.reach(1).await;
@@ -172,7 +163,7 @@ async fn a_deleted_consumer_continues_where_it_was() {
         .await;
     }
     noted.reach(10).await;
-    let stream = jetstream(&world).await.get_stream("EVENTS").await.unwrap();
+    let stream = world.jetstream().await.get_stream("EVENTS").await.unwrap();
     eventually("all are acknowledged", || async {
         let info = stream.consumer_info("lost").await.unwrap();
         info.num_ack_pending == 0
@@ -245,7 +236,7 @@ async fn an_ordered_lane_waits_until_its_dead_letter_is_stored() {
     )
     .await;
     noted.reach(1).await;
-    let jetstream = jetstream(&world).await;
+    let jetstream = world.jetstream().await;
     jetstream.delete_stream("DEAD_LETTERS").await.unwrap();
     for count in 2..=4 {
         publish(
