@@ -223,7 +223,7 @@ pub const RULES: &[Rule] = &[
         within: |_| true,
         breaks: |source| source.lines_with(&["#[ignore"]),
         example: (
-            "tests/suite/order.rs",
+            "tests/suite/relay/order.rs",
             "//! O.\n#[ignore]\n#[test]\nfn f() {}\n",
         ),
     },
@@ -265,7 +265,7 @@ pub const RULES: &[Rule] = &[
             found.filter(|line| !is_said(*line)).collect()
         },
         example: (
-            "tests/suite/order.rs",
+            "tests/suite/relay/order.rs",
             "//! O.\nfn f() {\n    sleep(A);\n}\n",
         ),
     },

@@ -24,7 +24,7 @@ pub const DATABASE: &str = "TIDINGS_CHAOS_DATABASE";
 pub const KIND: &str = "TIDINGS_CHAOS_KIND";
 pub const NUMBER: &str = "TIDINGS_CHAOS_NUMBER";
 /// The test that runs the worker.
-pub const TEST: &str = "worker::as_a_process";
+pub const TEST: &str = "harness::worker::as_a_process";
 /// The durable of all workers.
 pub const DURABLE: &str = "effects";
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tidings_test_servers::NatsServer;
 use tokio::sync::mpsc;
 
-use super::permissions::{DOCUMENT, Guarded, USERS, allowed};
+use super::documented::{DOCUMENT, Guarded, USERS, allowed};
 use crate::support::{eventually, within};
 
 /// The document, with one more user who may do everything and inspects the results.

@@ -3,9 +3,9 @@
 use sqlx::Postgres;
 use uuid::Uuid;
 
+use super::effects::{App, DAY, made_at, now, worker};
 use crate::{
     both,
-    inbox::{App, DAY, made_at, now, worker},
     support::{Database, World, deliver, eventually},
 };
 

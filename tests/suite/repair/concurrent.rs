@@ -2,10 +2,8 @@
 
 use sqlx::Postgres;
 
-use crate::{
-    repair::{EVENTS, delete, publish, repair},
-    support::World,
-};
+use super::republishing::{EVENTS, delete, publish, repair};
+use crate::support::World;
 
 /// One repair works at a time, and a dead one blocks the others only for a short time.
 #[tokio::test(flavor = "multi_thread")]

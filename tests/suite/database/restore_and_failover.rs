@@ -9,7 +9,7 @@ use sqlx::{
 use tidings::{AdoptError, Outbox, Relay};
 use tidings_test_servers::PostgresServer;
 
-use crate::storage::dead_rows;
+use super::retention::dead_rows;
 use crate::support::{Counted, Database, World, eventually, log, within};
 
 async fn server(major: u16) -> Arc<PostgresServer> {

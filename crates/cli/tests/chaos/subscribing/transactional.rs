@@ -3,7 +3,8 @@
 use sqlx::Postgres;
 
 use crate::{
-    database, effects::Effects, handling::Handling, support::World, table, trials, worker::Kind,
+    effects::Effects, handling::Handling, relay::postgres, support::World, table, trials,
+    worker::Kind,
 };
 
 trials!(
@@ -45,7 +46,7 @@ async fn a_nats_server_that_is_killed_repeatedly<DB: Effects>(world: World<DB>) 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_postgres_that_is_killed_repeatedly() {
-    let (postgres, world) = database::world().await;
+    let (postgres, world) = postgres::world().await;
     let fault = "once: postgres SIGKILL, again and again";
     let mut handling = Handling::<Postgres>::with(fault, world, Kind::Once, 2).await;
     for _ in 0..table::rounds(8) {
@@ -59,7 +60,7 @@ async fn a_postgres_that_is_killed_repeatedly() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_three_are_killed_one_after_another() {
-    let (postgres, world) = database::world().await;
+    let (postgres, world) = postgres::world().await;
     let fault = "once: worker, nats-server, postgres in turn";
     let mut handling = Handling::<Postgres>::with(fault, world, Kind::Once, 2).await;
     for _ in 0..table::rounds(5) {

@@ -118,7 +118,7 @@ impl Supervised {
     fn start(&self, mode: &str) -> Child {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
-            .args(["--exact", "crashes::the_service"])
+            .args(["--exact", "subscribing::crashes::the_service"])
             .env(URL, self.world.nats.url())
             .env(NOTES, &self.notes)
             .env(MODE, mode)

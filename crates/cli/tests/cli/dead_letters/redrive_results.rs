@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use serde_json::Value;
 
-use crate::dead_letters::{broken, letters_are};
+use super::commands::{broken, letters_are};
 
 #[tokio::test]
 async fn a_redrive_reports_handled_failed_and_open_events() {

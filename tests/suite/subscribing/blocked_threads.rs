@@ -49,7 +49,11 @@ impl Service {
         let file = std::fs::File::create(&log).unwrap();
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
-            .args(["--exact", "blocked::the_service", "--nocapture"])
+            .args([
+                "--exact",
+                "subscribing::blocked_threads::the_service",
+                "--nocapture",
+            ])
             .env(URL, world.nats.url())
             .stdout(Stdio::null())
             .stderr(file)

@@ -160,7 +160,7 @@ async fn an_adopted_table_feeds_the_stream_once_and_in_order() {
     let before =
         "insert into outboxevent values (gen_random_uuid(), 'Order', '0', 'OrderCreated', '{}')";
     Postgres::execute(pool, before).await;
-    let document = include_str!("../../docs/operate/adopt.md");
+    let document = include_str!("../../../docs/operate/adopt.md");
     let (_, recipe) = document.split_once("```sql\n").unwrap();
     let (recipe, _) = recipe.split_once("```").unwrap();
     Postgres::execute(pool, recipe).await;

@@ -5,8 +5,8 @@ use async_nats::{HeaderMap, jetstream};
 use serde_json::{Value, json};
 
 use super::{
+    documented::{DOCUMENT, Guarded},
     isolation::{Intruder, consumers, with_root},
-    permissions::{DOCUMENT, Guarded},
 };
 use crate::support::eventually;
 

@@ -1,7 +1,7 @@
 //! When a right is missing in `deploy/nats/permissions.conf`, the service reports it at its start with the line to
 //! add, even if nothing has needed it yet; and it logs only a few lines about it.
 
-use super::permissions::{DOCUMENT, Guarded};
+use super::documented::{DOCUMENT, Guarded};
 use crate::support::{eventually, log};
 
 /// The document in which one subject of a user is replaced by an unused one.

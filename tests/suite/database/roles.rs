@@ -28,7 +28,7 @@ async fn grant(world: &Pg) {
         "create role producer; create role relay",
     )
     .await;
-    let document = include_str!("../../docs/operate/permissions.md");
+    let document = include_str!("../../../docs/operate/permissions.md");
     let (_, grants) = document
         .split_once("```sql\n-- a role that produces")
         .unwrap();
