@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 mod rules;
+mod sizes;
 mod source;
 
 use std::{fs, path::Path};
@@ -48,6 +49,17 @@ fn every_rule_finds_what_breaks_it() {
             "in {path} this is not found: {reason}"
         );
     }
+}
+
+#[test]
+fn no_file_grows_beyond_its_listed_size() {
+    let list = fs::read_to_string(root().join("tests/tidy/sizes.txt")).unwrap();
+    let rust: Vec<_> = texts()
+        .filter(|(path, _)| path.ends_with(".rs"))
+        .map(|(path, text)| (path, text.lines().count()))
+        .collect();
+    let files = rust.iter().map(|(path, lines)| (&**path, *lines));
+    no_more(&sizes::differences(files, &list));
 }
 
 #[test]

@@ -120,7 +120,7 @@ async fn later_events_of_a_key_continue_after_a_dead_link() {
 }
 
 /// A host that is gone closes no connection: neither the database nor NATS is notified.
-async fn another_worker_goes_on(is_ordered: bool, bound: Duration) {
+async fn another_worker_continues(is_ordered: bool, bound: Duration) {
     let world = World::<Postgres>::start().await;
     let (outbox, database) = behind_proxy(&world).await;
     let nats = Proxy::to(world.nats.port()).await;
@@ -141,12 +141,12 @@ async fn another_worker_goes_on(is_ordered: bool, bound: Duration) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_worker_takes_over_the_locks_of_a_dead_host() {
-    another_worker_goes_on(false, ACK_WAIT.max(IDLE)).await;
+    another_worker_continues(false, ACK_WAIT.max(IDLE)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_instance_continues_in_order_after_a_dead_host() {
-    another_worker_goes_on(true, ACK_WAIT.max(IDLE)).await;
+    another_worker_continues(true, ACK_WAIT.max(IDLE)).await;
 }
 
 /// The handler has given up its statement: the server must not continue it and hold the event's locks.

@@ -114,7 +114,7 @@ async fn dies_within_a_page(world: &World<Postgres>) {
 }
 
 /// The old relay continues after the dump, so that the copy does not know what was published since.
-async fn goes_on_for_a_while(world: &World<Postgres>) {
+async fn writes_continue_for_a_while(world: &World<Postgres>) {
     let before = world.stored().await.len();
     let relay = world.run_relay(quick(&world.outbox).batch(1));
     eventually("more are published", || async {
@@ -176,7 +176,7 @@ async fn moves(from: &Arc<PostgresServer>, to: &Arc<PostgresServer>, spent: (u32
     dies_within_a_page(&world).await;
     let unpublished = world.outbox.status().await.unwrap().backlog;
     from.copy_database("shop", to, "moved").await.unwrap();
-    goes_on_for_a_while(&world).await;
+    writes_continue_for_a_while(&world).await;
     let known = stored_ids(&world).await;
     assert!(known.is_subset(&logged(&copy).await));
 

@@ -9,7 +9,7 @@ use tidings_test_servers::PostgresServer;
 use crate::support::{Database, User, World, eventually};
 
 /// Checks that status, lists and trace work, and that an event that is committed now is published.
-async fn nothing_is_held_up<DB: Database>(world: &World<DB>, what: &str) {
+async fn nothing_is_blocked<DB: Database>(world: &World<DB>, what: &str) {
     let before = world.stored().await.len();
     let relay = world.relay();
     world.commit([&User::new("after")]).await;
@@ -46,7 +46,7 @@ async fn postgres(major: u16) -> World<Postgres> {
     World::of(Outbox::new(pool), Arc::new(server)).await
 }
 
-async fn infinite_times_hold_up_nothing(major: u16) {
+async fn infinite_times_block_nothing(major: u16) {
     let world = postgres(major).await;
     let pool = world.outbox.pool();
     for due in ["262142-12-31", "4713-01-01 BC"] {
@@ -55,7 +55,7 @@ async fn infinite_times_hold_up_nothing(major: u16) {
              values (gen_random_uuid(), '{due}', 'user.created', 'hostile', '{{}}')"
         );
         Postgres::execute(pool, &delayed).await;
-        nothing_is_held_up(&world, &format!("a delayed event that is due {due}")).await;
+        nothing_is_blocked(&world, &format!("a delayed event that is due {due}")).await;
         Postgres::execute(pool, "delete from tidings.delayed").await;
     }
     for at in ["infinity", "-infinity", "4713-01-01 BC"] {
@@ -69,7 +69,7 @@ async fn infinite_times_hold_up_nothing(major: u16) {
                  values (gen_random_uuid(), '{at}', -7, 'user.CREATED', 1, 'hostile', '{{}}', '{{}}', 'by hand', {blocked_on}, {unpark_requested_at})"
             );
             Postgres::execute(pool, &parked).await;
-            nothing_is_held_up(&world, &format!("a parked event of {at}, {blocked_on}")).await;
+            nothing_is_blocked(&world, &format!("a parked event of {at}, {blocked_on}")).await;
             Postgres::execute(pool, "delete from tidings.parked").await;
         }
     }
@@ -77,12 +77,12 @@ async fn infinite_times_hold_up_nothing(major: u16) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn infinite_times_block_nothing_on_postgres_16() {
-    infinite_times_hold_up_nothing(16).await;
+    infinite_times_block_nothing(16).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn infinite_times_block_nothing_on_postgres_18() {
-    infinite_times_hold_up_nothing(18).await;
+    infinite_times_block_nothing(18).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -105,7 +105,7 @@ async fn a_delayed_event_with_an_invalid_time_is_parked_on_sqlite() {
         tx.commit().await.unwrap();
         eventually("it is parked", || async { world.parked().await == 1 }).await;
         relay.stop().await.unwrap();
-        nothing_is_held_up(&world, due).await;
+        nothing_is_blocked(&world, due).await;
         let discarded = world.outbox.discard(&ParkedSelection::All, 9).await;
         assert_eq!(discarded.unwrap().len(), 1);
     }

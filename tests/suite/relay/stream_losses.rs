@@ -137,7 +137,7 @@ async fn a_deleted_stream_is_reported<DB: Database>(world: World<DB>) {
 }
 
 /// The relay is idle, and no event is written: it notices the loss from its connection alone.
-async fn an_older_copy_of_the_store_is_told<DB: Database>() {
+async fn an_older_copy_of_the_store_is_reported<DB: Database>() {
     let (world, past) = Past::world::<DB>().await;
     world.forget_ids_after(WINDOW).await;
     let relay = world.relay();
@@ -172,12 +172,12 @@ async fn an_older_copy_of_the_store_is_told<DB: Database>() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_copy_of_the_store_is_reported_on_postgres() {
-    an_older_copy_of_the_store_is_told::<Postgres>().await;
+    an_older_copy_of_the_store_is_reported::<Postgres>().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_copy_of_the_store_is_reported_on_sqlite() {
-    an_older_copy_of_the_store_is_told::<Sqlite>().await;
+    an_older_copy_of_the_store_is_reported::<Sqlite>().await;
 }
 
 /// The end of the stream lies beyond the last confirmed sequence: only the last confirmed event shows the loss.

@@ -399,7 +399,7 @@ async fn missing_events_of_a_large_shared_stream_are_found() {
     assert_eq!(republish().dry_run().await.unwrap().wanted, 0);
 }
 
-async fn an_older_copy_of_the_store_is_made_whole<DB: Database>() {
+async fn an_older_copy_of_the_store_is_repaired<DB: Database>() {
     let (world, past) = Past::world::<DB>().await;
     publish(&world, 0).await;
     past.keep(&world.nats).await;
@@ -426,12 +426,12 @@ async fn an_older_copy_of_the_store_is_made_whole<DB: Database>() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_copy_of_the_store_is_repaired_on_postgres() {
-    an_older_copy_of_the_store_is_made_whole::<Postgres>().await;
+    an_older_copy_of_the_store_is_repaired::<Postgres>().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_copy_of_the_store_is_repaired_on_sqlite() {
-    an_older_copy_of_the_store_is_made_whole::<Sqlite>().await;
+    an_older_copy_of_the_store_is_repaired::<Sqlite>().await;
 }
 
 /// A republished event has another message id; a relay that starts again still recognises it.

@@ -61,9 +61,7 @@ async fn consumer(world: &World<Sqlite>, replay: &Replay) -> consumer::Info {
     stream.consumer_info(name).await.unwrap()
 }
 
-async fn nothing_is_pulled_from_beyond_the_end_while_the_last_event_is_in_hand(
-    subscriber: EventSubscriber<State>,
-) {
+async fn nothing_is_pulled_beyond_the_last_event_in_flight(subscriber: EventSubscriber<State>) {
     let world = World::<Sqlite>::start().await;
     let (running, noted, open) = start(&world, subscriber).await;
     let request = everything().to(ReplayPoint::Sequence(20));
@@ -89,13 +87,13 @@ async fn nothing_is_pulled_from_beyond_the_end_while_the_last_event_is_in_hand(
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_pulled_from_beyond_the_end() {
     let subscriber = EventSubscriber::durable(NAME);
-    nothing_is_pulled_from_beyond_the_end_while_the_last_event_is_in_hand(subscriber).await;
+    nothing_is_pulled_beyond_the_last_event_in_flight(subscriber).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_pulled_from_beyond_the_end_in_order() {
     let subscriber = EventSubscriber::durable(NAME).ordered_by_key();
-    nothing_is_pulled_from_beyond_the_end_while_the_last_event_is_in_hand(subscriber).await;
+    nothing_is_pulled_beyond_the_last_event_in_flight(subscriber).await;
 }
 
 /// Another client pulls an event, and loses it.

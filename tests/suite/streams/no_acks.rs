@@ -36,7 +36,7 @@ async fn issues<DB: Database>(world: &World<DB>) -> Vec<Issue> {
     world.outbox.status().await.unwrap().issues
 }
 
-async fn no_ack_is_told<DB: Database>(world: &World<DB>) {
+async fn no_ack_is_reported<DB: Database>(world: &World<DB>) {
     eventually("it is told", || async {
         let issues = issues(world).await;
         let mut issues = issues.iter();
@@ -71,7 +71,7 @@ async fn a_stream_with_no_ack_is_named_and_gets_each_event_once<DB: Database>(wo
     users(&world, 1..=40).await;
     let began = Instant::now();
     let relay = world.relay();
-    no_ack_is_told(&world).await;
+    no_ack_is_reported(&world).await;
     let told = began.elapsed();
     assert!(told < Duration::from_secs(8), "it took {told:?}");
     assert_eq!(world.stored().await.len(), 0, "nobody would know");
@@ -87,7 +87,7 @@ async fn a_stream_set_to_no_ack_is_named_and_gets_each_event_once<DB: Database>(
     no_ack(&world, true).await;
     users(&world, 4..=40).await;
     let began = Instant::now();
-    no_ack_is_told(&world).await;
+    no_ack_is_reported(&world).await;
     let told = began.elapsed();
     assert!(told < Duration::from_secs(8), "it took {told:?}");
     users(&world, [41]).await;
@@ -110,7 +110,7 @@ async fn a_stream_with_no_ack_blocks_no_other<DB: Database>(world: World<DB>) {
         counts.len() == 1
     })
     .await;
-    no_ack_is_told(&world).await;
+    no_ack_is_reported(&world).await;
     no_ack(&world, false).await;
     are_stored(&world, 1..=3).await;
     relay.stop().await.unwrap();

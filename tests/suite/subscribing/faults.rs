@@ -28,7 +28,7 @@ async fn publish(world: &World<Sqlite>, event: &impl Event) {
 }
 
 /// Checks that a bad event becomes a dead letter, and that the same worker handles the good one behind it.
-async fn buries_the_bad_and_handles_the_good(subscriber: EventSubscriber<Noted>) {
+async fn a_bad_event_is_dead_lettered_and_a_good_one_handled(subscriber: EventSubscriber<Noted>) {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     for id in ["bad", "ada"] {
@@ -48,10 +48,12 @@ async fn buries_the_bad_and_handles_the_good(subscriber: EventSubscriber<Noted>)
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_before_the_first_await_is_a_failed_attempt() {
     let subscriber = EventSubscriber::durable("w").retry(quick());
-    buries_the_bad_and_handles_the_good(subscriber.on(|user: User, cx: Context<Noted>| {
-        assert!(user.id != "bad", "not this one");
-        note(user, cx)
-    }))
+    a_bad_event_is_dead_lettered_and_a_good_one_handled(subscriber.on(
+        |user: User, cx: Context<Noted>| {
+            assert!(user.id != "bad", "not this one");
+            note(user, cx)
+        },
+    ))
     .await;
 }
 
@@ -74,7 +76,7 @@ async fn a_panic_while_decoding_is_a_failed_attempt() {
         Ok(())
     }
     let subscriber = EventSubscriber::durable("w").retry(quick());
-    buries_the_bad_and_handles_the_good(subscriber.on(note_id)).await;
+    a_bad_event_is_dead_lettered_and_a_good_one_handled(subscriber.on(note_id)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,7 +96,7 @@ async fn a_panic_in_the_text_of_an_error_is_a_failed_attempt() {
         }
     }
     let subscriber = EventSubscriber::durable("w").retry(quick());
-    buries_the_bad_and_handles_the_good(subscriber.on(refuse)).await;
+    a_bad_event_is_dead_lettered_and_a_good_one_handled(subscriber.on(refuse)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,7 +116,7 @@ async fn a_panic_while_a_late_handler_is_dropped_is_a_failed_attempt() {
     }
     let subscriber = EventSubscriber::durable("w").retry(quick());
     let subscriber = subscriber.timeout(Duration::from_millis(30));
-    buries_the_bad_and_handles_the_good(subscriber.on(hang)).await;
+    a_bad_event_is_dead_lettered_and_a_good_one_handled(subscriber.on(hang)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

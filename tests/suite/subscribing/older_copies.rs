@@ -204,7 +204,7 @@ async fn repaired_and_new_events_have_effects_above_a_free_floor() {
 }
 
 /// When a new event has the sequence of one in flight, it is neither skipped nor acked by the other one's answer.
-async fn a_stream_made_anew_under_an_event_in_flight(subscriber: EventSubscriber<App>) {
+async fn a_stream_recreated_during_a_delivery(subscriber: EventSubscriber<App>) {
     let world = World::<Sqlite>::start().await;
     let app = App::default();
     let running = world.run(app.worker(&world, subscriber));
@@ -232,12 +232,12 @@ async fn a_stream_made_anew_under_an_event_in_flight(subscriber: EventSubscriber
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_recreated_during_a_delivery_loses_none() {
-    a_stream_made_anew_under_an_event_in_flight(App::subscriber(NAME)).await;
+    a_stream_recreated_during_a_delivery(App::subscriber(NAME)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_recreated_during_a_delivery_loses_none_in_order() {
-    a_stream_made_anew_under_an_event_in_flight(App::subscriber(NAME).ordered_by_key()).await;
+    a_stream_recreated_during_a_delivery(App::subscriber(NAME).ordered_by_key()).await;
 }
 
 /// The handlers of both events run; the first one ends, and its ack has the sequence of the second.

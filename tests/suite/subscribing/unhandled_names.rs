@@ -24,7 +24,7 @@ fn subscriber(name: &str, is_ordered: bool) -> EventSubscriber<Noted> {
 
 /// Publishes more events without a handler than there are slots, then events with one, under a rate limit that the
 /// former would use up.
-async fn handled_names_go_on(name: &'static str, is_ordered: bool) {
+async fn handled_names_continue(name: &'static str, is_ordered: bool) {
     const UNHANDLED: usize = 1_500;
     log::listen();
     let world = World::<Sqlite>::start().await;
@@ -68,10 +68,10 @@ async fn handled_names_go_on(name: &'static str, is_ordered: bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handled_names_continue_in_order() {
-    handled_names_go_on("unhandled-ordered", true).await;
+    handled_names_continue("unhandled-ordered", true).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handled_names_continue_without_order() {
-    handled_names_go_on("unhandled", false).await;
+    handled_names_continue("unhandled", false).await;
 }
