@@ -37,14 +37,10 @@ impl Source {
         const ATTRIBUTES: &[&str] = &["#[test]", "#[tokio::test"];
         const MACROS: &[&str] = &["both!", "trials!", "older_copies!", "ends!"];
         let code = &*self.code_and_tests;
-        let starts = |words: &'static [&str]| {
-            let begins = |at: &usize| code[..*at].trim_end_matches(' ').ends_with('\n');
-            let found = words.iter().flat_map(|word| code.match_indices(word));
-            found.map(|(at, _)| at).filter(begins)
-        };
-        let functions = starts(ATTRIBUTES).filter_map(|at| Some(at + code[at..].find("fn ")? + 3));
+        let functions =
+            line_starts(code, ATTRIBUTES).filter_map(|at| Some(at + code[at..].find("fn ")? + 3));
         let functions = functions.map(|at| (at, word_at(code, at)));
-        let given = starts(MACROS).flat_map(|at| {
+        let given = line_starts(code, MACROS).flat_map(|at| {
             let end = end_of_item(code, at);
             words(code, at, end).skip(1)
         });
@@ -257,6 +253,16 @@ pub fn lines_where(text: &str, is_found: impl Fn(&str) -> bool) -> Vec<usize> {
 
 fn line_of(text: &str, place: usize) -> usize {
     text[..place].matches('\n').count() + 1
+}
+
+/// The places at which a line begins with one of these texts.
+fn line_starts(code: &str, texts: &[&str]) -> impl Iterator<Item = usize> {
+    let begins = move |at: &usize| {
+        let before = code[..*at].trim_end_matches(' ');
+        before.is_empty() || before.ends_with('\n')
+    };
+    let found = texts.iter().flat_map(move |text| code.match_indices(*text));
+    found.map(|(at, _)| at).filter(begins)
 }
 
 /// The words between two places, each with its place.

@@ -13,8 +13,8 @@ use async_nats::jetstream;
 use serde_json::json;
 use tidings::{
     BatchContext, BatchResult, Batching, Bus, Context, DeadLetterSelection, DeadLetters, Envelope,
-    EventPublisher, EventSubscriber, Failure, InboxTransaction, Item, Outcome, Retry, StreamSpec,
-    Worker, testing::TestWorker,
+    EventSubscriber, Failure, InboxTransaction, Item, Outcome, Retry, StreamSpec, Worker,
+    testing::TestWorker,
 };
 
 use crate::{
@@ -90,13 +90,6 @@ fn run<DB: Database>(
     world.run(Worker::new(bus.clone(), app.clone()).subscribe(subscriber))
 }
 
-async fn publish<DB: Database>(world: &World<DB>, users: &[&str]) {
-    for user in users {
-        let publisher = EventPublisher::new(&world.bus);
-        publisher.publish(&User::new(user)).await.unwrap();
-    }
-}
-
 /// As after a server that was killed before it wrote the acks to disk.
 async fn forget_the_answers<DB: Database>(world: &World<DB>) {
     let reset = format!("CONSUMER.RESET.EVENTS.{DURABLE}");
@@ -150,7 +143,7 @@ both!(
 async fn comes_again<DB: Database>(world: World<DB>, of: Of) {
     let app = App::default();
     let running = run(&world, &world.bus, of, &app);
-    publish(&world, &["ada", "ok-bob", "eve"]).await;
+    world.publish_users(["ada", "ok-bob", "eve"]).await;
     world.has_dead_letters(2).await;
     is_idle(&world, "EVENTS").await;
     running.stop().await.unwrap();
@@ -179,7 +172,7 @@ async fn a_redelivered_dead_lettered_event_of_a_batch_has_no_effect<DB: Database
 
 async fn is_redriven<DB: Database>(world: World<DB>, of: Of) {
     let app = App::default();
-    publish(&world, &["ada", "eve"]).await;
+    world.publish_users(["ada", "eve"]).await;
     for redrives in 0..=2 {
         if redrives > 0 {
             redrive_all(&world).await;
@@ -238,7 +231,7 @@ async fn stores_unheard<DB: Database>(world: &World<DB>, app: &App) {
     let bus = Bus::connect(url.as_str()).await.unwrap();
     let running = run(world, &bus, Of::One, app);
     let deaf = proxy.lose_answers_after("tidings-dead-cause");
-    publish(world, &["ada"]).await;
+    world.publish_users(["ada"]).await;
     drop(within("it is deaf", deaf).await);
     world.has_dead_letters(1).await;
     running.kill().await;
@@ -285,7 +278,7 @@ async fn a_discarded_dead_letter_does_not_come_back<DB: Database>(world: World<D
     forgetful_letters(&world).await;
     let app = App::default();
     let running = run(&world, &world.bus, Of::One, &app);
-    publish(&world, &["ada"]).await;
+    world.publish_users(["ada"]).await;
     world.has_dead_letters(1).await;
     is_idle(&world, "EVENTS").await;
     running.stop().await.unwrap();

@@ -51,13 +51,6 @@ fn worker(world: &World<Sqlite>, noted: &Noted) -> Worker<Noted> {
     Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber())
 }
 
-async fn publish(world: &World<Sqlite>, ids: &[&str]) {
-    let publisher = EventPublisher::new(&world.bus);
-    for id in ids {
-        publisher.publish(&User::new(id)).await.unwrap();
-    }
-}
-
 async fn delete_consumer(world: &World<Sqlite>, stream: &str) {
     let stream = world.jetstream().await.get_stream(stream).await.unwrap();
     stream.delete_consumer(NAME).await.unwrap();
@@ -100,7 +93,7 @@ async fn is_well(world: &World<Sqlite>) {
 async fn handled_before(world: &World<Sqlite>, ids: &[&str]) {
     let noted = Noted::default();
     let running = world.run(worker(world, &noted));
-    publish(world, ids).await;
+    world.publish_users(ids).await;
     noted.reach(ids.len()).await;
     running.stop().await.unwrap();
 }
@@ -110,7 +103,7 @@ async fn the_backlog_of_a_deleted_consumer_is_unknown_and_not_zero() {
     let world = World::<Sqlite>::start().await;
     handled_before(&world, &["a"]).await;
     delete_consumer(&world, "EVENTS").await;
-    publish(&world, &["b", "c"]).await;
+    world.publish_users(["b", "c"]).await;
 
     let state = listed(&world).await;
     assert_eq!((&*state.name, state.known_pending), (NAME, None));
@@ -135,7 +128,7 @@ async fn the_stream_with_a_deleted_consumer_is_named_among_several() {
     let noted = Noted::default();
     let both = Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber().on(note_audit));
     let running = world.run(both);
-    publish(&world, &["a"]).await;
+    world.publish_users(["a"]).await;
     noted.reach(1).await;
     running.stop().await.unwrap();
     delete_consumer(&world, "AUDIT").await;
@@ -251,7 +244,7 @@ async fn events_without_an_instance_are_an_issue_unless_paused() {
     let state = listed(&world).await;
     assert_eq!(state.issues, [], "nothing waits");
     let seen_at = state.last_seen_at.expect("it has acknowledged");
-    publish(&world, &["b"]).await;
+    world.publish_users(["b"]).await;
     let (state, found) = becomes(&world, "no-instance").await;
     assert_eq!(
         (state.last_seen_at, found.since),
@@ -280,7 +273,7 @@ async fn events_without_an_instance_are_an_issue_unless_paused() {
 async fn an_instance_that_does_not_answer_is_not_taken_for_none() {
     let world = World::<Sqlite>::start().await;
     handled_before(&world, &["a"]).await;
-    publish(&world, &["later"]).await;
+    world.publish_users(["later"]).await;
     let client = async_nats::connect(world.nats.url()).await.unwrap();
     let inbox = client.new_inbox();
     let _answers = client.subscribe(inbox.clone()).await.unwrap();
@@ -311,7 +304,7 @@ async fn distant_retries_are_counted_with_the_time_of_the_last() {
     let running = world.run(worker(&world, &noted));
     let ids: Vec<String> = (0..300).map(|n| format!("later-{n}")).collect();
     let ids: Vec<&str> = ids.iter().map(|id| &**id).collect();
-    publish(&world, &ids).await;
+    world.publish_users(&ids).await;
     eventually("all wait", || async {
         let retries = listed(&world).await.retries;
         retries.is_some_and(|retries| retries.scheduled == 300)
@@ -357,7 +350,7 @@ async fn a_dead_letter_counts_and_is_logged_when_it_is_stored() {
     is_well(&world).await;
     let context = world.jetstream().await;
     context.delete_stream("DEAD_LETTERS").await.unwrap();
-    publish(&world, &["bad"]).await;
+    world.publish_users(["bad"]).await;
     eventually("it was to be given up", || async {
         let instance = listed(&world).await.instances.remove(0);
         instance.issue.is_some_and(|why| {
@@ -402,7 +395,7 @@ async fn a_retry_without_its_stream_names_the_stream_and_the_cure() {
         .delete_stream("RETRIES")
         .await
         .unwrap();
-    publish(&world, &["later"]).await;
+    world.publish_users(["later"]).await;
     eventually("the retry is told", || async {
         let instance = listed(&world).await.instances.remove(0);
         instance
@@ -418,7 +411,9 @@ async fn removal_needs_a_stopped_subscriber_and_dead_letters_retries() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let running = world.run(worker(&world, &noted));
-    publish(&world, &["later-1", "later-2", "bad", "a"]).await;
+    world
+        .publish_users(["later-1", "later-2", "bad", "a"])
+        .await;
     noted.reach(1).await;
     eventually("two wait, and one is a letter", || async {
         let state = listed(&world).await;
@@ -431,7 +426,7 @@ async fn removal_needs_a_stopped_subscriber_and_dead_letters_retries() {
     let refused = refused.expect_err("it runs").to_string();
     assert!(refused.contains("still runs: process"), "{refused}");
     running.stop().await.unwrap();
-    publish(&world, &["b"]).await;
+    world.publish_users(["b"]).await;
 
     let mut plan = None;
     eventually("its pulls have ended", || async {
@@ -477,7 +472,7 @@ async fn the_next_removal_completes_an_interrupted_one() {
     let running = world.run(
         Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber().ordered_by_key()),
     );
-    publish(&world, &["a"]).await;
+    world.publish_users(["a"]).await;
     noted.reach(1).await;
     running.stop().await.unwrap();
     for stream in ["EVENTS", "RETRIES"] {

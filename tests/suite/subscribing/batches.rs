@@ -145,13 +145,6 @@ fn worker<DB: Database>(
     Worker::new(world.bus.clone(), app.clone()).subscribe(subscriber)
 }
 
-async fn publish<DB: Database>(world: &World<DB>, users: impl IntoIterator<Item = String>) {
-    let publisher = EventPublisher::new(&world.bus);
-    for user in users {
-        publisher.publish(&User::new(&user)).await.unwrap();
-    }
-}
-
 fn users(count: usize) -> impl Iterator<Item = String> {
     (0..count).map(|nth| format!("user-{nth}"))
 }
@@ -169,7 +162,7 @@ async fn each_event_of_a_batch_has_its_own_result<DB: Database>(world: World<DB>
     let undecodable = client.publish("user.created", "{}".into());
     undecodable.await.unwrap().await.unwrap();
     let names = ["ada", "declined", "later", "wait", "bob"].map(str::to_owned);
-    publish(&world, names).await;
+    world.publish_users(names).await;
     let batching = Batching::of(6).linger(Duration::from_millis(200));
     let running = world.run(worker(&world, &app, counter(&world, batching)));
     world.is_handled(6).await;
@@ -204,7 +197,7 @@ async fn only_the_event_that_fails_a_batch_costs_an_attempt<DB: Database>(world:
     for (nth, poison) in poison.into_iter().enumerate() {
         let mut names: Vec<String> = users(9).map(|user| format!("{poison}-{user}")).collect();
         names.insert(nth * 3, poison.to_owned());
-        publish(&world, names).await;
+        world.publish_users(names).await;
     }
     let subscriber = counter(&world, Batching::of(10)).timeout(Duration::from_secs(1));
     let running = world.run(worker(&world, &app, subscriber));
@@ -336,14 +329,14 @@ async fn a_key_keeps_its_order_while_others_of_its_batch_fail<DB: Database>(worl
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_batch_does_not_linger_and_a_partial_one_does() {
     let world = World::<Sqlite>::start().await;
-    publish(&world, users(10)).await;
+    world.publish_users(users(10)).await;
     let full = App::default();
     let running = world.run(worker(&world, &full, noter(Batching::of(5).linger(HOUR))));
     world.is_handled(10).await;
     running.stop().await.unwrap();
     assert_eq!(full.sizes(), [5, 5]);
 
-    publish(&world, users(3)).await;
+    world.publish_users(users(3)).await;
     let part = App::default();
     let batching = Batching::of(1_000).linger(Duration::from_secs(1));
     let began = Instant::now();
@@ -357,7 +350,7 @@ async fn a_full_batch_does_not_linger_and_a_partial_one_does() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shutdown_hands_batches_back_and_costs_no_attempt() {
     let world = World::<Sqlite>::start().await;
-    publish(&world, users(5)).await;
+    world.publish_users(users(5)).await;
     let stuck = App {
         gate: Some(Arc::new(Semaphore::new(0))),
         ..App::default()
@@ -401,7 +394,7 @@ async fn batches_wait_for_an_open_circuit_and_one_event_probes_it() {
     let batching = Batching::of(10).linger(Duration::from_millis(200));
     let subscriber = noter(batching).circuit_breaker(breaker);
     let running = world.run(worker(&world, &app, subscriber));
-    publish(&world, users(30)).await;
+    world.publish_users(users(30)).await;
     eventually("a dozen probes", || async {
         log::said("circuit probe failed").len() >= 12
     })
@@ -419,7 +412,7 @@ async fn batches_wait_for_an_open_circuit_and_one_event_probes_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_rate_limit_counts_events_and_not_batches() {
     let world = World::<Sqlite>::start().await;
-    publish(&world, users(60)).await;
+    world.publish_users(users(60)).await;
     let (app, began) = (App::default(), Instant::now());
     let subscriber = noter(Batching::of(30)).rate_limit(Rate::per_second(100));
     let running = world.run(worker(&world, &app, subscriber));

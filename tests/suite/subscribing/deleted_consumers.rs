@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_nats::jetstream;
-use tidings::{Bus, Context, EventPublisher, EventSubscriber, Failure, Retry, Worker};
+use tidings::{Bus, Context, EventSubscriber, Failure, Retry, Worker};
 use tokio::sync::Semaphore;
 
 use crate::support::{Noted, User, World, eventually};
@@ -50,7 +50,7 @@ async fn a_full_ordered_subscriber_notices_its_deleted_consumer() {
     let running = world.run(Worker::new(world.bus.clone(), state).subscribe(subscriber));
     let users: Vec<String> = (0..60).map(|n| format!("user-{n}")).collect();
     let users: Vec<&str> = users.iter().map(|user| &**user).collect();
-    publish(&world, &users).await;
+    world.publish_users(&users).await;
     noted.reach(2).await;
     let events = stream(&world, "EVENTS").await;
     eventually("its places are taken, and it pulls no more", || async {
@@ -70,13 +70,6 @@ fn worker(bus: &Bus, app: &App) -> Worker<App> {
     let retry = Retry::exponential(Duration::from_millis(1500), Duration::from_millis(1500));
     let subscriber = EventSubscriber::durable(DURABLE).on(note).retry(retry);
     Worker::new(bus.clone(), app.clone()).subscribe(subscriber)
-}
-
-async fn publish(world: &World<Sqlite>, users: &[&str]) {
-    let publisher = EventPublisher::new(&world.bus);
-    for user in users {
-        publisher.publish(&User::new(user)).await.unwrap();
-    }
 }
 
 async fn stream(world: &World<Sqlite>, name: &str) -> jetstream::stream::Stream {
@@ -113,15 +106,15 @@ async fn another_worker_handles_what_a_dead_one_had_in_flight() {
     );
     let bus = world.bus.another().await.unwrap();
     let worker_that_dies = world.run(worker(&bus, &dying));
-    publish(&world, &["in-hand"]).await;
+    world.publish_users(["in-hand"]).await;
     dying.noted.reach(1).await;
     worker_that_dies.kill().await;
     bus.close().await.unwrap();
     let running = world.run(worker(&world.bus, &lives));
-    publish(&world, &["later"]).await;
+    world.publish_users(["later"]).await;
     lives.noted.reach(1).await;
     delete_the_consumer(&world, "EVENTS").await;
-    publish(&world, &["last"]).await;
+    world.publish_users(["last"]).await;
     lives.noted.reach(3).await;
     running.stop().await.unwrap();
     let mut handled = lives.noted.all();
@@ -134,7 +127,7 @@ async fn events_handled_before_the_worker_started_do_not_come_again() {
     let world = World::<Sqlite>::start().await;
     let (before, after) = (App::default(), App::default());
     let running = world.run(worker(&world.bus, &before));
-    publish(&world, &["one", "two", "three"]).await;
+    world.publish_users(["one", "two", "three"]).await;
     is_acknowledged(&world, 3).await;
     running.stop().await.unwrap();
     let running = world.run(worker(&world.bus, &after));
@@ -145,7 +138,7 @@ async fn events_handled_before_the_worker_started_do_not_come_again() {
     })
     .await;
     delete_the_consumer(&world, "EVENTS").await;
-    publish(&world, &["four"]).await;
+    world.publish_users(["four"]).await;
     after.noted.reach(1).await;
     is_acknowledged(&world, 4).await;
     running.stop().await.unwrap();
@@ -158,9 +151,9 @@ async fn an_event_that_waits_for_its_next_attempt_still_gets_it() {
     let app = App::default();
     let running = world.run(worker(&world.bus, &app));
     // A retry was delivered, so that the instance has a position in the stream of retries.
-    publish(&world, &["failing-1"]).await;
+    world.publish_users(["failing-1"]).await;
     app.noted.reach(2).await;
-    publish(&world, &["failing-2"]).await;
+    world.publish_users(["failing-2"]).await;
     app.noted.reach(3).await;
     delete_the_consumer(&world, "RETRIES").await;
     app.noted.reach(4).await;

@@ -18,13 +18,6 @@ fn quick() -> Retry {
     Retry::exponential(Duration::from_millis(20), Duration::from_millis(80)).attempts(3)
 }
 
-async fn publish(world: &World<Sqlite>, id: &str) {
-    EventPublisher::new(&world.bus)
-        .publish(&User::new(id))
-        .await
-        .unwrap();
-}
-
 /// Publishes with the NATS client alone, as a program in another language would.
 async fn publish_foreign(world: &World<Sqlite>, headers: &[(&str, &str)], payload: &str) {
     let client = async_nats::connect(world.nats.url()).await.unwrap();
@@ -60,7 +53,7 @@ async fn a_failing_event_is_retried_on_schedule_then_dead_lettered() {
     let worker = Worker::new(world.bus.clone(), (noted.clone(), Instant::now()))
         .subscribe(EventSubscriber::durable("welcome").on(fail).retry(retry));
     let running = world.run(worker);
-    publish(&world, "ada").await;
+    world.publish_users(["ada"]).await;
     until_dead(&world, 1).await;
     running.stop().await.unwrap();
 
@@ -101,7 +94,7 @@ async fn a_rejected_event_is_dead_lettered_at_once_and_others_flow() {
         .subscribe(EventSubscriber::durable("welcome").on(refuse));
     let running = world.run(worker);
     for id in ["bad", "ada"] {
-        publish(&world, id).await;
+        world.publish_users([id]).await;
     }
     noted.reach(1).await;
     until_dead(&world, 1).await;
@@ -123,7 +116,7 @@ async fn undecodable_and_unknown_events_become_dead_letters() {
     publish_foreign(&world, &[], "not json").await;
     publish_foreign(&world, &[], r#"{"id": 7}"#).await;
     publish_foreign(&world, &[("ce-type", "user.created.v9")], "{}").await;
-    publish(&world, "ada").await;
+    world.publish_users(["ada"]).await;
     noted.reach(1).await;
     until_dead(&world, 3).await;
     running.stop().await.unwrap();
@@ -173,7 +166,7 @@ async fn a_panic_is_a_failure_and_does_not_stop_the_worker() {
     );
     let running = world.run(worker);
     for id in ["bad", "ada"] {
-        publish(&world, id).await;
+        world.publish_users([id]).await;
     }
     noted.reach(2).await;
     running.stop().await.unwrap();
@@ -192,7 +185,7 @@ async fn a_handler_that_times_out_is_cancelled_and_counts_as_failed() {
         .retry(quick().attempts(2))
         .timeout(Duration::from_millis(50));
     let running = world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber));
-    publish(&world, "ada").await;
+    world.publish_users(["ada"]).await;
     until_dead(&world, 1).await;
     running.stop().await.unwrap();
     assert_eq!(noted.all(), ["attempt 1", "attempt 2"]);
@@ -309,7 +302,7 @@ async fn no_more_handlers_than_the_concurrency_run_at_once() {
         noted: Noted::default(),
     });
     for n in 0..60 {
-        publish(&world, &n.to_string()).await;
+        world.publish_users([n.to_string()]).await;
     }
     let subscriber = EventSubscriber::durable("few")
         .on(count_in)
@@ -332,7 +325,7 @@ async fn a_drain_loses_nothing_and_repeats_no_acked_event() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     for n in 0..300 {
-        publish(&world, &n.to_string()).await;
+        world.publish_users([n.to_string()]).await;
     }
     let subscriber = || EventSubscriber::durable("slow").on(slow).concurrency(8);
     let mut restarts = 0;
@@ -363,7 +356,7 @@ async fn events_that_outlast_the_drain_go_to_the_next_worker() {
     }
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
-    publish(&world, "ada").await;
+    world.publish_users(["ada"]).await;
     let worker = |hangs| {
         Worker::new(world.bus.clone(), (noted.clone(), hangs))
             .subscribe(EventSubscriber::durable("hang").on(hang_first))

@@ -12,13 +12,6 @@ use crate::support::{Noted, User, World, eventually, within};
 
 type Sqlite = sqlx::Sqlite;
 
-async fn publish(world: &World<Sqlite>, id: &str) {
-    EventPublisher::new(&world.bus)
-        .publish(&User::new(id))
-        .await
-        .unwrap();
-}
-
 /// Every event fails at first, with a retry far in the future; then comes one that succeeds.
 #[tokio::test(flavor = "multi_thread")]
 async fn delayed_retries_take_no_slot_of_new_events() {
@@ -39,9 +32,9 @@ async fn delayed_retries_take_no_slot_of_new_events() {
     );
     let running = world.run(worker);
     for number in 0..100 {
-        publish(&world, &format!("bad{number}")).await;
+        world.publish_users([format!("bad{number}")]).await;
     }
-    publish(&world, "good").await;
+    world.publish_users(["good"]).await;
     noted.reach(1).await;
     let client = async_nats::connect(world.nats.url()).await.unwrap();
     let context = async_nats::jetstream::new(client);
@@ -89,7 +82,7 @@ async fn a_shutdown_and_a_crash_cost_no_attempt() {
             )
             .shutdown_timeout(Duration::ZERO)
     };
-    publish(&world, "ada").await;
+    world.publish_users(["ada"]).await;
     for _ in 0..4 {
         let running = world.run(worker());
         within("the handler begins", state.began.acquire())
@@ -117,7 +110,7 @@ async fn failures_are_counted_across_workers() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
     let retry = Retry::exponential(Duration::from_secs(1), Duration::from_secs(1)).attempts(3);
-    publish(&world, "ada").await;
+    world.publish_users(["ada"]).await;
     for attempt in 1..=3 {
         let worker = Worker::new(world.bus.clone(), noted.clone())
             .subscribe(EventSubscriber::durable("w").on(fail).retry(retry));
@@ -183,7 +176,7 @@ async fn progress_acks_are_sent_until_the_shutdown_ends() {
         .subscribe(EventSubscriber::durable("w").on(wait))
         .shutdown_timeout(Duration::from_secs(600));
     let running = world.run(worker);
-    publish(&world, "ada").await;
+    world.publish_users(["ada"]).await;
     let began = within("the handler begins", gates[0].acquire()).await;
     began.unwrap().forget();
     let client = async_nats::connect(world.nats.url()).await.unwrap();

@@ -11,7 +11,7 @@ use tidings::{
 };
 use tokio::sync::watch;
 
-use crate::support::{Counted, Noted, Running, User, World, eventually, log, note_id};
+use crate::support::{Counted, Noted, Running, World, eventually, log, note_id};
 
 type Sqlite = sqlx::Sqlite;
 
@@ -29,13 +29,6 @@ fn run(
     world.run(Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber))
 }
 
-async fn publish(world: &World<Sqlite>, ids: &[&str]) {
-    let publisher = EventPublisher::new(&world.bus);
-    for id in ids {
-        publisher.publish(&User::new(id)).await.unwrap();
-    }
-}
-
 async fn is_made(world: &World<Sqlite>, name: &str) {
     eventually("the consumers are there", || async {
         let found = Subscribers::new(&world.bus).find(name).await;
@@ -50,7 +43,7 @@ async fn begins(world: &World<Sqlite>, durable: &str, start: StartFrom) -> Vec<S
     let subscriber = EventSubscriber::durable(durable).on(note_id).start(start);
     let running = run(world, subscriber.ordered_by_key(), &noted);
     is_made(world, durable).await;
-    publish(world, &["last"]).await;
+    world.publish_users(["last"]).await;
     eventually("the last one", || async {
         noted.all().iter().any(|id| id == "last")
     })
@@ -71,7 +64,7 @@ async fn stored_at(world: &World<Sqlite>, sequence: u64) -> DateTime<Utc> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_subscriber_starts_at_its_start_position() {
     let world = World::<Sqlite>::start().await;
-    publish(&world, &["1", "2", "3", "4"]).await;
+    world.publish_users(["1", "2", "3", "4"]).await;
     let third = StartFrom::Time(stored_at(&world, 3).await);
     assert_eq!(
         begins(&world, "all", StartFrom::Beginning).await,
@@ -92,7 +85,7 @@ async fn a_start_time_holds_for_several_names() {
         Ok(())
     }
     let world = World::<Sqlite>::start().await;
-    publish(&world, &["1", "2", "3"]).await;
+    world.publish_users(["1", "2", "3"]).await;
     let key = "4".to_owned();
     let counted = Counted { key, count: 1 };
     let publisher = EventPublisher::new(&world.bus);
@@ -113,7 +106,7 @@ async fn a_start_time_holds_for_several_names() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_behind_the_end_is_the_next_event() {
     let world = World::<Sqlite>::start().await;
-    publish(&world, &["1", "2"]).await;
+    world.publish_users(["1", "2"]).await;
     let tomorrow = StartFrom::Time(Utc::now() + TimeDelta::days(1));
     assert_eq!(
         begins(&world, "far", StartFrom::Sequence(1000)).await,
@@ -127,11 +120,11 @@ async fn an_existing_durable_keeps_its_position() {
     log::listen();
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
-    publish(&world, &["1"]).await;
+    world.publish_users(["1"]).await;
     let running = run(&world, subscriber(StartFrom::Beginning), &noted);
     noted.reach(1).await;
     running.stop().await.unwrap();
-    publish(&world, &["2", "3"]).await;
+    world.publish_users(["2", "3"]).await;
     let running = run(&world, subscriber(StartFrom::New), &noted);
     noted.reach(3).await;
     let state = Subscribers::new(&world.bus).find(NAME).await.unwrap();
@@ -146,13 +139,13 @@ async fn an_existing_durable_keeps_its_position() {
 async fn a_deleted_durable_continues_at_its_workers_position() {
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
-    publish(&world, &["before it"]).await;
+    world.publish_users(["before it"]).await;
     let running = run(&world, subscriber(StartFrom::New), &noted);
     is_made(&world, NAME).await;
     let client = async_nats::connect(world.nats.url()).await.unwrap();
     let stream = jetstream::new(client).get_stream("EVENTS").await.unwrap();
     stream.delete_consumer(NAME).await.unwrap();
-    publish(&world, &["while it is gone"]).await;
+    world.publish_users(["while it is gone"]).await;
     noted.reach(1).await;
     running.stop().await.unwrap();
     assert_eq!(noted.all(), ["while it is gone"]);
@@ -165,9 +158,9 @@ async fn instances_may_start_at_once_while_the_stream_grows() {
     let (done, is_done) = watch::channel(false);
     let publishing = async {
         while !*is_done.borrow() {
-            publish(&world, &["one of many"]).await;
+            world.publish_users(["one of many"]).await;
         }
-        publish(&world, &["last"]).await;
+        world.publish_users(["last"]).await;
     };
     let instances = async {
         let instances = (0..8).map(|_| run(&world, subscriber(StartFrom::New), &noted));
@@ -218,14 +211,16 @@ async fn the_backlog_of_a_new_subscriber_is_logged() {
     log::listen();
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
-    publish(&world, &["1", "2", "3", "4", "5", "6", "7"]).await;
+    world
+        .publish_users(["1", "2", "3", "4", "5", "6", "7"])
+        .await;
     let running = run(&world, subscriber(StartFrom::Sequence(4)), &noted);
     noted.reach(4).await;
     Subscribers::new(&world.bus)
         .pause(NAME, None)
         .await
         .unwrap();
-    publish(&world, &["8", "9"]).await;
+    world.publish_users(["8", "9"]).await;
     let found = Subscribers::new(&world.bus).find(NAME).await.unwrap();
     let of_events = found
         .consumers

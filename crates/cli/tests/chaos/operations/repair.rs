@@ -1,7 +1,6 @@
 //! Streams that have lost confirmed events, and faults while these are republished: no event stays lost, and none is
 //! stored twice. Services write and the relay publishes all the time.
 
-use async_nats::jetstream;
 use sqlx::{Postgres, Sqlite};
 
 use crate::{
@@ -20,10 +19,6 @@ trials!(
 /// Slow enough that the fault happens while the command runs.
 const SLOWLY: [&str; 5] = ["outbox", "republish", "--from", "0", "--rate=60/s"];
 
-async fn jetstream_of<DB: Chaos>(trial: &Trial<DB>) -> jetstream::Context {
-    jetstream::new(async_nats::connect(trial.world.nats.url()).await.unwrap())
-}
-
 /// Services have written, and the stream that stored the events is gone; there is a new one, and services continue.
 async fn with_a_new_stream<DB: Chaos>(
     fault: &'static str,
@@ -34,7 +29,7 @@ async fn with_a_new_stream<DB: Chaos>(
     trial.flows().await;
     trial.goes_on().await;
     trial.still().await;
-    let jetstream = jetstream_of(&trial).await;
+    let jetstream = trial.world.jetstream().await;
     jetstream.delete_stream("EVENTS").await.unwrap();
     trial
         .world

@@ -3,8 +3,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::jetstream;
-
 use crate::{
     effects::Effects,
     handling::Handling,
@@ -24,13 +22,15 @@ trials!(
 
 const RECOVERS: Duration = Duration::from_secs(10);
 
-async fn jetstream<DB: Effects>(handling: &Handling<DB>) -> jetstream::Context {
-    let client = async_nats::connect(handling.trial.world.nats.url()).await;
-    jetstream::new(client.unwrap())
-}
-
 async fn delete_the_consumer<DB: Effects>(handling: &mut Handling<DB>, of: &str) -> Duration {
-    let stream = jetstream(handling).await.get_stream(of).await.unwrap();
+    let stream = handling
+        .trial
+        .world
+        .jetstream()
+        .await
+        .get_stream(of)
+        .await
+        .unwrap();
     stream.delete_consumer(DURABLE).await.unwrap();
     handling.recovers().await
 }
@@ -92,7 +92,10 @@ async fn a_stream_that_is_deleted_and_recreated<DB: Effects>(world: World<DB>) {
         handling.effects().await.len() == noted
     })
     .await;
-    jetstream(&handling)
+    handling
+        .trial
+        .world
+        .jetstream()
         .await
         .delete_stream("EVENTS")
         .await

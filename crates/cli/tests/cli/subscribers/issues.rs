@@ -14,7 +14,7 @@ use tidings_test_servers::NatsServer;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Ended, Store, World, eventually};
+use crate::support::{Ended, Store, World, eventually, says};
 
 const NAME: &str = "stuck";
 const LIST: [&str; 2] = ["subscribers", "list"];
@@ -91,12 +91,6 @@ impl World {
             last = self.run(&LIST).await;
         }
         last
-    }
-}
-
-fn says(text: &str, expected: &[&str]) {
-    for expected in expected {
-        assert!(text.contains(expected), "{expected:?} is not in:\n{text}");
     }
 }
 

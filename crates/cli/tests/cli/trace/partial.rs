@@ -1,6 +1,6 @@
 //! P9: when one of its two sources does not answer, `tidings trace` prints what the other one knows, and ends with 3.
 
-use crate::support::{Store, World, user};
+use crate::support::{Store, World, says, user};
 
 const ADA: &str = "0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11";
 
@@ -8,12 +8,6 @@ both!(
     without_nats_a_trace_shows_the_outbox_and_ends_with_3,
     without_jetstream_a_trace_shows_the_outbox_and_ends_with_3,
 );
-
-fn says(text: &str, expected: &[&str]) {
-    for expected in expected {
-        assert!(text.contains(expected), "{expected:?} is not in:\n{text}");
-    }
-}
 
 impl World {
     async fn relayed_user(&self) -> String {

@@ -2,7 +2,7 @@
 
 use crate::{
     service::Service,
-    support::{Ended, World, user},
+    support::{Ended, World, says, user},
 };
 
 const ADA: &str = "0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11";
@@ -34,12 +34,6 @@ impl World {
         let said = self.ok(&[&["trace"], arguments].concat()).await;
         assert!(said.contains("searched"), "{said}");
         said
-    }
-}
-
-fn says(text: &str, expected: &[&str]) {
-    for expected in expected {
-        assert!(text.contains(expected), "{expected:?} is not in:\n{text}");
     }
 }
 
