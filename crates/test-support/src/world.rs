@@ -286,7 +286,7 @@ impl<DB: Database> World<DB> {
     }
 
     /// Commits these events in one transaction.
-    pub async fn commit(&self, events: impl IntoIterator<Item = impl IntoEnvelope>) {
+    pub async fn commit_all(&self, events: impl IntoIterator<Item = impl IntoEnvelope>) {
         let mut tx = self.outbox.begin().await.expect("a transaction");
         tx.publish_all(events).expect("events");
         tx.commit().await.expect("a commit");

@@ -39,7 +39,7 @@ async fn a_flood_of_wake_pings_causes_few_queries_and_log_lines() {
         .await
         .unwrap();
     let relay = world.run_relay(Relay::new(world.outbox.clone()));
-    world.commit([&User::new("first")]).await;
+    world.commit("first").await;
     is_stored(&world, 1).await;
     let mut transactions = async || {
         let count = "select xact_commit + xact_rollback from pg_stat_database where datname = $1";
@@ -56,7 +56,7 @@ async fn a_flood_of_wake_pings_causes_few_queries_and_log_lines() {
     assert!(looks < 1_000, "{looks} looks");
     let slow = log::said("messages dropped").len();
     assert!(slow < 5, "{slow} lines");
-    world.commit([&User::new("second")]).await;
+    world.commit("second").await;
     is_stored(&world, 2).await;
     relay.stop().await.unwrap();
 }
@@ -66,12 +66,12 @@ async fn foreign_wake_messages_are_ignored_and_rarely_logged() {
     log::listen();
     let world = World::<Sqlite>::start().await;
     let relay = world.relay();
-    world.commit([&User::new("first")]).await;
+    world.commit("first").await;
     is_stored(&world, 1).await;
     flood(&world, "{\"wake\": true}").await;
     let lines = || log::said("foreign message ignored");
     eventually("it is said", || async { !lines().is_empty() }).await;
-    world.commit([&User::new("second")]).await;
+    world.commit("second").await;
     is_stored(&world, 2).await;
     relay.stop().await.unwrap();
     assert!(lines().len() < 5, "{:?}", lines());

@@ -12,7 +12,7 @@ use crate::support::{Database, User, World, eventually};
 async fn nothing_is_blocked<DB: Database>(world: &World<DB>, what: &str) {
     let before = world.stored().await.len();
     let relay = world.relay();
-    world.commit([&User::new("after")]).await;
+    world.commit("after").await;
     eventually(what, || async { world.stored().await.len() > before }).await;
     let status = world.outbox.status().await;
     let status = status.unwrap_or_else(|error| panic!("{what}: {error:?}"));

@@ -42,14 +42,14 @@ async fn two_events_of_one_id_at_a_page_boundary_are_distinguished<DB: Journal>(
         for first_at in [page - 2, page - 1, page] {
             let before = world.stored().await.len();
             let id = EventId::now();
-            world.commit(others(first_at)).await;
+            world.commit_all(others(first_at)).await;
             world
-                .commit([event(id, "user.created", "k1", "first")])
+                .commit_all([event(id, "user.created", "k1", "first")])
                 .await;
             world
-                .commit([event(id, "user.deleted", "k2", "second")])
+                .commit_all([event(id, "user.deleted", "k2", "second")])
                 .await;
-            world.commit(others(page)).await;
+            world.commit_all(others(page)).await;
             let relay = world.run_relay(world.new_relay().batch(batch));
             world.backlog_is_gone().await;
             relay.stop().await.unwrap();
@@ -86,14 +86,14 @@ async fn two_events_of_one_id_are_distinguished_after_a_resume<DB: Journal>(worl
     stream.duplicate_window = WINDOW;
     world.bus.apply_stream(&stream).await.unwrap();
     let id = EventId::now();
-    world.commit(others(19)).await;
+    world.commit_all(others(19)).await;
     world
-        .commit([event(id, "user.created", "k1", "first")])
+        .commit_all([event(id, "user.created", "k1", "first")])
         .await;
     world
-        .commit([event(id, "user.deleted", "k2", "second")])
+        .commit_all([event(id, "user.deleted", "k2", "second")])
         .await;
-    world.commit(others(19)).await;
+    world.commit_all(others(19)).await;
     let relay = world.new_relay().batch(10);
     let armed = failpoint::arm(relay.owner(), Point::Answered, 2);
     let relay = world.run_relay(relay);
@@ -120,12 +120,12 @@ async fn one_id_in_two_streams_is_two_events<DB: Journal>(world: World<DB>) {
     let armed = failpoint::arm(relay.owner(), Point::Answered, 1);
     let relay = world.run_relay(relay);
     world
-        .commit([event(id, "user.created", "k1", "first")])
+        .commit_all([event(id, "user.created", "k1", "first")])
         .await;
     within("the first is answered", armed.reached()).await;
     relay.kill().await;
     world
-        .commit([event(id, "count.raised", "k2", "second")])
+        .commit_all([event(id, "count.raised", "k2", "second")])
         .await;
     world.end_the_lease().await;
     let relay = world.relay();
@@ -191,9 +191,9 @@ async fn a_republication_skips_an_unreadable_discarded_row<DB: Journal>(world: W
         ),
     };
     DB::execute(world.outbox.pool(), before).await;
-    world.commit(others(3)).await;
+    world.commit_all(others(3)).await;
     DB::execute(world.outbox.pool(), row).await;
-    world.commit(others(3)).await;
+    world.commit_all(others(3)).await;
     let relay = world.relay();
     world.backlog_is_gone().await;
     relay.stop().await.unwrap();
@@ -299,7 +299,7 @@ async fn the_relay_distinguishes_two_sql_events_of_one_id() {
     // One by one, where the library has written the first one.
     let later = EventId::now();
     world
-        .commit([event(later, "user.created", "k3", "3")])
+        .commit_all([event(later, "user.created", "k3", "3")])
         .await;
     let third = format!("select tidings.enqueue('user.deleted', 1, 'k4', '4', event => '{later}')");
     Postgres::execute(world.outbox.pool(), &third).await;

@@ -89,10 +89,12 @@ async fn a_different_event_with_a_used_id_is_parked_and_named<DB: Journal>(world
         ),
     ] {
         let id = EventId::now();
-        world.commit([event(id, "user.created", "k1", "1")]).await;
+        world
+            .commit_all([event(id, "user.created", "k1", "1")])
+            .await;
         relayed(&world).await;
         let sequence = world.stored().await.len();
-        world.commit([event(id, name, key, "2")]).await;
+        world.commit_all([event(id, name, key, "2")]).await;
         relayed(&world).await;
         only_parked(
             &world,
@@ -107,9 +109,11 @@ async fn a_different_event_with_a_used_id_is_parked_and_named<DB: Journal>(world
             .unwrap();
     }
     let id = EventId::now();
-    world.commit([event(id, "user.created", "k1", "1")]).await;
-    world.commit([of_version_2(id)]).await;
-    world.commit([keyless(id)]).await;
+    world
+        .commit_all([event(id, "user.created", "k1", "1")])
+        .await;
+    world.commit_all([of_version_2(id)]).await;
+    world.commit_all([keyless(id)]).await;
     relayed(&world).await;
     let errors: Vec<String> = parked(&world)
         .await
@@ -127,16 +131,16 @@ async fn other_headers_park_a_used_id_and_another_trace_does_not<DB: Journal>(wo
         let envelope = event(id, "user.created", "k1", "1");
         envelope.header("tenant", tenant).unwrap()
     };
-    world.commit([of("acme")]).await;
+    world.commit_all([of("acme")]).await;
     relayed(&world).await;
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let again = of("acme").traced(trace).unwrap();
     world
-        .commit([again.with_correlation_id("order-7").unwrap()])
+        .commit_all([again.with_correlation_id("order-7").unwrap()])
         .await;
     relayed(&world).await;
     assert_eq!((world.stored().await.len(), world.parked().await), (1, 0));
-    world.commit([of("bolt")]).await;
+    world.commit_all([of("bolt")]).await;
     relayed(&world).await;
     let why = "sequence 1 of EVENTS has this id: user.created k1, with other headers";
     only_parked(&world, "1", why).await;
@@ -155,15 +159,15 @@ async fn a_used_id_is_parked_from_a_batch_and_another_page<DB: Journal>(world: W
     for (batch, apart) in [(1000, 0), (1000, 100), (20, 19), (20, 200), (1, 0), (1, 7)] {
         let before = world.stored().await.len();
         let id = EventId::now();
-        world.commit(others(30)).await;
+        world.commit_all(others(30)).await;
         world
-            .commit([event(id, "user.created", "k1", "first")])
+            .commit_all([event(id, "user.created", "k1", "first")])
             .await;
-        world.commit(others(apart)).await;
+        world.commit_all(others(apart)).await;
         world
-            .commit([event(id, "user.deleted", "k2", "second")])
+            .commit_all([event(id, "user.deleted", "k2", "second")])
             .await;
-        world.commit(others(30)).await;
+        world.commit_all(others(30)).await;
         let relay = world.run_relay(world.new_relay().batch(batch));
         world.backlog_is_gone().await;
         relay.stop().await.unwrap();
@@ -189,7 +193,7 @@ async fn a_used_id_in_the_tail_is_parked_beyond_the_window<DB: Journal>(world: W
     world.forget_ids_after(WINDOW).await;
     let id = EventId::now();
     world
-        .commit([event(id, "user.created", "k1", "first")])
+        .commit_all([event(id, "user.created", "k1", "first")])
         .await;
     let relay = world.new_relay();
     let armed = failpoint::arm(relay.owner(), Point::Answered, 1);
@@ -197,10 +201,10 @@ async fn a_used_id_in_the_tail_is_parked_beyond_the_window<DB: Journal>(world: W
     within("the stream has answered", armed.reached()).await;
     relay.kill().await;
     world
-        .commit([event(id, "user.deleted", "k2", "second")])
+        .commit_all([event(id, "user.deleted", "k2", "second")])
         .await;
     world
-        .commit([event(id, "user.created", "k1", "third")])
+        .commit_all([event(id, "user.created", "k1", "third")])
         .await;
     is_forgotten().await;
     world.end_the_lease().await;
@@ -222,16 +226,16 @@ async fn a_used_id_stays_parked_when_relays_find_the_first_again<DB: Journal>(wo
     // An event that its stream refuses keeps the page open, so that the position does not pass the first one.
     world.full_stream().await;
     let id = EventId::now();
-    world.commit(others(1)).await;
+    world.commit_all(others(1)).await;
     relayed(&world).await;
     world
-        .commit([event(id, "user.created", "k1", "first")])
+        .commit_all([event(id, "user.created", "k1", "first")])
         .await;
     world
-        .commit([event(id, "user.deleted", "k2", "second")])
+        .commit_all([event(id, "user.deleted", "k2", "second")])
         .await;
     world
-        .commit([event(EventId::now(), "full.up", "k3", "{}")])
+        .commit_all([event(EventId::now(), "full.up", "k3", "{}")])
         .await;
     for _ in 0..2 {
         let relay = world.run_relay(world.new_relay().stall_timeout(AN_HOUR));
@@ -268,9 +272,9 @@ async fn an_id_used_by_another_publisher_is_parked<DB: Journal>(world: World<DB>
     let theirs = event(id, "user.created", "\u{1f600}", "theirs");
     publisher.publish(theirs).await.unwrap();
     world
-        .commit([event(id, "user.created", "k1", "ours")])
+        .commit_all([event(id, "user.created", "k1", "ours")])
         .await;
-    world.commit(others(1)).await;
+    world.commit_all(others(1)).await;
     relayed(&world).await;
     assert_eq!(payloads(&world).await, ["theirs", "0"]);
     let why = "sequence 1 of EVENTS has this id: user.created \\u{1f600}";
@@ -280,7 +284,7 @@ async fn an_id_used_by_another_publisher_is_parked<DB: Journal>(world: World<DB>
 async fn a_delayed_event_with_a_used_id_is_parked<DB: Journal>(world: World<DB>) {
     let id = EventId::now();
     world
-        .commit([event(id, "user.created", "k1", "first")])
+        .commit_all([event(id, "user.created", "k1", "first")])
         .await;
     let mut tx = world.outbox.begin().await.unwrap();
     let soon = chrono::Utc::now() + chrono::TimeDelta::milliseconds(300);
@@ -302,7 +306,7 @@ async fn an_id_used_by_a_message_without_event_headers_is_parked<DB: Journal>(wo
         .publish_raw(b"user.Created\t", b"Nats-Msg-Id: none")
         .await;
     world
-        .commit([event(id, "user.created", "k1", "ours")])
+        .commit_all([event(id, "user.created", "k1", "ours")])
         .await;
     relayed(&world).await;
     only_parked(
@@ -321,11 +325,11 @@ async fn an_id_of_a_removed_message_stays_parked_within_the_window<DB: Journal>(
     let context = async_nats::jetstream::new(async_nats::connect(world.nats.url()).await.unwrap());
     let relay = world.relay();
     world
-        .commit([event(id, "user.created", "k1", "first")])
+        .commit_all([event(id, "user.created", "k1", "first")])
         .await;
     world.backlog_is_gone().await;
     world
-        .commit([event(id, "user.deleted", "k2", "second")])
+        .commit_all([event(id, "user.deleted", "k2", "second")])
         .await;
     world.backlog_is_gone().await;
     relay.stop().await.unwrap();
@@ -359,16 +363,16 @@ async fn later_events_wait_until_the_used_id_is_discarded<DB: Journal>(world: Wo
     let id = EventId::now();
     let relay = world.relay();
     world
-        .commit([event(id, "user.created", "k1", "first")])
+        .commit_all([event(id, "user.created", "k1", "first")])
         .await;
     world
-        .commit([event(id, "user.deleted", "k2", "second")])
+        .commit_all([event(id, "user.deleted", "k2", "second")])
         .await;
     world
-        .commit([event(EventId::now(), "user.created", "k2", "third")])
+        .commit_all([event(EventId::now(), "user.created", "k2", "third")])
         .await;
     world
-        .commit([event(EventId::now(), "user.created", "k1", "fourth")])
+        .commit_all([event(EventId::now(), "user.created", "k1", "fourth")])
         .await;
     world.backlog_is_gone().await;
     assert_eq!(payloads(&world).await, ["first", "fourth"]);
@@ -394,12 +398,12 @@ async fn later_events_wait_until_the_used_id_is_discarded<DB: Journal>(world: Wo
 async fn the_same_event_again_is_stored_once_and_nothing_is_parked<DB: Journal>(world: World<DB>) {
     let id = EventId::now();
     let same = || event(id, "user.created", "k1", "same");
-    world.commit([same(), same()]).await;
-    world.commit(others(40)).await;
-    world.commit([same()]).await;
+    world.commit_all([same(), same()]).await;
+    world.commit_all(others(40)).await;
+    world.commit_all([same()]).await;
     let relay = world.relay();
     world.backlog_is_gone().await;
-    world.commit([same()]).await;
+    world.commit_all([same()]).await;
     world.backlog_is_gone().await;
     relay.stop().await.unwrap();
     let stored = world.stored().await;

@@ -36,13 +36,13 @@ async fn relay<DB: Database>(world: &World<DB>) {
 /// Commits two rows of one event, with this many other rows between them, and another event behind them.
 async fn twice<DB: Database>(world: &World<DB>, between: usize) -> EventId {
     let id = EventId::now();
-    world.commit([event(id, "k", "twice")]).await;
+    world.commit_all([event(id, "k", "twice")]).await;
     let mut tx = world.outbox.begin().await.unwrap();
     let others = (0..between).map(|n| event(EventId::now(), &format!("other-{n}"), "{}"));
     tx.publish_all(others).unwrap();
     tx.commit().await.unwrap();
-    world.commit([event(id, "k", "twice")]).await;
-    commit(world, event(EventId::now(), "j", "once")).await;
+    world.commit_all([event(id, "k", "twice")]).await;
+    world.commit_all([event(EventId::now(), "j", "once")]).await;
     relay(world).await;
     assert_eq!(world.stored().await.len(), between + 2);
     id
@@ -117,7 +117,7 @@ async fn an_event_in_two_rows_is_copied_once<DB: Database>(world: World<DB>) {
 /// One of the two rows was parked because the other one has its id, and then discarded.
 async fn another_event_with_the_same_id_is_force_republished_too<DB: Database>(world: World<DB>) {
     let id = EventId::now();
-    world.commit([event(id, "k1", "one")]).await;
+    world.commit_all([event(id, "k1", "one")]).await;
     relay(&world).await;
     let other = Envelope::raw("count.raised", 1, Some("k3"), "2").unwrap();
     let taken = format!(
@@ -127,7 +127,7 @@ async fn another_event_with_the_same_id_is_force_republished_too<DB: Database>(w
         DB::table("outbox")
     );
     DB::execute(world.outbox.pool(), &taken).await;
-    world.commit([other]).await;
+    world.commit_all([other]).await;
     relay(&world).await;
     let all = ParkedSelection::All;
     let discarded = world.outbox.discard(&all, 10).await.unwrap();

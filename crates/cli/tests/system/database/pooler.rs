@@ -31,14 +31,6 @@ async fn write(world: &World<Postgres>, writer: usize, n: usize) -> usize {
     1 + usize::from(n.is_multiple_of(6))
 }
 
-async fn backlog_is_gone(world: &World<Postgres>) {
-    eventually("the backlog is gone", || async {
-        let status = world.outbox.status().await.unwrap();
-        status.backlog == status.returning
-    })
-    .await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn through_pgbouncer_a_killed_relay_loses_nothing() {
     let Some((world, pgbouncer)) = World::behind_pgbouncer().await else {
@@ -73,7 +65,7 @@ async fn through_pgbouncer_a_killed_relay_loses_nothing() {
     };
     let (committed, ()) = futures::join!(writers, killed);
     let committed: usize = committed.into_iter().map(Result::unwrap).sum();
-    backlog_is_gone(&world).await;
+    world.is_settled().await;
 
     assert!(world.outbox.status().await.unwrap().lease.epoch >= 2);
     let connections = pgbouncer.connections().await;
@@ -97,11 +89,11 @@ async fn through_pgbouncer_a_clean_stop_hands_over_at_once() {
     // The lease lasts an hour: the second relay can take over only when the first one releases it.
     let first = world.run_relay(world.new_relay().lease(Duration::from_secs(3600)));
     write(&world, 1, 1).await;
-    backlog_is_gone(&world).await;
+    world.is_settled().await;
     first.stop().await.unwrap();
     let second = world.relay();
     write(&world, 1, 2).await;
-    backlog_is_gone(&world).await;
+    world.is_settled().await;
     second.stop().await.unwrap();
     assert_eq!(world.outbox.status().await.unwrap().lease.epoch, 2);
     let stored = world.stored().await;
@@ -131,7 +123,7 @@ async fn through_pgbouncer_rows_are_parked_and_slots_are_freed() {
     }
     tx.commit().await.unwrap();
     let relay = world.relay();
-    backlog_is_gone(&world).await;
+    world.is_settled().await;
     eventually("the old slot is freed", || async {
         let left = "select count(*) from tidings.outbox where key = 'old'";
         let mut direct = PgConnection::connect(&pgbouncer.postgres.url_of("pooled"))
