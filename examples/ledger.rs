@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_payment_is_told_once_however_often_it_comes() {
+    async fn a_redelivered_payment_is_announced_once() {
         let mut worker = worker().await;
         let deliveries = worker.deliver_times(&payment("ada", 5), 2).await;
         assert_eq!(deliveries[0].outcome, Some(Outcome::Ack));
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_account_that_stays_away_is_given_up_after_three_minutes() {
+    async fn a_missing_account_is_a_dead_letter_after_three_minutes() {
         let mut worker = worker().await;
         let delivered = worker.deliver(&payment("bob", 5)).await;
         assert_eq!(delivered.retried_after(), Some(Duration::from_secs(60)));
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_payment_is_booked_once_though_the_process_dies() {
+    async fn a_payment_is_booked_once_when_the_process_dies() {
         let balance = async |worker: &TestWorker<App>| -> i64 {
             let cents = sqlx::query_scalar("select cents from account where id = 'ada'");
             cents.fetch_one(worker.state().pool()).await.unwrap()

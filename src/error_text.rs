@@ -117,13 +117,13 @@ mod tests {
     struct Outer(#[source] std::io::Error);
 
     #[test]
-    fn an_error_is_told_with_what_is_behind_it() {
+    fn an_error_is_shown_with_its_sources() {
         let error = Outer(std::io::Error::other("inner"));
         assert_eq!(error_texts(&error), ["outer", "inner"]);
     }
 
     #[test]
-    fn what_is_wrong_with_json_is_told_without_a_place() {
+    fn json_errors_are_shown_without_line_and_column() {
         for text in ["{", "{\"a\":}", "[1,2"] {
             let error = serde_json::from_str::<serde_json::Value>(text).unwrap_err();
             let told = unplaced(&error);
@@ -134,7 +134,7 @@ mod tests {
 
     #[cfg(feature = "outbox")]
     #[test]
-    fn what_is_no_database_error_is_told_with_its_source() {
+    fn an_error_outside_the_database_is_shown_with_its_source() {
         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
         let told = said(&sqlx::Error::Io(refused));
         assert!(told.contains("refused"), "{told}");

@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_later_version_does_can_be_read() {
+    fn an_activity_of_a_later_version_can_be_read() {
         let read = |text| serde_json::from_str::<Activity>(text).unwrap();
         assert_eq!(read("\"standby\""), Activity::Standby);
         assert_eq!(read("\"dreams\""), Activity::Unknown);
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_be_more_than_one_word_of_a_subject_is_no_durable() {
+    fn a_durable_name_is_one_token_of_a_subject() {
         assert!(can_be_durable("welcome-email_2"));
         for text in ["", "a b", "a.b", "*", ">", "a\r\nPUB x 0", "a\tb"] {
             assert!(!can_be_durable(text), "{text:?}");

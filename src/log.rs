@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_text_is_cut_on_a_character_and_says_how_long_it_was() {
+    fn a_long_text_is_cut_on_a_character_with_its_length() {
         assert_eq!(short("short"), "short");
         let long = "\u{1f600}".repeat(1_000_000);
         let cut = short(&long);
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lasts_is_said_once_and_then_ever_less_with_a_count() {
+    fn a_lasting_issue_is_logged_ever_less_often_with_a_count() {
         let (lasting, began) = (Lasting::default(), Instant::now());
         let millis = (0..3_600_000).step_by(10);
         let said = millis.filter_map(|millis| {
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn another_cause_is_said_and_causes_that_take_turns_are_no_flood() {
+    fn alternating_causes_are_logged_without_a_flood() {
         let (lasting, began) = (Lasting::default(), Instant::now());
         assert_eq!(lasting.again_as("denied", began), Some(0));
         let soon = began + Duration::from_millis(1_500);
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_over_begins_anew() {
+    fn an_issue_that_is_over_starts_again() {
         let (lasting, began) = (Lasting::default(), Instant::now());
         assert!(!lasting.is_over());
         assert_eq!(lasting.again(began), Some(0));

@@ -9,7 +9,7 @@ use std::process::Command;
 const PINNED_WITH: &str = "rustc 1.95.";
 
 #[test]
-fn mistakes_are_refused_in_words_that_name_them() {
+fn compile_errors_name_the_mistake() {
     let version = Command::new("rustc").arg("--version").output().unwrap();
     let version = String::from_utf8(version.stdout).unwrap();
     if version.starts_with(PINNED_WITH) {

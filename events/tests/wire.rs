@@ -148,7 +148,7 @@ fn read_golden(example: &Example) -> Envelope {
 }
 
 #[test]
-fn every_event_looks_on_the_wire_as_it_always_did() {
+fn every_event_keeps_its_wire_format() {
     for example in examples() {
         let path = example.golden_path();
         let (kept, made) = (kept(&path), example.golden());
@@ -184,7 +184,7 @@ fn every_golden_is_read_as_the_event_it_was_made_of() {
 }
 
 #[test]
-fn a_field_that_a_reader_does_not_know_is_passed_over() {
+fn a_field_that_a_reader_does_not_know_is_ignored() {
     for (known, example) in ALL.iter().zip(examples()) {
         let payload = example.payload();
         let newer = payload.replacen('{', r#"{"added_later":{"a":[1]},"#, 1);
@@ -230,7 +230,7 @@ fn every_event_of_the_source_is_known() {
 }
 
 #[test]
-fn no_file_is_left_of_an_event_that_is_gone() {
+fn no_file_of_a_removed_event_remains() {
     let wanted: BTreeSet<PathBuf> = examples()
         .iter()
         .flat_map(|example| [example.golden_path(), example.schema_path()])

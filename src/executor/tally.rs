@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_confirmed_is_over_with_the_next_that_is() {
+    fn an_unconfirmed_issue_ends_with_the_next_confirmation() {
         let tally = Tally::default();
         tally.unconfirmed("denied");
         assert_eq!(tally.why_unconfirmed().as_deref(), Some("denied"));
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_no_handler_takes_are_told_while_they_come_and_are_bounded() {
+    fn unhandled_names_are_reported_while_they_arrive() {
         let tally = Tally::default();
         assert_eq!(tally.why_unhandled(), None);
         assert_eq!(tally.unhandled("user.renamed"), Some(0));

@@ -59,7 +59,7 @@ fn arrival(sequence: u64) -> Arrival {
 
 /// P9: with all defaults of a subscriber, a dependency that hangs opens the circuit, and dead-letters no event.
 #[tokio::test(start_paused = true)]
-async fn the_circuit_opens_with_all_defaults_when_every_handler_hangs() {
+async fn the_circuit_opens_by_default_when_every_handler_hangs() {
     async fn hang(_: Created, _: Context<()>) -> Result<(), Failure> {
         std::future::pending().await
     }

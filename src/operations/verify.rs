@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn the_place_of_an_event_is_known_where_its_entry_has_no_gaps() {
+    fn an_event_has_a_position_where_its_entry_has_no_gaps() {
         let whole = entry(12);
         assert!(is_without_gaps(&whole));
         assert_eq!([10, 11, 12].map(|id| earliest(&whole, id)), [5, 6, 7]);

@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_event_twice_is_written_once_and_in_its_first_place() {
+    fn the_same_event_twice_is_written_once_at_its_first_position() {
         let (a, b, c) = (
             event(1, "a.a", "{}"),
             event(2, "b.b", "{}"),

@@ -170,7 +170,7 @@ fn fuzz_losses() {
 
 /// The issues of a relay, in its row and in its own answer.
 #[test]
-fn fuzz_troubles() {
+fn fuzz_issues() {
     let seed = r#"{"stream EVENTS":{"since":"2026-11-21T09:30:00Z","cause":"c","cure":"d"},
         "relay":{"since":"-262143-01-01T00:00:00Z","cause":"","cure":""}}"#;
     fuzz_json("issue", &[seed, "{}"], |text| {

@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fail_over_a_restart_and_a_move_are_at_home() {
+    fn a_failover_a_restart_and_a_move_are_the_same_nats() {
         assert!(is_home(&cluster("a"), &cluster("a"), Some(CREATED)));
         assert!(is_home(&alone(None, "1"), &alone(None, "2"), Some(CREATED)));
         assert!(is_home(
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_has_lost_its_data_is_at_home() {
+    fn a_server_that_has_lost_its_data_is_the_same_nats() {
         for now in [None, Some(LATER)] {
             assert!(is_home(&cluster("a"), &cluster("a"), now));
             assert!(is_home(&alone(Some("n"), "1"), &alone(Some("n"), "2"), now));
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn another_cluster_another_server_and_one_that_cannot_be_told_are_not() {
+    fn another_or_unknown_cluster_or_server_is_not_the_same() {
         for now in [None, Some(LATER), Some(EARLIER)] {
             assert!(!is_home(&cluster("a"), &cluster("b"), now));
             assert!(!is_home(&cluster("a"), &alone(Some("n"), "1"), now));
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_was_there_before_is_another_one_whatever_the_names_say() {
+    fn an_older_stream_is_another_one_despite_its_name() {
         assert!(!is_home(&cluster("a"), &cluster("a"), Some(EARLIER)));
         let was = Position {
             since: LATER.parse().ok(),
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_operator_has_accepted_is_at_home() {
+    fn a_nats_that_an_operator_accepted_is_the_same() {
         let kept = StoredHome {
             nats: cluster("b"),
             accepted: BTreeMap::from([("EVENTS".to_owned(), EARLIER.to_owned())]),

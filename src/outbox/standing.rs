@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_settled_stays_so_until_something_else_is_lost() {
+    fn a_settled_loss_stays_settled_until_another_loss() {
         let mut kept = loss(rolled_back(5), 9, 1);
         kept.get_mut("A").unwrap().settled = Some((Utc::now(), Settled::Repaired));
         assert!(noticed(&kept, loss(rolled_back(7), 9, 1)).is_empty());
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_open_keeps_its_beginning_when_it_gets_worse() {
+    fn an_open_loss_keeps_its_start_when_it_gets_worse() {
         let mut kept = loss(rolled_back(5), 9, 1);
         kept.get_mut("A").unwrap().since = DateTime::UNIX_EPOCH;
         let worse = noticed(&kept, loss(Standing::Gone, 9, 1));
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_settled_is_no_loss_to_who_looks_before_the_relay_does() {
+    fn a_settled_loss_is_no_loss_before_the_relay_looks() {
         let mut kept = loss(rolled_back(5), 9, 1);
         let was = kept["A"].was.clone();
         let judge = |kept: &Losses, found: Standing| {

@@ -447,7 +447,7 @@ mod tests {
 
     /// A row may hold a time before the first calendar year.
     #[test]
-    fn an_age_beyond_every_time_is_told_as_the_first_one() {
+    fn an_age_beyond_every_time_is_shown_as_the_first_time() {
         for seconds in [9.3e12, 1.0e18, f64::MAX, f64::INFINITY] {
             assert!(ago(seconds) <= Utc::now(), "{seconds}");
         }

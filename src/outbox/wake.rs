@@ -109,7 +109,7 @@ mod tests {
     use futures::FutureExt;
 
     #[test]
-    fn a_commit_before_the_relay_listens_is_heard() {
+    fn a_commit_before_the_relay_listens_wakes_it() {
         let wake = Wake::default();
         wake.committed();
         assert_eq!(wake.heard().now_or_never(), Some(()));

@@ -173,7 +173,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_error_is_told_in_one_bounded_line(text in any::<String>()) {
+        fn an_error_is_shown_in_one_bounded_line(text in any::<String>()) {
             let line = told(&text);
             prop_assert!(line.len() <= MAX_TEXT && !line.contains(char::is_control));
             prop_assert_eq!(line.trim(), &line);
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_whose_text_panics_is_told_as_far_as_it_came() {
+    fn an_error_whose_text_panics_is_shown_up_to_the_panic() {
         struct Panics;
         impl fmt::Display for Panics {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_chain_is_told_once() {
+    fn the_whole_error_chain_is_shown_once() {
         #[derive(Debug, thiserror::Error)]
         #[error("the mail was not sent")]
         struct Outer(#[source] std::num::ParseIntError);

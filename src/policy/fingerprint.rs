@@ -112,7 +112,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_differs_from_one_failure_to_the_next_is_left_out() {
+    fn details_that_differ_between_failures_are_left_out() {
         for (text, expected) in [
             ("timeout after 30s", "timeout after #"),
             ("timeout  after 1.5s\n", "timeout after #"),
@@ -156,7 +156,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_has_one(text in any::<String>()) {
+        fn any_text_has_a_fingerprint(text in any::<String>()) {
             let print = fingerprint("rejected", &text);
             prop_assert!(print.len() == 12 && print.bytes().all(|b| b.is_ascii_hexdigit()));
             prop_assert_eq!(&print, &fingerprint("rejected", &format!(" {text}\n")));

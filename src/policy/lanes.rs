@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_can_be_given_up() {
+    fn waiting_events_can_be_removed() {
         let mut lanes = Lanes::new(1);
         for item in 0..4 {
             lanes.admit(live("k"), item);
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn replays_leave_live_events_their_places_and_take_all_when_there_are_none() {
+    fn replays_leave_slots_to_live_events() {
         let mut lanes = Lanes::new(16);
         lanes.admit(turn(false, None), 0);
         for item in 0..100 {
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replay_keeps_its_place_within_its_lane() {
+    fn a_replayed_event_keeps_its_order_within_its_lane() {
         let mut lanes = Lanes::new(1);
         let key = || Some("k".to_owned());
         for (item, is_replay) in [(1, true), (2, false), (3, true)] {
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_is_held_up_from_the_rest_of_its_head_to_its_end() {
+    fn a_lane_is_blocked_from_the_wait_of_its_head_to_its_end() {
         let mut lanes = Lanes::new(2);
         for item in 1..=3 {
             lanes.admit(live("k"), item);
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn what_gives_way_comes_behind_what_may_pass_and_before_the_others() {
+    fn yielding_events_come_between_passing_ones_and_the_rest() {
         let mut lanes = Lanes::new(2);
         for item in ["a1", "a2", "PASS 1", "a3", "PASS 2"] {
             lanes.admit(live("a"), item);

@@ -185,14 +185,14 @@ mod tests {
     }
 
     #[test]
-    fn success_is_acknowledged_whatever_the_attempt() {
+    fn success_is_acked_at_any_attempt() {
         let decided = |handled| decide(Ok(handled), 99, 0, &RETRY, 0.0);
         assert_eq!(decided(Handled::Done), Outcome::Ack);
         assert_eq!(decided(Handled::Already), Outcome::Duplicate);
     }
 
     #[test]
-    fn what_is_not_there_costs_no_attempt_and_is_waited_for_longer_each_time() {
+    fn an_outage_costs_no_attempt_and_its_delays_grow() {
         let decided = |postponed| {
             let failure = Failure::unavailable("no database");
             decide(Err(failure), 3, postponed, &RETRY, 1.0)
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_that_was_asked_for_is_kept_and_still_counts() {
+    fn a_requested_delay_is_obeyed_and_counts_as_an_attempt() {
         let wait = Duration::from_secs(9);
         assert_eq!(
             decided(Failure::retry_after(wait, "x"), 1),

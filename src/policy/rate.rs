@@ -142,7 +142,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_that_is_due_is_lost(events in 1u32..3000) {
+        fn no_due_permit_is_lost(events in 1u32..3000) {
             let rate = Rate::per_second(events);
             let begun = beginnings(rate, &[0]);
             let took = *begun.last().unwrap() - begun[0];
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_shown_as_it_was_said() {
+    fn a_rate_is_shown_as_it_was_given() {
         for events in [1, 3, 7, 100, 3000, 29_999] {
             let shown = Rate::per_second(events).to_string();
             assert_eq!(shown, format!("{events} per second"));

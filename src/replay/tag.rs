@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_again_is_dropped_when_the_replay_is_cancelled_but_not_when_it_failed() {
+    fn only_a_cancelled_replay_drops_its_redeliveries() {
         let first = replaying();
         let again = Replaying {
             is_retry: true,

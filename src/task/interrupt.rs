@@ -36,14 +36,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_done_at_once_is_done_without_a_look_at_its_end() {
+    async fn work_that_is_ready_at_once_ignores_its_end() {
         let work = pin!(async { 1 });
         let done = unless(work, || -> std::future::Ready<()> { panic!("looked") }).await;
         assert_eq!(done, Some(1));
     }
 
     #[tokio::test]
-    async fn work_is_done_later_too_and_comes_before_its_end() {
+    async fn work_that_is_ready_later_comes_before_its_end() {
         let (begun, end) = (Notify::new(), Notify::new());
         let work = pin!(async {
             begun.notified().await;
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_end_that_is_there_ends_what_was_polled_once() {
+    async fn an_end_that_is_reached_stops_work_after_one_poll() {
         let mut polls = 0;
         let work = pin!(poll_fn(|_| -> Poll<()> {
             polls += 1;

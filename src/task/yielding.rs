@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn whoever_is_ready_comes_before_it() {
+    async fn ready_tasks_come_before_it() {
         let (order, woken) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Notify::new()));
         let taking = tokio::spawn({
             let (order, woken) = (Arc::clone(&order), Arc::clone(&woken));

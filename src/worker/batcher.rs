@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_batch_is_ready_at_once_and_another_one_after_its_linger() {
+    fn a_full_batch_is_ready_at_once_and_others_after_linger() {
         let now = Instant::now();
         let mut gather = gather(5, now);
         assert_eq!(gather.ready(now), Some(vec![0, 1, 2]));

@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_consumer_that_gets_on_has_no_issue() {
+    fn a_consumer_that_progresses_has_no_issue() {
         let begun = Instant::now();
         let mut checkup = Checkup::new(begun);
         for second in 0..60 {
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn events_that_wait_though_there_is_place_are_an_issue_within_ten_seconds() {
+    fn events_that_wait_beside_free_slots_are_an_issue() {
         let begun = Instant::now();
         let mut checkup = Checkup::new(begun);
         let mut judge = |second, pending, has_place| {
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_set_back_is_and_named_when_it_does_not_stay() {
+    fn a_setting_is_restored_and_named_when_it_changes_again() {
         let begun = Instant::now();
         for changes in [
             json!({ "headers_only": true }),
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn each_setting_is_set_back_as_often_as_any_other() {
+    fn each_setting_is_restored_as_often_as_any_other() {
         let begun = Instant::now();
         let mut checkup = Checkup::new(begun);
         for at in 0..4 * u64::from(TRIES) {
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_set_back_is_said_to_have_been() {
+    fn only_restored_settings_are_reported_as_restored() {
         let begun = Instant::now();
         let spoiled = look(json!({ "ack_wait": 1_000_000_000 }), 0, 0);
         for refused in [None, Some("no right")] {

@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_not_be_handled_begins_behind_the_floor_or_with_other_messages() {
+    fn the_first_open_position_is_behind_the_floor() {
         assert_eq!(first_open(7, None), 8);
         assert_eq!(first_open(7, Some(3)), 3);
         assert_eq!(first_open(7, Some(9)), 8);

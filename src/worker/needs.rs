@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_name_has_letters_and_order_has_a_lease() {
+    fn each_name_needs_dead_letters_and_order_needs_a_lease() {
         let names = ["user.created", "user.deleted"].map(str::to_owned).to_vec();
         let consumers = [
             ConsumerSpec::new("EVENTS", "d", names),

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 mod rules;
+mod sizes;
 mod source;
 
 use std::{fs, path::Path};
@@ -51,7 +52,18 @@ fn every_rule_finds_what_breaks_it() {
 }
 
 #[test]
-fn nobody_reads_where_or_how_this_was_written() {
+fn no_file_grows_beyond_its_listed_size() {
+    let list = fs::read_to_string(root().join("tests/tidy/sizes.txt")).unwrap();
+    let rust: Vec<_> = texts()
+        .filter(|(path, _)| path.ends_with(".rs"))
+        .map(|(path, text)| (path, text.lines().count()))
+        .collect();
+    let files = rust.iter().map(|(path, lines)| (&**path, *lines));
+    no_more(&sizes::differences(files, &list));
+}
+
+#[test]
+fn no_text_says_where_or_how_it_was_written() {
     // In pieces, so that this file keeps the rule itself.
     let folders = [
         concat!("/wo", "rk/"),
@@ -98,7 +110,7 @@ fn every_migration_says_what_it_makes_and_why() {
 }
 
 #[test]
-fn every_compile_error_has_its_words() {
+fn every_compile_error_has_its_expected_text() {
     let mut broken = Vec::new();
     for path in files(&root().join("tests/ui")) {
         let other = match path.ends_with(".rs") {

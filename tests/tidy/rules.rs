@@ -188,7 +188,7 @@ pub const RULES: &[Rule] = &[
         within: |_| true,
         breaks: |source| source.lines_with(&["#[ignore"]),
         example: (
-            "tests/suite/order.rs",
+            "tests/suite/relay/order.rs",
             "//! O.\n#[ignore]\n#[test]\nfn f() {}\n",
         ),
     },
@@ -230,18 +230,27 @@ pub const RULES: &[Rule] = &[
             found.filter(|line| !is_said(*line)).collect()
         },
         example: (
-            "tests/suite/order.rs",
+            "tests/suite/relay/order.rs",
             "//! O.\nfn f() {\n    sleep(A);\n}\n",
         ),
     },
     Rule {
-        reason: "a file of more than 500 lines has two nouns",
-        within: |path| path.is_in(SHIPPED),
-        breaks: |source| match source.text.lines().count() {
-            ..=500 => Vec::new(),
-            lines => vec![lines],
-        },
-        example: ("src/worker.rs", LONG),
+        reason: "the name of a test has at most 59 characters",
+        within: |_| true,
+        breaks: |source| lines_of_tests(source, |name| name.len() > 59),
+        example: (
+            "src/policy/retry.rs",
+            "//! R.\n#[test]\nfn a_delay_of_a_retry_that_has_been_asked_for_is_obeyed_and_is_counted() {}\n",
+        ),
+    },
+    Rule {
+        reason: "the name of a test has the words of docs/reference/glossary.md",
+        within: |_| true,
+        breaks: |source| lines_of_tests(source, has_foreign_part),
+        example: (
+            "tests/suite/relay/order.rs",
+            "//! O.\nboth!(\n    what_was_given_up_is_told,\n    a_dead_letter_is_stored,\n);\n",
+        ),
     },
 ];
 
@@ -257,6 +266,45 @@ const FOREIGN_WORDS: &[&str] = &[
     "put aside",
     "for ever",
 ];
+
+/// The same for the names of tests, in which one expects a sentence.
+const FOREIGN_PARTS: &[&str] = &[
+    "told",
+    "tells",
+    "given_up",
+    "gives_up",
+    "put_aside",
+    "in_hand",
+    "buries",
+    "buried",
+    "letter",
+    "letters",
+    "hold_up",
+    "holds_up",
+    "held_up",
+    "go_back",
+    "goes_back",
+    "goes_on",
+    "asked_for",
+    "made_whole",
+    "trouble",
+    "whatever",
+    "however",
+];
+
+/// Whether a name has one of [`FOREIGN_PARTS`] or [`FOREIGN_WORDS`]; a dead letter is none.
+fn has_foreign_part(name: &str) -> bool {
+    let name = format!("_{}_", name.replace("dead_letter", "dead-letter"));
+    let foreign = FOREIGN_PARTS.iter().chain(FOREIGN_WORDS);
+    let mut foreign = foreign.map(|part| format!("_{}_", part.replace(' ', "_")));
+    foreign.any(|part| name.contains(&part))
+}
+
+fn lines_of_tests(source: &Source, is_broken: impl Fn(&str) -> bool) -> Vec<usize> {
+    let tests = source.tests().into_iter();
+    let broken = tests.filter(|(_, name)| is_broken(name));
+    broken.map(|(line, _)| line).collect()
+}
 
 /// Whether a line has one of [`FOREIGN_WORDS`]; the Unix user of that name, and words in backticks, are none.
 pub fn has_foreign_word(line: &str) -> bool {
@@ -274,15 +322,6 @@ const SHIPPED: &[&str] = &[
     "crates/test-servers/src/",
     "events/src/",
 ];
-
-/// Five hundred and one lines.
-const LONG: &str = {
-    const LINES: [u8; 501] = [b'\n'; 501];
-    match std::str::from_utf8(&LINES) {
-        Ok(text) => text,
-        Err(_) => "",
-    }
-};
 
 /// What holds for every line of some files.
 pub struct Rule {

@@ -7,6 +7,8 @@ pub struct Source {
     /// The text without comments, without what strings hold, and without the module of unit tests; the
     /// lines are the same.
     pub code: String,
+    /// The same with the tests.
+    code_and_tests: String,
 }
 
 impl Source {
@@ -16,15 +18,36 @@ impl Source {
             .iter()
             .any(|end| path.ends_with(end))
             || path.contains("/fuzz/");
+        let code_and_tests = without_words(text);
         let code = match is_test {
             true => "\n".repeat(text.lines().count()),
-            false => without_tests(without_words(text)),
+            false => without_tests(code_and_tests.clone()),
         };
         Self {
             path: path.to_owned(),
             text: text.to_owned(),
             code,
+            code_and_tests,
         }
+    }
+
+    /// The names of the tests, with their lines: functions below an attribute, and what the macros that make tests
+    /// are given.
+    pub fn tests(&self) -> Vec<(usize, &str)> {
+        const ATTRIBUTES: &[&str] = &["#[test]", "#[tokio::test"];
+        const MACROS: &[&str] = &["both!", "trials!", "older_copies!", "ends!"];
+        let code = &*self.code_and_tests;
+        let functions =
+            line_starts(code, ATTRIBUTES).filter_map(|at| Some(at + code[at..].find("fn ")? + 3));
+        let functions = functions.map(|at| (at, word_at(code, at)));
+        let given = line_starts(code, MACROS).flat_map(|at| {
+            let end = end_of_item(code, at);
+            words(code, at, end).skip(1)
+        });
+        functions
+            .chain(given)
+            .map(|(at, name)| (line_of(code, at), name))
+            .collect()
     }
 
     /// The top-level module that the file belongs to.
@@ -66,9 +89,9 @@ impl Source {
         let mut imports = Vec::new();
         for start in starts {
             for at in heads(&self.code, start) {
-                let name: String = self.code[at..].chars().take_while(is_of_a_word).collect();
+                let name = word_at(&self.code, at);
                 if name != "self" && name != "super" && !name.is_empty() {
-                    imports.push((line_of(&self.code, at), name));
+                    imports.push((line_of(&self.code, at), name.to_owned()));
                 }
             }
         }
@@ -232,6 +255,34 @@ fn line_of(text: &str, place: usize) -> usize {
     text[..place].matches('\n').count() + 1
 }
 
+/// The places at which a line begins with one of these texts.
+fn line_starts(code: &str, texts: &[&str]) -> impl Iterator<Item = usize> {
+    let begins = move |at: &usize| {
+        let before = code[..*at].trim_end_matches(' ');
+        before.is_empty() || before.ends_with('\n')
+    };
+    let found = texts.iter().flat_map(move |text| code.match_indices(*text));
+    found.map(|(at, _)| at).filter(begins)
+}
+
+/// The words between two places, each with its place.
+fn words(code: &str, start: usize, end: usize) -> impl Iterator<Item = (usize, &str)> {
+    let begins = move |at: &usize| {
+        let before = code[..*at].chars().next_back();
+        !before.is_some_and(|c| is_of_a_word(&c))
+    };
+    let chars = code[start..end].char_indices();
+    let of_words = chars.filter(|(_, c)| is_of_a_word(c));
+    let starts = of_words.map(move |(at, _)| start + at).filter(begins);
+    starts.map(|at| (at, word_at(code, at)))
+}
+
+fn word_at(code: &str, at: usize) -> &str {
+    let rest = &code[at..];
+    let end = rest.find(|c| !is_of_a_word(&c)).unwrap_or(rest.len());
+    &rest[..end]
+}
+
 fn is_of_a_word(c: &char) -> bool {
     c.is_alphanumeric() || *c == '_'
 }
@@ -245,7 +296,7 @@ pub fn has_word(line: &str, word: &str) -> bool {
 }
 
 #[test]
-fn code_is_told_from_comments_strings_and_tests() {
+fn code_is_separated_from_comments_strings_and_tests() {
     let code = |text: &str| {
         let source = Source::new("src/x.rs", text);
         assert_eq!(source.code.lines().count(), text.lines().count());
@@ -256,6 +307,19 @@ fn code_is_told_from_comments_strings_and_tests() {
     assert_eq!(code("r#\"a\"b\"# c '\"' d 'e f r#g"), "c d 'e f r#g");
     assert_eq!(code(r#""a\"b" c '\'' d"#), "c d");
     assert_eq!(code("a;\n#[cfg(test)]\nmod t {\n    b;\n}\nc;"), "a; c;");
+}
+
+#[test]
+fn tests_are_found_below_attributes_and_in_macros() {
+    let text = "both!(a_b, c_d);\n    both!(\n    e_f, // why\n);\n#[tokio::test(\"x\")]\nasync fn g_h() {}\n\
+        #[cfg(test)]\nmod t {\n    #[test]\n    #[cfg(unix)]\n    fn i() {}\n    fn j() { both!(k) }\n}\n";
+    let found = Source::new("src/x.rs", text);
+    let mut found = found.tests();
+    found.sort();
+    assert_eq!(
+        found,
+        [(1, "a_b"), (1, "c_d"), (3, "e_f"), (6, "g_h"), (11, "i")]
+    );
 }
 
 #[test]

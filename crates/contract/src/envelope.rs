@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_cannot_be_carried_is_refused() {
+    fn a_key_that_headers_cannot_hold_is_refused() {
         let long = "k".repeat(Envelope::MAX_KEY_BYTES + 1);
         for key in ["", "a\nb", "\u{0}", " a", "a\u{a0}", &*long] {
             let refused = Envelope::raw("user.created", 1, Some(key), "{}");
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lineage_that_cannot_be_carried_is_refused() {
+    fn a_lineage_that_headers_cannot_hold_is_refused() {
         let long = "c".repeat(Lineage::MAX_BYTES + 1);
         for text in ["", "a\r\nX: y", " a", &*long] {
             let refused = [
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lineage_that_cannot_be_carried_is_not_inherited() {
+    fn a_lineage_that_headers_cannot_hold_is_not_inherited() {
         let injected = Lineage {
             correlation_id: Some("a\nb".into()),
             causation_id: Some(String::new()),
@@ -441,13 +441,13 @@ mod tests {
     }
 
     #[test]
-    fn a_first_event_begins_its_own_conversation() {
+    fn a_first_event_starts_its_own_correlation() {
         let event = envelope();
         assert_eq!(event.correlation_id(), event.id().to_string());
     }
 
     #[test]
-    fn descendants_keep_conversation_and_trace_and_name_their_cause() {
+    fn follow_ups_keep_correlation_and_trace_and_name_their_cause() {
         let parent = envelope()
             .with_correlation_id("order-1")
             .unwrap()
@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_publisher_set_is_kept() {
+    fn values_that_the_publisher_set_are_preserved() {
         let parent = envelope().with_correlation_id("order-1").unwrap();
         let child = envelope()
             .with_correlation_id("mine")
@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_of_ones_own_does_not_mix_with_the_inherited_one() {
+    fn an_own_trace_does_not_mix_with_the_inherited_one() {
         let inherited = Lineage {
             traceparent: Some("00-parent".into()),
             tracestate: Some("vendor=parent".into()),

@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_of_an_attribute_and_what_no_attribute_is_called_is_refused() {
+    fn reserved_and_malformed_attribute_names_are_refused() {
         for name in [
             "",
             "id",
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_would_come_out_otherwise_is_refused() {
+    fn a_value_that_would_change_on_the_wire_is_refused() {
         for value in ["", " a", "a\r\nb", "\u{0}"] {
             let refused = Extensions::default().set("tenant", value);
             assert_eq!(

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_would_come_out_otherwise_is_refused() {
+    fn a_value_that_would_change_on_the_wire_is_refused() {
         for value in [
             "a\r\nX: y",
             "a\rb",

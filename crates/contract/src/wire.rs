@@ -295,7 +295,7 @@ mod tests {
         }
 
         #[test]
-        fn no_envelope_has_more_header_bytes_than_the_bound(envelope in any_envelope()) {
+        fn no_envelope_exceeds_the_bound_of_header_bytes(envelope in any_envelope()) {
             let bound = header_bytes_at_most(&envelope, DEFAULTS);
             prop_assert!(header_bytes(&envelope, DEFAULTS) <= bound);
         }
@@ -308,7 +308,7 @@ mod tests {
         }
 
         #[test]
-        fn whatever_was_read_can_be_stored(mut headers in any_headers()) {
+        fn every_envelope_that_was_read_can_be_stored(mut headers in any_headers()) {
             headers.push((TYPE.to_owned(), "user.created.v1".to_owned()));
             let envelope = read_lines(&headers, &Bytes::new());
             prop_assert_eq!(sorted(&through_the_outbox(&envelope)), sorted(&envelope));

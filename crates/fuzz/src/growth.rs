@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_grows_with_the_square_is_found() {
+    fn quadratic_growth_is_found() {
         let inputs = [vec![b'a'; 4_000], vec![b'a'; 16_000]];
         let busy = |nanos: usize| {
             let began = Instant::now();

@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_nats_server_is_named_with_the_command_that_installs_it() {
+    fn a_missing_nats_server_is_named_with_its_install_command() {
         let nowhere = Surroundings {
             current_folder: "/nowhere/here".into(),
             ..Surroundings::default()
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_that_names_nothing_is_an_error_and_not_a_fallback() {
+    fn a_variable_that_names_nothing_is_an_error() {
         let wrong = Surroundings {
             postgres_folder: Some("/nowhere/bin".into()),
             ..Surroundings::of_this_process()

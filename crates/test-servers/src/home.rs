@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sweep_spares_the_living_and_removes_the_dead() {
+    fn the_sweep_removes_only_folders_of_dead_processes() {
         let parent = parent("sweep");
         let living = Home::reserve_any(&parent).unwrap();
         let dead = parent.join("tidings-server-1");

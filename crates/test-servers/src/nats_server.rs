@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stopped_server_can_be_restarted_and_a_second_stop_is_harmless() {
+    async fn a_stopped_server_restarts_and_a_second_stop_is_harmless() {
         let nats = NatsServer::start().await.unwrap();
         nats.stop().await.unwrap();
         nats.stop().await.unwrap();
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_store_of_the_caller_is_kept() {
+    async fn a_store_of_the_caller_is_not_deleted() {
         let folder = std::env::temp_dir().join(format!("tidings-store-{}", std::process::id()));
         let options = NatsServer::options().store(&folder).sync_always(true);
 

@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_killed_server_comes_back_with_what_was_committed() {
+    async fn a_killed_server_comes_back_with_committed_data() {
         let postgres = PostgresServer::start().await.unwrap();
         let url = postgres.url();
         postgres.ask("create table kept (id int)").await.unwrap();
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_created_database_is_reached_by_its_url_and_not_created_twice() {
+    async fn a_created_database_is_reached_by_its_url() {
         let postgres = PostgresServer::options()
             .fsync(false)
             .start()

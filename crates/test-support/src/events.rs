@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
-use tidings::Event;
+use tidings::{Context, Envelope, Event, EventId, Failure};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Event)]
 #[event(name = "user.created", version = 1, key = id)]
@@ -29,6 +29,12 @@ impl User {
     }
 }
 
+/// An event with an id of the test.
+pub fn event(id: EventId, name: &str, key: &str, payload: &str) -> Envelope {
+    let envelope = Envelope::raw(name, 1, Some(key), payload.to_owned());
+    envelope.expect("an event").with_id(id)
+}
+
 /// Records handler calls. Clones share the records.
 #[derive(Debug, Clone, Default)]
 pub struct Noted(Arc<Mutex<Vec<String>>>);
@@ -49,4 +55,18 @@ impl Noted {
     pub async fn reach(&self, count: usize) {
         super::eventually(&format!("{count} notes"), || async { self.len() >= count }).await;
     }
+}
+
+/// A handler that records the ids of users.
+pub async fn note_id(user: User, cx: Context<Noted>) -> Result<(), Failure> {
+    cx.state().note(user.id);
+    Ok(())
+}
+
+/// A handler that records the ids of users in replays alone.
+pub async fn note_replayed_id(user: User, cx: Context<Noted>) -> Result<(), Failure> {
+    if cx.is_replay() {
+        cx.state().note(user.id);
+    }
+    Ok(())
 }

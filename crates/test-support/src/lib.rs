@@ -16,23 +16,26 @@ mod replays;
 mod shop;
 mod small_disk;
 mod stuck;
+mod tool;
 mod tracing;
+pub mod working;
 mod world;
 
 use std::time::Duration;
 
 pub use cluster::Cluster;
-pub use events::{Counted, Noted, User};
+pub use events::{Counted, Noted, User, event, note_id, note_replayed_id};
 pub use journal::{Journal, Verdict};
 pub use oracle::{Stored, Stream};
 pub use past::Past;
 pub use pgbouncer::{POOL, Pgbouncer};
 pub use proxy::{Proxy, Way};
-pub use raw::publish_raw;
+pub use raw::{deliver, publish_raw};
 pub use replays::everything;
 pub use shop::{CHARGES, Shop};
 pub use small_disk::SmallDisk;
 pub use stuck::App;
+pub use tool::Tool;
 pub use world::{Database, Folder, Running, World, events_stream};
 
 /// The longest that any step may take on a busy machine.

@@ -1,11 +1,12 @@
-//! Publishes raw bytes that no client would send.
+//! Publishes with the NATS client alone, and raw bytes that no client would send.
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+use uuid::Uuid;
 
-use super::{Database, World, within};
+use super::{Database, User, World, within};
 
 const NOBODY: &str = "{\"headers\":true,\"verbose\":false}";
 
@@ -45,4 +46,20 @@ pub async fn publish_raw(url: &str, client: &str, subject: &[u8], lines: &[u8], 
         let read = read.expect("an answer");
         assert!(read > 0, "{}", String::from_utf8_lossy(&heard));
     }
+}
+
+/// Publishes the event of a user with the NATS client alone, with the same id in each call.
+pub async fn deliver(nats: &str, id: Uuid, user: &str) {
+    let client = async_nats::connect(nats).await.unwrap();
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("ce-specversion", "1.0");
+    headers.insert("ce-id", id.to_string());
+    headers.insert("ce-type", "user.created.v1");
+    headers.insert("ce-source", "tests");
+    // Like a republished event: the message id starts with the event's id.
+    headers.insert("Nats-Msg-Id", format!("{id}/{}", Uuid::now_v7()));
+    let payload = serde_json::to_vec(&User::new(user)).unwrap();
+    let context = async_nats::jetstream::new(client);
+    let stored = context.publish_with_headers("user.created", headers, payload.into());
+    stored.await.unwrap().await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! Starting replays and waiting for them.
+//! Publishing to the stream without an outbox; starting replays and waiting for them.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use tidings::{
     },
 };
 
-use super::{DEADLINE, Database, World, eventually};
+use super::{DEADLINE, Database, User, World, eventually};
 
 /// A replay of all events.
 pub fn everything() -> ReplayRequest {
@@ -23,6 +23,12 @@ impl<DB: Database> World<DB> {
         let publisher = EventPublisher::new(&self.bus);
         for event in events {
             publisher.publish(event).await.expect("it is stored");
+        }
+    }
+
+    pub async fn publish_users(&self, ids: impl IntoIterator<Item = impl AsRef<str>>) {
+        for id in ids {
+            self.publish([&User::new(id.as_ref())]).await;
         }
     }
 

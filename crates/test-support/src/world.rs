@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use async_nats::jetstream;
 use sqlx::{Pool, Postgres, Sqlite, postgres::PgPoolOptions};
 use tidings::{
-    Bus, Outbox, Relay, StreamSpec, Worker, event::Pattern, outbox::Store, worker::WorkerError,
+    Bus, Outbox, Relay, StreamSpec, Worker,
+    event::{IntoEnvelope, Pattern},
+    outbox::Store,
+    worker::WorkerError,
 };
 use tidings_test_servers::{NatsServer, PostgresServer};
 use tokio::{sync::OnceCell, task::JoinHandle};
@@ -248,8 +251,7 @@ impl<DB: Database> World<DB> {
     /// Creates a stream FULL with the subjects `full.>` that stores nothing more: its limit is one message, and it has
     /// one.
     pub async fn full_stream(&self) -> jetstream::Context {
-        let client = async_nats::connect(self.nats.url()).await;
-        let context = jetstream::new(client.expect("a connection"));
+        let context = self.jetstream().await;
         let config = jetstream::stream::Config {
             name: "FULL".to_owned(),
             subjects: vec!["full.>".to_owned()],
@@ -268,8 +270,7 @@ impl<DB: Database> World<DB> {
     /// Moves the events to two streams, EVENTS with `user.>` and COUNTS with `count.>`. Applying a stream only adds
     /// subjects, so EVENTS is recreated.
     pub async fn two_streams(&self) {
-        let client = async_nats::connect(self.nats.url()).await;
-        let context = jetstream::new(client.expect("a connection"));
+        let context = self.jetstream().await;
         let deleted = context.delete_stream("EVENTS").await;
         deleted.expect("it is deleted");
         for (name, subjects) in [("EVENTS", "user.>"), ("COUNTS", "count.>")] {
@@ -280,6 +281,44 @@ impl<DB: Database> World<DB> {
         }
     }
 
+    /// JetStream on a connection of its own.
+    pub async fn jetstream(&self) -> jetstream::Context {
+        let client = async_nats::connect(self.nats.url()).await;
+        jetstream::new(client.expect("a connection"))
+    }
+
+    /// The stream of events recognises ids for this long only, so that it cannot hide duplicates of the relay.
+    pub async fn forget_ids_after(&self, window: Duration) {
+        let mut stream = events_stream();
+        stream.duplicate_window = window;
+        self.bus.apply_stream(&stream).await.expect("a stream");
+    }
+
+    /// Commits these events in one transaction.
+    pub async fn commit_all(&self, events: impl IntoIterator<Item = impl IntoEnvelope>) {
+        let mut tx = self.outbox.begin().await.expect("a transaction");
+        tx.publish_all(events).expect("events");
+        tx.commit().await.expect("a commit");
+    }
+
+    /// Waits until every row is published or parked. Parked rows that are restored automatically count until then.
+    pub async fn is_settled(&self) {
+        super::eventually("everything is stored or parked", || async {
+            let status = self.outbox.status().await;
+            status.is_ok_and(|status| status.backlog == status.returning)
+        })
+        .await;
+    }
+
+    /// Waits until the relay has nothing to do.
+    pub async fn backlog_is_gone(&self) {
+        super::eventually("the backlog is gone", || async {
+            let status = self.outbox.status().await;
+            status.is_ok_and(|status| status.backlog == 0)
+        })
+        .await;
+    }
+
     /// The messages of the stream of events, read with the NATS client only.
     pub async fn stored(&self) -> Stream {
         Stream::read(&self.nats.url(), "EVENTS").await
@@ -287,6 +326,14 @@ impl<DB: Database> World<DB> {
 
     pub async fn dead_letters(&self) -> Stream {
         Stream::read(&self.nats.url(), "DEAD_LETTERS").await
+    }
+
+    /// Waits until there are so many dead letters.
+    pub async fn has_dead_letters(&self, count: usize) {
+        super::eventually("the dead letters", || async {
+            self.dead_letters().await.len() == count
+        })
+        .await;
     }
 
     pub async fn parked(&self) -> i64 {

@@ -79,7 +79,7 @@ fn at(minute: i64) -> DateTime<Utc> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_sets_itself_up_keeps_the_directory_and_ends_cleanly() {
+async fn the_worker_sets_up_updates_its_directory_and_ends_cleanly() {
     let world = World::start().await;
     for _again in 0..2 {
         let (status, said) = world.ended(&["setup"]).await;
@@ -130,7 +130,7 @@ async fn it_sets_itself_up_keeps_the_directory_and_ends_cleanly() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_its_table_it_names_the_cure() {
+async fn without_its_table_the_worker_names_the_cure() {
     let world = World::start().await;
     let (status, said) = world.ended(&["run", "user-directory"]).await;
     assert!(!status.success());

@@ -95,7 +95,7 @@ mod tests {
     proptest! {
         /// For any events at fault: only they fail, each event has one result, and the number of calls is bounded.
         #[test]
-        fn the_fault_of_some_is_theirs_alone(at_fault in proptest::collection::vec(any::<bool>(), 1..200)) {
+        fn failing_events_of_a_batch_affect_no_others(at_fault in proptest::collection::vec(any::<bool>(), 1..200)) {
             let calls = Mutex::new(0);
             let results = settled(at_fault.len(), |range| {
                 *calls.lock().unwrap() += 1;
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_fails_altogether_is_not_tried_one_by_one() {
+    fn a_batch_that_fails_altogether_is_not_tried_one_by_one() {
         let calls = Mutex::new(0);
         let results = settled(1_000, |range| {
             *calls.lock().unwrap() += 1;
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn many_at_fault_are_all_found_when_others_succeed() {
+    fn many_failing_events_are_all_found_when_others_succeed() {
         let results = settled(100, |range| match range.clone().any(|at| at > 0) {
             true => Attempted::Together(open(&range), Failure::retry("x")),
             false => Attempted::Each(open(&range)),
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_to_be_waited_for_is_waited_for_by_all() {
+    fn a_deferral_of_a_batch_defers_all_its_events() {
         use std::time::Duration;
         for failure in [
             Failure::unavailable("x"),
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_had_a_result_of_its_own_keeps_it() {
+    fn an_event_with_its_own_result_keeps_it() {
         let results = settled(2, |_| {
             let results = vec![Ok(Handled::Already), Ok(Handled::Done)];
             Attempted::Together(results, Failure::reject("x"))

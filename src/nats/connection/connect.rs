@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn one_server_with_tls_asks_it_of_all_and_none_may_be_without() {
+    fn one_server_with_tls_requires_it_of_all() {
         let of = |servers: &[&str]| {
             let servers: Vec<String> = servers.iter().map(|server| (*server).to_owned()).collect();
             Addresses::of(&servers).unwrap().is_tls
@@ -469,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_spoken_is_refused() {
+    fn an_unsupported_scheme_is_refused() {
         for server in ["ws://u:s3cret@h", "wss://h", "http://h"] {
             let said = refused(&[server]);
             assert!(
@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_taken_out_of_an_address_and_decoded() {
+    fn credentials_are_extracted_from_an_address_and_decoded() {
         let servers = ["nats://ada:p%40s@h:4222".to_owned()];
         let found = Addresses::of(&servers).unwrap();
         assert_eq!(

@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn user_and_password_are_taken_out_and_decoded() {
+    fn user_and_password_are_extracted_and_decoded() {
         let expected = ("tls://h:4222".into(), "ada".into(), "p@s:s/\u{e9}".into());
         assert_eq!(user("tls://ada:p%40s:s%2F%C3%a9@h:4222"), expected);
         assert_eq!(user("ada:p@h").0, "nats://h");

@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_names_what_may_not_be_published_to_or_subscribed_to() {
+    fn a_report_names_the_denied_subject_and_direction() {
         let reports = [
             (
                 "Permissions Violation for Publish to \"a.b\"",
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn the_permission_covers_whatever_has_a_subject_of_its_own_each_time() {
+    fn the_permission_covers_subjects_that_differ_each_time() {
         let permissions = [
             ("$JS.ACK.S.c.1.2.3.4.5", "$JS.ACK.S.c.>"),
             ("$JS.ACK._.hash.S.c.1.2.3.4.5.token", "$JS.ACK._.hash.S.c.>"),
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_denial_is_heard_each_time_and_no_more_are_kept_than_fit() {
+    fn denials_are_reported_each_time_and_bounded() {
         let denied = Denied::new();
         for ack in 0..2 * MAX_SUBJECTS {
             let report = format!("Permissions Violation for Publish to \"$JS.ACK.{ack}\"");

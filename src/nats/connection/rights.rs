@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named_with_the_permission_that_allows_it() {
+    fn a_missing_right_is_named_with_its_permission() {
         let prune = rights(
             r#"{"publish":{"allow":["a.*","$JS.ACK.S.c.>"],"deny":["a.c"]},"subscribe":{"allow":["_INBOX_x.>"]}}"#,
         );
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_no_lists_may_do_everything() {
+    fn a_user_without_permission_lists_may_do_everything() {
         let needs = [Need::publish("a", "x"), Need::subscribe("b", "x")];
         for all in ["{}", r#"{"publish":{},"subscribe":{"allow":[]}}"#] {
             assert!(rights(all).missing(&needs).is_empty(), "{all}");

@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn each_is_sent_once_and_what_was_given_up_is_not() {
+    fn each_ack_is_sent_once_and_an_abandoned_one_is_not() {
         let mut given = Given::default();
         let [first, second, third] = ["a", "b", "c"].map(|to| add(&mut given, to));
         assert_eq!(given.next().map(|next| next.0), Some(first));

@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn never_more_is_asked_for_than_there_are_places() {
+    fn no_more_events_are_requested_than_free_slots() {
         let mut credit = Credit::new();
         let now = Instant::now();
         let first = credit.next(room(16, usize::MAX)).expect("a pull");
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_larger_than_the_server_takes_now_comes_alone_and_without_a_bound() {
+    fn an_oversized_message_is_pulled_alone_without_a_bound() {
         let mut credit = Credit::new();
         let pull = credit.next(room(16, usize::MAX)).expect("a pull");
         credit.sent(pull, Instant::now());
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_allows_is_obeyed() {
+    fn limits_of_the_server_on_pulls_are_obeyed() {
         let mut credit = Credit::new();
         let now = Instant::now();
         let refused = credit.next(room(16, usize::MAX)).expect("a pull");
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn where_no_more_pulls_may_wait_there_is_one_at_least() {
+    fn at_least_one_pull_waits_at_any_limit() {
         let mut credit = Credit::new();
         let now = Instant::now();
         assert!(credit.allow_no_more_pulls());
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_pull_left_is_not_outstanding_and_a_dead_pull_is_none() {
+    fn the_rest_of_an_ended_pull_is_not_outstanding() {
         let mut credit = Credit::new();
         let now = Instant::now();
         let pull = credit.next(room(16, usize::MAX)).expect("a pull");

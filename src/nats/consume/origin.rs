@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_leaves_the_metadata_of_others_alone() {
+    fn metadata_of_other_tools_is_not_changed() {
         let config = json!({ "metadata": { "owner": "team-a" } });
         let mut config = config.as_object().unwrap().clone();
         assert!(!is_marked(&config));

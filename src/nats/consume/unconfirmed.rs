@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn those_that_are_late_leave_their_places_to_others() {
+    fn late_confirmations_free_their_slots() {
         let mut open = Unconfirmed::default();
         let numbers: Vec<_> = (0..5).map(|what| open.add(what)).collect();
         assert_eq!(open.remove_if(|what| what % 2 == 1), [1, 3]);

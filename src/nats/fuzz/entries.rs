@@ -56,7 +56,7 @@ fn value<T>(holds: Holds<T>) -> Option<T> {
 }
 
 #[test]
-fn fuzz_marks_of_parked_keys() {
+fn fuzz_entries_of_parked_keys() {
     fuzz_json("parked key", &[PARK], |text| {
         let park: Option<Park> = serde_json::from_slice(text).ok();
         let key = park.as_ref().map_or("k", |park| park.key.as_str());

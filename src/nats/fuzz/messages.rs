@@ -100,7 +100,7 @@ fn fuzz_retries_that_wait() {
 }
 
 #[test]
-fn fuzz_questions_of_redrives() {
+fn fuzz_requests_of_redrives() {
     let (_, seed) = QUESTION.split_once("\n\n").unwrap();
     fuzz_json("question", &[seed], |payload| {
         let mut message = Letter::of("UNPARK").message();

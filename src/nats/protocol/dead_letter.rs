@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_has_the_events_headers_and_what_went_wrong() {
+    fn a_dead_letter_has_the_headers_of_its_event_and_the_error() {
         let given = [
             ("ce-id", "1"),
             ("x-tenant", "acme"),
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn the_letter_of_a_redriven_event_is_another_one() {
+    fn a_redriven_event_gets_another_dead_letter() {
         let first = headers_of(&message(&[], "{}"), &why());
         let redriven = message(&[(REDRIVE, "12"), ("tidings-redrives", "1")], "{}");
         let second = headers_of(&redriven, &why());

@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_publisher_has_forged_comes_before_what_the_server_says() {
+    fn headers_of_the_server_come_after_forged_ones() {
         let forged = message(
             &[
                 ("Nats-Sequence", "1"),
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_is_left_out_when_there_is_none_and_the_server_says_so() {
+    fn a_payload_is_absent_when_the_server_says_so() {
         let sizes = [("Nats-Msg-Size", "99"), ("Nats-Msg-Size", "7")];
         assert_eq!(left_out(&message(&sizes, b"")), Some(7));
         assert_eq!(left_out(&message(&sizes, b"{}")), None);

@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_looks_like_ours_is_taken_away_and_nothing_else() {
+    fn only_reserved_headers_are_removed() {
         let mut given = headers(&[
             ("tidings-redrives", "4294967295"),
             ("tidings-redrive", "7"),

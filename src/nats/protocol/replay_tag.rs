@@ -37,7 +37,7 @@ mod tests {
     use crate::replay::tag::ReplayId;
 
     #[test]
-    fn a_mark_is_read_as_it_was_written() {
+    fn a_replay_tag_is_read_as_it_was_written() {
         let mut headers = HeaderMap::new();
         let mark = ReplayTag {
             id: ReplayId::new(),

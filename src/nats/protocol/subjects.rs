@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_declared_stays() {
+    fn subjects_that_other_services_declared_stay() {
         let added = |taken: &[&str], wanted: &[&str]| added(&owned(taken), &patterns(wanted));
         assert_eq!(
             added(&["order.>"], &["user.>"]),
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_wants_is_extra() {
+    fn a_subject_that_no_handler_wants_is_extra() {
         let extra = |taken: &[&str], wanted: &[&str]| extra(&owned(taken), &patterns(wanted));
         assert_eq!(
             extra(&["user.>", "order.>"], &["user.>"]),

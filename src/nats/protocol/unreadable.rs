@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_read_is_kept_and_what_cannot_is_left_out() {
+    fn readable_headers_are_preserved_and_others_left_out() {
         for bad in [
             b"x: \xff".as_slice(),
             b"no colon",

@@ -413,13 +413,13 @@ mod tests {
     }
 
     #[test]
-    fn a_duplicate_is_told_with_its_place() {
+    fn a_duplicate_is_reported_with_its_position() {
         let confirmed = answer(r#"{"stream":"EVENTS","seq":7,"duplicate":true}"#).unwrap();
         assert_eq!((confirmed.sequence, confirmed.is_duplicate), (7, true));
     }
 
     #[test]
-    fn what_a_full_stream_says_tells_whether_only_the_subject_is_full() {
+    fn a_full_subject_is_distinguished_from_a_full_stream() {
         for (reason, is_of_subject) in [
             ("maximum messages exceeded", false),
             ("maximum bytes exceeded", false),
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_told_apart() {
+    fn refusals_are_distinguished() {
         let refused = |code| {
             answer(&format!(
                 r#"{{"error":{{"code":400,"err_code":{code},"description":"d"}}}}"#

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn another_name_key_version_or_payload_is_another_event_and_is_named() {
+    fn a_different_name_key_version_or_payload_is_named() {
         let own = event("user.deleted", 1, Some("k2"), "{\"n\":2}");
         for (found, said) in [
             (
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn other_headers_are_another_event_and_another_trace_or_spelling_is_not() {
+    fn other_headers_differ_and_another_trace_or_spelling_does_not() {
         let own = || event("user.deleted", 1, Some("k"), "{}");
         let of = |tenant: &str| own().header("Tenant", tenant).unwrap();
         let said = Some("user.deleted k, with other headers");
@@ -283,7 +283,7 @@ mod tests {
 
     /// The text is written into a database, which may not accept the character, and is displayed.
     #[test]
-    fn what_is_quoted_of_others_is_short_and_plain() {
+    fn foreign_text_is_quoted_short_and_plain() {
         assert_eq!(quoted("a\u{0}\u{1f600}\n"), "a\\u{0}\\u{1f600}\\n");
         assert_eq!(quoted(&"x".repeat(9000)).len(), QUOTED + 3);
     }

@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_of_the_retries_is_named_with_its_cure() {
+    fn a_limit_of_the_retry_stream_is_named_with_its_cure() {
         let none =
             json!({ "allow_msg_schedules": true, "max_age": 0, "max_bytes": -1, "max_msgs": -1 });
         assert!(of(none).is_empty());

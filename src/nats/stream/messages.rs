@@ -349,7 +349,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_read_whatever_its_headers_are() {
+    fn a_message_is_read_with_any_headers() {
         let told = Told {
             subject: "dead-letter.x".to_owned(),
             seq: 7,
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_client_could_send_is_left_out() {
+    fn messages_that_no_client_could_send_are_left_out() {
         let headers = [("ok", "1"), ("bad name", "2"), ("x", "line\nline")];
         let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
         assert_eq!(header_map(&headers).len(), 1);

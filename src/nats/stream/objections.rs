@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_would_refuse_is_said_before() {
+    fn settings_that_a_server_refuses_are_reported_before() {
         assert_eq!(spec(&["a.>"]).objections(), [""; 0]);
         let mut wrong = spec(&["a.*", "*.b"]);
         wrong.max_age = Some(Duration::from_millis(50));
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_changed_is_named() {
+    fn settings_that_cannot_be_changed_are_named() {
         let mut config = spec(&["a.>"]).settings();
         assert_eq!(unchangeable(&spec(&["b.>"]), &config), [""; 0]);
         config.insert("storage".into(), "memory".into());

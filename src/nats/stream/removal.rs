@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_stream_removes_is_in_its_configuration() {
+    fn limits_that_remove_messages_are_in_the_configuration() {
         let of = |config: Value| Removal::of(config.as_object().unwrap());
         let unlimited = json!({
             "retention": "limits", "discard": "new", "max_msgs": -1, "max_bytes": -1, "max_age": 0,

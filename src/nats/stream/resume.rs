@@ -283,7 +283,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_place_of_an_id_is_known_once() {
+    fn each_position_of_an_id_is_known_once() {
         let id = |n: u8| EventId::from(uuid::Uuid::from_bytes([n; 16]));
         let mut found = Found::default();
         for (event, sequence) in [(1, 5), (2, 6), (1, 7), (1, 9)] {

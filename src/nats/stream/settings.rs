@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_set_back_is_named_with_its_cure() {
+    fn a_setting_that_cannot_be_restored_is_named_with_its_cure() {
         for (setting, value, stops) in [
             ("ack_policy", json!("none"), true),
             ("ack_policy", json!("all"), true),
@@ -275,7 +275,7 @@ mod tests {
 
     /// When the server knows a setting that is in no table, this test fails: decide how to treat it.
     #[tokio::test]
-    async fn each_setting_that_the_server_tells_is_in_a_table() {
+    async fn each_setting_that_the_server_reports_is_in_a_table() {
         let server = NatsServer::start().await.unwrap();
         let bus = Bus::connect(server.url()).await.unwrap();
         for (at, mut config) in stream::everything().into_iter().enumerate() {

@@ -469,7 +469,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_differs_is_planned_and_foreign_settings_are_left_alone() {
+    fn only_differences_are_planned_and_foreign_settings_stay() {
         let spec = StreamSpec::dead_letters();
         let mut current = spec.settings();
         current.insert("description".into(), json!("somebody else's"));

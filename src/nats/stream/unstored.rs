@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cure_names_the_stream_that_is_gone() {
+    fn the_cure_names_the_missing_stream() {
         for (subject, named) in [
             ("dead-letter.w.user.created", "DEAD_LETTERS"),
             ("tidings.retry.w.user.created", "RETRIES"),

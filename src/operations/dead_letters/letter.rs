@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_event_of_a_foreign_publisher_keeps_the_id_that_the_subscriber_saw() {
+    fn a_foreign_event_keeps_the_id_that_the_subscriber_saw() {
         let subject = "dead-letter.welcome.user.created";
         let by_id = [
             ("Nats-Msg-Id", "dead/welcome/E/1/2"),
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_that_is_no_text_is_told_in_base64() {
+    fn a_payload_that_is_no_text_is_shown_in_base64() {
         let letter = StoredDeadLetter::of(kept("dead-letter.a.b", &[], &[0, 255]));
         let json = serde_json::to_value(&letter).unwrap();
         assert_eq!(json["payload_base64"], "AP8=");
@@ -241,7 +241,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_in_the_stream_is_read_and_told(
+        fn every_message_in_the_stream_is_read_and_shown(
             subject in "(dead-letter\\.)?[a-z.]{0,12}|\\PC{0,12}",
             headers in proptest::collection::vec(("(tidings-dead-|ce-|Nats-)?[a-zA-Z-]{1,12}", "\\PC{0,12}"), 0..6),
             payload in proptest::collection::vec(any::<u8>(), 0..16),

@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subscriber_that_is_no_word_is_not_made_a_subject() {
+    fn an_invalid_subscriber_name_is_not_used_as_a_subject() {
         for subscriber in ["a.b", ">", "", "a b"] {
             let selection = DeadLetterSelection::default().subscriber(subscriber);
             assert_eq!(selection.subjects(), "dead-letter.>");

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_run_it_is_no_reason_why_it_stands_still() {
+    fn a_missing_instance_is_no_cause_of_a_standstill() {
         let well = json!({});
         assert_eq!(reason_of(std::slice::from_ref(&well), None), None);
         let stuck = json!({ "activity": "starting", "issue": "denied" });
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn in_order_the_replica_that_works_has_to_have_the_shadow() {
+    fn in_order_the_active_instance_needs_the_shadow() {
         let has = json!({ "shadows": { "v2": [] } });
         let without = json!({});
         assert_eq!(reason_of(&[has.clone(), without.clone()], Some("v2")), None);

@@ -203,7 +203,7 @@ mod tests {
     const OTHER: Marked<'_> = Marked { name: "a.c", ..ONE };
 
     #[test]
-    fn an_id_that_another_event_has_is_told_from_the_event() {
+    fn an_id_of_another_event_is_distinguished_from_the_event() {
         let id = EventId::from(uuid::Uuid::from_bytes([1; 16]));
         let mut held = Marks::default();
         held.insert(id, ONE);

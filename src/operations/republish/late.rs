@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn late_is_what_has_a_later_one_of_its_key_that_stays() {
+    fn an_event_before_a_stored_later_one_of_its_key_is_late() {
         let mut late = Late::default();
         let rows = [
             ("a", true),

@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_is_known_when_a_stretch_has_it_and_it_was_not_discarded() {
+    fn a_row_in_a_ledger_entry_is_known_unless_discarded() {
         let discarded = Stretch {
             is_discarded: true,
             ..stretch(4, 4)

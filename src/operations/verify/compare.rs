@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_and_what_nobody_wrote_is_left_over() {
+    fn missing_and_foreign_events_are_left_over() {
         let rows = [row(1, "a"), row(2, "b")];
         let (findings, mut comparison) = compare(&rows, &[stored(2, 1, "b"), stored(9, 2, "x")]);
         assert_eq!(findings, []);
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_publish_twice_is_no_second_one_of_a_row() {
+    fn a_foreign_duplicate_is_no_duplicate_of_a_row() {
         let messages = [
             stored(9, 1, "x"),
             stored(9, 2, "x"),
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn an_inversion_within_a_key_is_named() {
+    fn an_event_out_of_order_within_its_key_is_named() {
         let rows = [row(1, "a"), row(2, "a"), row(3, "a")];
         let messages = [stored(1, 1, "a"), stored(3, 2, "a"), stored(2, 3, "a")];
         let (findings, _) = compare(&rows, &messages);
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_published_again_is_late_and_inverts_nothing() {
+    fn a_republished_event_is_late_and_reorders_nothing() {
         let again = |id, sequence| Stored {
             is_republished: true,
             ..stored(id, sequence, "a")
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_is_altered_and_inverted_is_one_that_is_not_sound() {
+    fn a_modified_and_reordered_event_is_counted_once() {
         let mut late = stored(1, 2, "a");
         late.bytes = 1;
         let (findings, comparison) =
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn another_key_size_or_payload_is_an_alteration() {
+    fn another_key_size_or_payload_is_a_modification() {
         let mut other_key = stored(1, 1, "b");
         other_key.key = None;
         let mut shorter = stored(2, 2, "a");

@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fewer_rows_are_asked_for_while_they_are_large() {
+    fn fewer_rows_are_requested_while_they_are_large() {
         let mut size = PageSize::new(100, 300);
         let pages = [(100, false), (200, false), (7, true), (0, true), (1, false)];
         let asked = pages.map(|(read, is_cut)| {

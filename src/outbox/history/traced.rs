@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_discarded_row_is_in_no_run_that_may_have_passed_over_it() {
+    fn a_discarded_row_is_in_no_run_that_may_have_skipped_it() {
         let sparse = entry(1, 6, 3, LedgerKind::Republished);
         let dense = entry(2, 4, 3, LedgerKind::Republished);
         let discarded = entry(3, 3, 0, LedgerKind::Discarded);

@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_note_tells_why_and_of_which_delivery_and_where_the_letter_is() {
+    fn an_inbox_note_has_reason_delivery_and_dead_letter() {
         let told = |note: Note, facts: &Facts| {
             let text = note.text();
             let noted = note.noted(text, facts);
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn at_the_highest_count_the_letter_says_which_redrive_it_is() {
+    fn at_the_highest_count_the_dead_letter_names_its_redrive() {
         let at = |letter| Facts {
             redriven_from: letter,
             ..facts(1, u32::MAX)
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_note_is_ascii_whatever_the_error_is() {
+    fn a_note_is_ascii_for_any_error() {
         let mut noted = note(&facts(1, 0), false);
         noted.error = "\u{1f600} \u{e9} \u{200b} \u{0} \\u0041 \"".to_owned();
         let text = noted.text();

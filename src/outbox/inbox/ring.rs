@@ -119,7 +119,7 @@ mod tests {
     proptest! {
         /// At any time, no two periods in reach share a slot, and none has the slot that is emptied.
         #[test]
-        fn a_slot_that_is_emptied_remembers_nothing_that_is_in_reach(now in 0i64..100_000, first in 0i64..100_000) {
+        fn an_emptied_slot_holds_nothing_within_reach(now in 0i64..100_000, first in 0i64..100_000) {
             let ring = Ring { slot_seconds: DAY, now, first };
             let slots: Vec<usize> = (now - 40..now + 40).filter(|p| ring.reaches(*p)).map(slot_of).collect();
             let mut apart = slots.clone();
@@ -131,7 +131,7 @@ mod tests {
 
         /// Until the next period, and for a quarter of it after the clock was set back.
         #[test]
-        fn what_is_emptied_stays_out_of_reach_though_the_clock_is_set_back(seconds in 2_000_000i64..2_000_000_000, back in 0i64..DAY / 4) {
+        fn an_emptied_slot_stays_out_of_reach_of_an_earlier_clock(seconds in 2_000_000i64..2_000_000_000, back in 0i64..DAY / 4) {
             let ring = |seconds: i64| Ring { slot_seconds: DAY, now: seconds.div_euclid(DAY), first: 0 };
             let elapsed = seconds.rem_euclid(DAY);
             prop_assume!(may_empty(DAY, elapsed as f64));
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_has_one_time_however_often_and_wherever_it_is_stored() {
+    fn an_event_has_one_time_wherever_it_is_stored() {
         let envelope = made(1_800_000_000);
         for (stored, stated) in [(0, None), (1, Some(5)), (2, Some(1_800_000_000 + DAY * 6))] {
             let envelope = match stated {
@@ -152,13 +152,13 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_was_delayed_for_long_has_the_time_when_it_was_due() {
+    fn a_long_delayed_event_has_its_due_time() {
         let due = at(1_800_000_000 + 30 * DAY);
         assert_eq!(time_of(&made(1_800_000_000).at(due), at(0), DAY), due);
     }
 
     #[test]
-    fn a_foreign_event_has_the_time_that_is_stated_else_the_one_of_its_stream() {
+    fn a_foreign_event_has_its_own_time_or_that_of_its_stream() {
         let foreign = made(1_800_000_000).with_id(EventId::of_foreign("s", "7"));
         assert_eq!(time_of(&foreign, at(77), DAY), at(77));
         assert_eq!(time_of(&foreign.at(at(5)), at(77), DAY), at(5));

@@ -69,7 +69,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn what_is_due_is_moved_then_and_not_before() {
+    fn a_due_event_is_moved_then_and_not_before() {
         let start = Instant::now();
         let mut agenda = DelaySchedule::new(start);
         assert_eq!(agenda.until_due(start), None);
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_is_tried_again_but_not_at_once() {
+    fn a_locked_event_is_tried_again_but_not_at_once() {
         let now = Instant::now();
         let mut agenda = DelaySchedule::new(now);
         agenda.moved(now, 0);
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_that_takes_long_is_seldom() {
+    fn a_slow_query_is_repeated_rarely() {
         let start = Instant::now();
         let mut agenda = DelaySchedule::new(start);
         assert!(agenda.is_looked_into(start));

@@ -227,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hints_that_are_not_true_are_followed_ever_less_until_one_is() {
+    fn false_hints_are_followed_ever_less_until_one_is_true() {
         let mut hints = Hints::default();
         let mut pauses = Vec::new();
         for _ in 0..8 {
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn polling_slows_down_from_a_millisecond_to_four_times_a_second() {
+    fn polling_slows_down_to_four_times_a_second() {
         let start = Instant::now();
         let mut poll = Poll::new(start);
         let delays: Vec<_> = (0..8).map(|_| poll.next(start).as_millis()).collect();

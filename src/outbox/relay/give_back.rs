@@ -281,7 +281,7 @@ mod tests {
     use chrono::DateTime;
 
     #[test]
-    fn who_is_asked_for_when_its_first_one_is_passed_waits_for_the_next_return() {
+    fn a_late_unpark_waits_for_the_next_return() {
         let keys = [("a".to_owned(), 5), ("b".to_owned(), 6)];
         let mut firsts = Firsts::new(&keys);
         let mut lets_go = |id, key: Option<&str>| {

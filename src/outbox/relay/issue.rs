@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lasts_keeps_its_beginning_and_gets_the_new_cause() {
+    fn a_lasting_issue_keeps_its_start_and_gets_the_new_cause() {
         let issues = Issues::default();
         issues.begin("stream A", "full", "purge");
         let since = issues.all()[0].since;
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenure_that_begins_ends_nothing_and_one_that_has_caught_up_ends_what_it_has_not_met() {
+    fn a_tenure_that_has_caught_up_ends_issues_it_has_not_met() {
         let issues = Issues::default();
         issues.new_tenure("{}").unwrap();
         issues.begin(RELAY, "denied", "allow it");
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_process_has_left_keeps_its_beginning() {
+    fn an_issue_of_another_process_keeps_its_start() {
         let issues = Issues::default();
         let kept = r#"{"relay": {"since": "2026-01-01T00:00:00Z", "cause": "down", "cure": "up"}}"#;
         issues.begin(RELAY, "denied", "allow it");

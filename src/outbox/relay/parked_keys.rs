@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_a_parked_row_is_parked_and_what_precedes_it_is_not() {
+    fn rows_after_a_parked_row_are_parked_and_rows_before_are_not() {
         let aside = ParkedKeys::new(Vec::new(), [], []);
         aside.refuse(row(5, "a.b", Some("k")), "too large".into());
         assert!(aside.take(None, &row(4, "a.b", Some("k"))).is_none());
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_waits_holds_up_its_keys_and_a_stream_that_waits_does_not() {
+    fn a_blocked_name_blocks_its_keys_unlike_a_blocked_stream() {
         let stream = || BlockedOn::Stream("S".into());
         let aside = ParkedKeys::new(Vec::new(), [(stream(), "full".into())], []);
         aside.close_name("a.b", "no stream");

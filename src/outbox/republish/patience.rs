@@ -45,7 +45,7 @@ mod tests {
 
     /// Whatever refusal a server repeats, the number of retries is bounded.
     #[tokio::test(start_paused = true)]
-    async fn a_refusal_that_stays_is_heard_some_forty_times() {
+    async fn a_lasting_refusal_is_retried_some_forty_times() {
         for says_what_to_do in [true, false] {
             let mut patience = Patience::new();
             let mut tries = 0;

@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_first_once_and_keeps_its_first_place() {
+    fn an_id_is_first_once_and_keeps_its_first_position() {
         let mut sent = Sent::default();
         let (one, other) = (EventId::now(), EventId::now());
         assert!(sent.is_first(one) && sent.is_first(other) && !sent.is_first(one));
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_is_bounded() {
+    fn known_ids_are_bounded() {
         let mut sent = Sent::default();
         let id = |n: usize| EventId::from(uuid::Uuid::from_u128(n as u128));
         for n in 0..3 * KNOWN {

@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn what_has_run_out_is_not_held_though_nobody_has_noticed() {
+    async fn an_expired_lease_is_not_held() {
         let held = Held(Arc::new(Mutex::new(Instant::now() + LEASE)));
         tokio::time::advance(LEASE - Duration::from_millis(1)).await;
         assert!(held.check().is_ok());

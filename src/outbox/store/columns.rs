@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_an_event_has_no_flaw() {
+    fn a_valid_event_has_no_flaw() {
         let row = columns().row();
         assert_eq!(
             (row.flaw, row.key, &row.payload[..]),
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_column_is_the_rows_flaw_and_nothing_panics() {
+    fn an_invalid_column_is_the_flaw_of_its_row() {
         let long = [b'k'; 300];
         let flawed = [
             (
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_is_called_that_and_may_be_an_event() {
+    fn a_row_that_is_too_large_is_reported_as_that() {
         let large = |at| Columns {
             at,
             payload: Text::Absent,
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_can_be_read_is_told_of_a_row_with_another_flaw() {
+    fn a_readable_key_is_reported_of_a_row_with_another_flaw() {
         let key = Text::Bytes(b"k");
         let row = Columns {
             at: None,

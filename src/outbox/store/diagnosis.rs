@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_disk_is_called_that_on_both_databases() {
+    fn a_full_disk_is_recognised_on_both_databases() {
         for code in ["53100", "13"] {
             let said = Diagnosis::of_code(code).unwrap();
             assert_eq!(said.cause, "the disk of the database is full", "{code}");
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn every_condition_that_an_operator_can_mend_has_a_cure_of_its_own() {
+    fn every_condition_that_an_operator_can_fix_has_its_cure() {
         const CODES: [&str; 12] = [
             "53100", "53200", "53300", "25006", "42501", "57P03", "57014", "55P03", "28P01",
             "28000", "3D000", "08006",

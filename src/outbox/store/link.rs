@@ -357,13 +357,13 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_process_does_for_others_is_not_waited_for() {
+    fn work_of_a_server_process_for_others_is_not_waited_for() {
         let other = Some(Backend { pid: 1, began: 8 });
         assert!(!Waits::Statement(other).go_on(&SESSIONS, false));
     }
 
     #[test]
-    fn a_handler_that_is_elsewhere_is_waited_for_unless_answers_were_lost() {
+    fn a_handler_is_waited_for_unless_answers_were_lost() {
         assert!(Waits::Handler(backend(1)).go_on(&SESSIONS, true));
         assert!(Waits::Handler(backend(2)).go_on(&SESSIONS, false));
         assert!(!Waits::Handler(backend(2)).go_on(&SESSIONS, true));

@@ -25,7 +25,7 @@ fn opened(policy: CircuitBreaker, now: Instant) -> Circuit {
 }
 
 #[test]
-fn it_opens_when_everything_fails_and_closes_after_a_probe_that_succeeds() {
+fn it_opens_when_everything_fails_and_closes_after_a_probe() {
     let mut now = Instant::now();
     let mut circuit = Circuit::new(CircuitBreaker::default());
     for _ in 0..19 {
@@ -84,7 +84,7 @@ fn a_name_whose_handler_works_keeps_it_closed() {
 }
 
 #[test]
-fn what_is_older_than_the_window_is_forgotten() {
+fn failures_older_than_the_window_are_forgotten() {
     let began = Instant::now();
     let mut circuit = Circuit::new(CircuitBreaker::default());
     for second in 0..200 {
@@ -95,7 +95,7 @@ fn what_is_older_than_the_window_is_forgotten() {
 }
 
 #[test]
-fn a_rejected_event_is_not_a_failure_and_one_that_was_handed_back_is_nothing() {
+fn rejected_and_handed_back_events_are_no_failures() {
     let now = Instant::now();
     let mut circuit = Circuit::new(CircuitBreaker::default());
     for _ in 0..1000 {
@@ -116,7 +116,7 @@ fn a_rejected_event_is_not_a_failure_and_one_that_was_handed_back_is_nothing() {
 }
 
 #[test]
-fn what_began_before_it_opened_decides_nothing() {
+fn attempts_started_before_it_opened_are_ignored() {
     let mut now = Instant::now();
     let mut circuit = Circuit::new(CircuitBreaker::default());
     let [early, late] = [(); 2].map(|()| circuit.begin(now).expect("it is closed"));
@@ -131,7 +131,7 @@ fn what_began_before_it_opened_decides_nothing() {
 }
 
 #[test]
-fn a_probe_that_says_nothing_is_followed_by_another() {
+fn a_probe_without_a_result_is_followed_by_another() {
     let mut now = Instant::now();
     let mut circuit = opened(CircuitBreaker::default(), now);
     now += 5 * SECOND;
@@ -234,7 +234,7 @@ fn it_opens_for_every_concurrency_and_every_timeout() {
 }
 
 #[test]
-fn one_event_that_hangs_until_it_is_given_up_does_not_open_it() {
+fn one_event_that_hangs_in_every_attempt_does_not_open_it() {
     for concurrency in [1, 16] {
         let load = load(concurrency, 30 * SECOND);
         let mut circuit = Circuit::new(CircuitBreaker::default()).under(load);
@@ -251,7 +251,7 @@ fn one_event_that_hangs_until_it_is_given_up_does_not_open_it() {
 }
 
 #[test]
-fn failures_that_come_at_once_are_not_counted_for_longer_than_the_window() {
+fn simultaneous_failures_are_forgotten_after_the_window() {
     let mut circuit = Circuit::new(CircuitBreaker::default()).under(load(1, 30 * SECOND));
     let began = Instant::now();
     for second in 0..200 {
@@ -280,7 +280,7 @@ fn a_few_that_hang_among_many_that_succeed_do_not_open_it() {
 }
 
 #[test]
-fn what_hung_before_it_closed_again_is_forgotten() {
+fn attempts_that_hung_before_it_closed_are_forgotten() {
     let load = load(16, 30 * SECOND);
     let mut circuit = Circuit::new(CircuitBreaker::default()).under(load);
     let mut now = Instant::now();
@@ -303,7 +303,7 @@ proptest! {
     /// For any sequence: an open circuit has at most one attempt running, apart from those that began before it opened,
     /// and successes can always close it.
     #[test]
-    fn an_open_circuit_has_one_probe_and_a_way_back(
+    fn an_open_circuit_has_one_probe_and_can_close(
         steps in proptest::collection::vec((0u64..8_000, 0u8..4, any::<prop::sample::Index>()), 1..300),
         attempts in 1u32..8, percent in 1u8..=100,
     ) {

@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fuzz_reports_that_go_on() {
+    fn fuzz_progress_reports() {
         let seed = r#"{"events":[{"name":"user.created","version":1,"events":18446744073709551615,"would_call":0,
             "would_skip":18446744073709551615,"undecodable":1}],"errors":[]}"#;
         tidings_fuzz::fuzz_json("report that goes on", &[seed], |text| {

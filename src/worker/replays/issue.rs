@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn what_lasts_is_tried_and_said_ever_less() {
+    async fn a_lasting_issue_is_retried_and_logged_ever_less() {
         let mut issue = Issue::default();
         let (mut tries, mut said) = (0, 0);
         let end = Instant::now() + Duration::from_secs(600);
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_that_follows_another_one_does_not_begin_anew() {
+    fn a_cause_that_follows_another_keeps_the_start() {
         let first = lasting(None, "denied".to_owned());
         let then = lasting(Some(&first), "no leader".to_owned());
         assert_eq!((&*then.why, then.since), ("no leader", first.since));

@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_stand_below_each_other() {
+    fn columns_are_aligned() {
         assert_eq!(rows(&[["a", "b"], ["long", "c"]]), ["a     b", "long  c"]);
     }
 

@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_an_age_a_time_a_sequence_or_an_end() {
+    fn a_position_is_an_age_a_time_a_sequence_or_an_end() {
         assert_eq!(parse("beginning"), Ok(StartFrom::Beginning));
         assert_eq!(parse("now"), Ok(StartFrom::New));
         assert_eq!(parse("4711"), Ok(StartFrom::Sequence(4711)));
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn fuzz_places() {
+    fn fuzz_stream_positions() {
         let seeds = [
             "2h",
             "2026-01-31T12:00:00Z",

@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cause_is_told_once_and_the_cure_comes_last() {
+    fn a_cause_is_shown_once_and_the_cure_comes_last() {
         #[derive(Debug, thiserror::Error)]
         #[error("outer: inner")]
         struct Outer(#[source] Inner);
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_help_tells_every_exit_code() {
+    fn the_help_lists_every_exit_code() {
         for exit in [Exit::Ok, Exit::Failed, Exit::Usage, Exit::Unreachable] {
             assert!(EXIT_CODES.contains(&format!("\n  {}  ", exit as u8)));
         }

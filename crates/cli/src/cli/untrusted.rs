@@ -127,7 +127,7 @@ mod tests {
     ];
 
     #[test]
-    fn what_a_terminal_obeys_is_replaced_and_scripts_stay() {
+    fn terminal_commands_are_replaced_and_scripts_stay() {
         for c in HOSTILE {
             let shown = neutral(&format!("a{c}b")).into_owned();
             assert!(!shown.contains(is_hostile), "{c:?} gives {shown:?}");
@@ -150,7 +150,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_document_means_the_same_and_has_nothing_hostile(text in any::<String>(), at in 0..HOSTILE.len()) {
+        fn a_json_document_keeps_its_meaning_without_hostile_text(text in any::<String>(), at in 0..HOSTILE.len()) {
             let value = serde_json::json!({ "a": format!("{text}{}", HOSTILE[at]), &text: 1 });
             let document = serde_json::to_string(&value).unwrap();
             let escaped = json(&document);

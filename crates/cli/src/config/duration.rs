@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_and_unit_is_refused() {
+    fn a_duration_without_number_and_unit_is_refused() {
         for text in [
             "",
             "5",

@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slip_of_the_pen_has_a_nearest_word_and_nonsense_has_none() {
+    fn a_typo_has_a_nearest_word_and_nonsense_has_none() {
         let known = ["nats.url", "nats.user", "relay.lease"];
         assert_eq!(nearest("nats.urll", known).as_deref(), Some("nats.url"));
         assert_eq!(

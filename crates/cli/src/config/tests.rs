@@ -32,7 +32,7 @@ fn source_of(config: &Config, key: &str) -> (Option<String>, String) {
 }
 
 #[test]
-fn the_later_source_wins_and_is_told() {
+fn the_later_source_wins_and_is_shown() {
     let file = "[database]\nschema = \"of_file\"\n";
     let of_file = of_file(file).unwrap();
     let variables = [("TIDINGS_SCHEMA", "of_variable")];
@@ -54,7 +54,7 @@ fn the_later_source_wins_and_is_told() {
 }
 
 #[test]
-fn nothing_given_is_a_whole_configuration() {
+fn an_empty_configuration_is_complete() {
     let config = Config::of(None, &BTreeMap::new(), Flags::default()).unwrap();
     assert_eq!(config.nats.servers, ["nats://127.0.0.1:4222"]);
     assert_eq!(config.database.to_string(), "sqlite:tidings.db");
@@ -62,7 +62,7 @@ fn nothing_given_is_a_whole_configuration() {
 }
 
 #[test]
-fn an_unknown_key_is_told_with_its_line_and_the_nearest_one() {
+fn an_unknown_key_is_reported_with_its_line_and_the_nearest() {
     let Err(error) = of_file("[nats]\nurl = \"nats://h\"\nusr = \"x\"\n") else {
         panic!("it is taken")
     };
@@ -74,7 +74,7 @@ fn an_unknown_key_is_told_with_its_line_and_the_nearest_one() {
 }
 
 #[test]
-fn unknown_sections_and_keys_of_streams_are_told_too() {
+fn unknown_sections_and_keys_of_streams_are_reported() {
     assert_eq!(
         refused("\n[natz]\nurl = \"x\"\n"),
         "tidings.toml:3: there is no setting natz.url"
@@ -91,7 +91,7 @@ fn unknown_sections_and_keys_of_streams_are_told_too() {
 }
 
 #[test]
-fn an_unknown_variable_is_told_and_those_of_others_are_left_alone() {
+fn an_unknown_variable_is_reported_and_foreign_ones_are_not() {
     let others = [
         ("TIDINGS_NATS_SERVER", "/x"),
         ("TIDINGS_POSTGRES_BIN", "/x"),
@@ -106,7 +106,7 @@ fn an_unknown_variable_is_told_and_those_of_others_are_left_alone() {
 }
 
 #[test]
-fn a_value_that_cannot_be_used_is_told_with_its_place() {
+fn an_invalid_value_is_reported_with_its_line() {
     for (file, reason) in [
         ("[relay]\nlease = \"5\"", "is not a duration"),
         ("[relay]\nlease = \"0s\"", "more than 0"),
@@ -135,7 +135,7 @@ fn no_error_of_syntax_shows_the_line() {
 }
 
 #[test]
-fn secrets_are_hidden_in_what_is_shown() {
+fn secrets_are_hidden_in_the_output() {
     let file = "[nats]\nurl = [\"nats://h1\", \"nats://h2\"]\nuser = \"ada\"\npassword = \"s3cret\"\n\
         [database]\nurl = \"postgres://ada:s3cret@h/db\"\n";
     let config = of_file(file).unwrap();
@@ -171,7 +171,7 @@ fn credentials_of_two_kinds_are_refused_and_both_are_named() {
 }
 
 #[test]
-fn credentials_in_urls_are_used_and_must_be_the_same_for_all_servers() {
+fn credentials_in_urls_must_be_the_same_for_all_servers() {
     let config = of_file("[nats]\nurl = [\"nats://u:p@h1\", \"h2\", \"nats://u:p@h3\"]").unwrap();
     assert_eq!(config.nats.servers, ["nats://h1", "h2", "nats://h3"]);
     assert_eq!(format!("{:?}", config.nats.auth), "User");
@@ -210,7 +210,7 @@ fn streams_are_read_from_file_and_environment_alike() {
 }
 
 #[test]
-fn a_stream_that_cannot_be_is_refused() {
+fn an_invalid_stream_is_refused() {
     for (stream, reason) in [
         ("name = \"A\"", "name and subjects are needed"),
         ("name = \"A\"\nsubjects = []", "needs a subject"),
@@ -244,7 +244,7 @@ fn a_stream_that_cannot_be_is_refused() {
 }
 
 #[test]
-fn every_key_of_the_example_can_be_used_and_no_setting_is_missing() {
+fn every_key_of_the_example_is_valid_and_no_setting_is_missing() {
     // Each kind of credentials is tested alone: they exclude each other.
     let all = EXAMPLE.replace("\n# ", "\n#! ").replace("\n#", "\n");
     let all: String = all

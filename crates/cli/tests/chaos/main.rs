@@ -5,24 +5,10 @@
 #![allow(unreachable_pub)] // one binary
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests are test code
 
+use harness::{effects, handling, instance, process, table, trial, worker};
 use tidings_test_support as support;
 
-mod answers;
-mod cluster;
-mod database;
-mod effects;
-mod failing;
-mod gone;
-mod handling;
-mod instance;
-mod links;
-mod nats;
-mod once;
-mod ordered;
-mod process;
+mod harness;
+mod operations;
 mod relay;
-mod repair;
-mod replays;
-mod table;
-mod trial;
-mod worker;
+mod subscribing;

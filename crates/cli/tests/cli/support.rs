@@ -319,3 +319,10 @@ fn number() -> u32 {
 pub fn user(id: &str, email: &str) -> String {
     format!(r#"{{"id":"{id}","email":"{email}","created_at":"2026-11-21T09:30:00Z"}}"#)
 }
+
+/// Checks that a text has all of these in it.
+pub fn says(text: &str, expected: &[&str]) {
+    for expected in expected {
+        assert!(text.contains(expected), "{expected:?} is not in:\n{text}");
+    }
+}

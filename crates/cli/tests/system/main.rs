@@ -5,10 +5,6 @@
 
 use tidings_test_support as support;
 
-mod crashes;
-mod isolation;
-mod isolation_by_rights;
-mod parked_keys;
+mod database;
 mod permissions;
-mod pooler;
-mod rights;
+mod subscribing;

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_read_says_what_it_is_and_what_to_do() {
+    fn an_unsupported_media_type_is_named_with_its_cure() {
         for media_type in [
             "application/cloudevents",
             "application/cloudevents+avro",
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_json_is_named_and_not_published_again() {
+    fn a_payload_that_is_not_json_is_named_and_not_republished() {
         use crate::{EnvelopeError, IntoEnvelope as _};
         let typed =
             |media_type| foreign(&[("ce-type", "user.created.v1"), ("content-type", media_type)]);

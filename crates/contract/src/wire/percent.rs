@@ -75,14 +75,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_an_escape_stays() {
+    fn text_that_is_not_an_escape_stays() {
         for text in ["100%", "%", "%4", "%zz", "%+1", "%\u{e9}", "%%"] {
             assert_eq!(decode(text), text);
         }
     }
 
     #[test]
-    fn what_is_not_utf_8_stays() {
+    fn bytes_that_are_not_utf_8_stay() {
         for text in ["%C0%A0", "%FF", "a%20%E2%82"] {
             assert_eq!(decode(text), text);
         }

@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_without_headers_is_known_by_its_subject_and_place() {
+    fn a_message_without_headers_has_an_id_of_subject_and_position() {
         let first = foreign(&[]);
         assert_eq!(first, foreign(&[]));
         let said = (first.name().as_str(), first.version(), first.key());
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn one_uuid_of_two_sources_is_two_events_unless_the_message_is_known_by_it() {
+    fn one_uuid_of_two_sources_is_two_events() {
         let uuid = "0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11";
         let id = |source| foreign(&[(ID, uuid), (SOURCE, source)]).id();
         assert_eq!(id("shop"), id("shop"));
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_that_is_not_ours_leaves_the_subject_to_name_the_event() {
+    fn with_a_foreign_type_the_subject_names_the_event() {
         for kind in [
             "com.example.thing",
             "user.deleted",
@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_foreign_key_keeps_its_order_but_is_not_published_again() {
+    fn a_long_foreign_key_keeps_order_and_is_not_republished() {
         use crate::{EnvelopeError, IntoEnvelope as _};
         let long = "k".repeat(Envelope::MAX_KEY_BYTES + 1);
         let read = foreign(&[(TYPE, "user.created.v1"), (SUBJECT, &long)]);
@@ -471,14 +471,14 @@ mod tests {
     }
 
     #[test]
-    fn an_event_without_a_version_is_not_published_again() {
+    fn an_event_without_a_version_is_not_republished() {
         use crate::{EnvelopeError, IntoEnvelope as _};
         let refused = foreign(&[]).into_envelope();
         assert!(matches!(refused, Err(EnvelopeError::Version(_))));
     }
 
     #[test]
-    fn what_cannot_be_carried_on_is_left_out() {
+    fn headers_that_cannot_be_passed_on_are_left_out() {
         let giant = "g".repeat(60_000);
         let read = foreign(&[
             (SOURCE, "a%0D%0Ab"),

@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_cannot_be_carried_is_refused() {
+    fn a_header_that_cannot_be_sent_is_refused() {
         for headers in [
             r#"{"a b":"x"}"#,
             r#"{"a":"x\r\ny"}"#,
@@ -147,13 +147,13 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_is_none_is_refused() {
+    fn an_invalid_time_is_refused() {
         let refused = row(r#"{"ce-time":"yesterday"}"#);
         assert!(matches!(refused, Err(StoredError::Time(_))));
     }
 
     #[test]
-    fn a_name_that_is_none_is_refused() {
+    fn an_invalid_name_is_refused() {
         let refused = from_stored(EventId::now(), "nope", 1, None, "{}", Bytes::new());
         assert!(matches!(refused, Err(StoredError::Envelope(_))));
     }
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn an_envelope_that_says_nothing_more_stores_an_empty_object() {
+    fn an_envelope_without_metadata_stores_an_empty_object() {
         let envelope = Envelope::raw("user.created", 1, None, "{}").unwrap();
         assert_eq!(stored_headers(&envelope), "{}");
         assert_eq!(row("").unwrap().headers(), envelope.headers());

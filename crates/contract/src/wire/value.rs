@@ -33,7 +33,7 @@ mod tests {
     use crate::wire::read;
 
     #[test]
-    fn what_is_only_half_quoted_stays() {
+    fn text_that_is_only_half_quoted_stays() {
         for text in ["\"", "\"a", "a\"", "\"a\"b\"", r#""a\""#] {
             assert_eq!(value_of(text), text);
         }
@@ -41,7 +41,7 @@ mod tests {
     }
 
     #[test]
-    fn extensions_are_kept_and_quotes_are_taken_off() {
+    fn extensions_are_preserved_and_quotes_are_removed() {
         let headers = [
             ("ce-subject", r#""Ada \"x\" L%21""#),
             ("ce-tenant", "acme"),

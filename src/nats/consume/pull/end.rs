@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_server_says_is_known() {
+    fn status_codes_of_the_server_are_known() {
         for (code, said, end) in [
             (408, "Request Timeout", End::Over),
             (404, "No Messages", End::Over),
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_not_taken_for_an_end_by_time() {
+    fn an_unknown_status_is_not_taken_for_a_timeout() {
         for (code, said) in [
             (400, "Bad Request - Priority Group missing"),
             (423, "Nats-Pin-Id mismatch"),

@@ -265,7 +265,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_delivery_is_known_by_where_it_is_answered() {
+    fn a_delivery_is_identified_by_its_reply_subject() {
         for (reply, prefix) in [
             (
                 "$JS.ACK.EVENTS.welcome.1.7.3.99.0",

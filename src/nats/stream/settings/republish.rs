@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn what_falls_into_a_stream_of_tidings_is_an_issue() {
+    fn a_republish_into_an_internal_stream_is_an_issue() {
         let ours = [
             "user.>",
             "dead-letter.>",

@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_told_as_it_is() {
+    fn a_value_that_is_no_time_is_shown_unchanged() {
         for (setting, value, expected) in [
             ("max_ack_pending", json!(1_000_000_000), "1000000000"),
             ("max_bytes", json!(-1), "-1"),

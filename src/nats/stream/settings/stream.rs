@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn what_spoils_any_stream_is_named_with_its_cure() {
+    fn a_harmful_setting_of_any_stream_is_named_with_its_cure() {
         for (change, word) in [
             (
                 json!({ "subject_transform": { "src": ">", "dest": "x.>" } }),
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn what_spoils_only_some_is_named_there() {
+    fn a_setting_harmful_to_some_streams_is_named_there() {
         use Role::{Bucket, DeadLetters, Events, Retries};
         for (change, roles) in [
             (

@@ -74,7 +74,7 @@ fn kinds(state: &SubscriberState, seen: &Seen) -> Vec<(&'static str, bool)> {
 }
 
 #[test]
-fn nobody_is_no_issue_where_nothing_waits_or_nobody_could_be_asked() {
+fn no_instance_is_no_issue_without_events_or_without_answers() {
     let works = || instance(&json!({}));
     assert_eq!(kinds(&state(consumer(5, 5), vec![works()]), &seen()), []);
     assert_eq!(kinds(&state(consumer(0, 0), Vec::new()), &seen()), []);
@@ -113,7 +113,7 @@ fn a_retry_waits_for_an_instance_from_when_it_is_due() {
 }
 
 #[test]
-fn a_clock_that_is_ahead_is_told_and_holds_nothing_up() {
+fn a_clock_that_is_ahead_is_reported_and_blocks_nothing() {
     let state = state(consumer(0, 0), vec![instance(&json!({}))]);
     let ahead = |seconds| Seen {
         clocks: vec![("1".to_owned(), TimeDelta::seconds(seconds))],
@@ -128,7 +128,7 @@ fn a_clock_that_is_ahead_is_told_and_holds_nothing_up() {
 }
 
 #[test]
-fn all_stand_by_is_an_issue_when_nobody_renews_the_lease() {
+fn all_on_standby_is_an_issue_when_no_lease_is_renewed() {
     let stands_by = || instance(&json!({ "activity": "standby", "ordered": true }));
     let state = state(consumer(1, 0), vec![stands_by(), stands_by()]);
     let written = |ago| Seen {
@@ -143,7 +143,7 @@ fn all_stand_by_is_an_issue_when_nobody_renews_the_lease() {
 }
 
 #[test]
-fn an_open_circuit_a_trouble_and_taken_places_hold_events_up() {
+fn an_open_circuit_an_issue_and_full_slots_block_events() {
     let open = instance(&json!({ "circuit": "open" }));
     let with = |instance| state(consumer(1, 0), vec![instance]);
     assert_eq!(kinds(&with(open), &seen()), [("circuit-open", true)]);

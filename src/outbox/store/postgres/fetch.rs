@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_was_written_by_hand_does_not_raise_the_floor_above_those_that_were_given() {
+    fn a_handwritten_row_id_does_not_raise_the_floor() {
         let far = Some(4_611_686_018_427_387_903);
         assert_eq!(cursor().after(far, "5:9:".into(), false, 17).floor, 17);
         // A floor that is too high is lowered.
@@ -275,7 +275,7 @@ mod tests {
         );
     }
     #[test]
-    fn a_server_that_has_gone_back_or_is_another_is_refused() {
+    fn an_older_or_different_server_is_refused() {
         let cursor = cursor().after(None, "5:9:7".into(), false, i64::MAX);
         for now in ["5:9:7", "5:9:5,7", "7:12:7", "9:9:"] {
             assert!(cursor.refuse_another(&format!("1 {now}")).is_ok(), "{now}");

@@ -267,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_slot_that_is_written_to_and_the_one_that_soon_is_are_never_freed() {
+    fn the_current_and_the_next_slot_are_never_freed() {
         for ring in [LOG, LEDGER] {
             for minute in 0..50_000_i64 {
                 #[allow(clippy::cast_precision_loss)]
@@ -283,7 +283,7 @@ mod tests {
     /// For at least half the time in which a slot is written to, its last row is older than the retention while the
     /// slot may be freed.
     #[test]
-    fn a_slot_that_is_full_to_its_end_is_freed_before_it_is_written_to_again() {
+    fn a_full_slot_is_freed_before_it_is_written_again() {
         let (log, ledger) = (18 * 3600, 14 * 86_400);
         for (ring, retention) in [(LOG, log), (LEDGER, ledger)] {
             let minutes = (0..ring.seconds * ring.slots / 60).filter(|minute| {

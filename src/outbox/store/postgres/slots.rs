@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slots_change_only_when_the_retention_asks_for_it() {
+    fn slots_change_only_when_the_retention_requires_it() {
         let hours = |hours: u64| Duration::from_secs(hours * 3600);
         assert_eq!(wanted(hours(18), 10_800), None);
         assert_eq!(wanted(hours(12), 10_800), None);

@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_without_prepared_statements_tells_of_a_pooler() {
+    fn a_url_without_prepared_statements_means_a_pooler() {
         let pooled = |url: &str| is_pooled(&url.parse().unwrap());
         assert!(pooled("postgres://u@h/d?statement-cache-capacity=0"));
         assert!(!pooled("postgres://u@h/d?statement-cache-capacity=10"));

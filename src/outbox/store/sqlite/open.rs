@@ -105,7 +105,7 @@ mod tests {
 
     #[cfg(unix)]
     #[tokio::test]
-    async fn a_file_that_it_makes_is_its_owners_alone() {
+    async fn a_created_file_is_private_to_its_owner() {
         use std::os::unix::fs::PermissionsExt;
         let folder = Outbox::temporary().await.unwrap();
         let file = folder
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn its_folder_goes_with_the_last_clone_of_the_pool() {
+    async fn its_folder_is_deleted_with_the_last_clone_of_the_pool() {
         let outbox = Outbox::temporary().await.unwrap();
         let file = outbox.pool().connect_options().get_filename().to_owned();
         assert!(file.exists());

@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_double_or_inverted_is_counted() {
+    fn missing_duplicate_and_reordered_events_are_counted() {
         assert_eq!(tallied(0..130).wrong(), Wrong::default());
         // Events of different keys may overtake each other.
         let backwards = (0..13).flat_map(|of_key| (0..10).rev().map(move |key| of_key * 10 + key));
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_nobody_wrote_is_a_stranger() {
+    fn an_event_that_was_never_written_is_a_phantom() {
         let tally = tallied([130]);
         assert_eq!((tally.entered(), tally.strangers()), (1, 1));
     }

@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_counted() {
+    fn faults_are_counted() {
         let ids: Vec<EventId> = (0..3).map(|_| EventId::now()).collect();
         let truth = truth(Uuid::now_v7(), &ids);
         let handled = Handled::default();

@@ -253,7 +253,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_edge_is_a_row_a_time_or_so_long_ago() {
+    fn a_bound_is_a_row_a_time_or_an_age() {
         assert_eq!(edge("17"), Ok(Edge::Row(17)));
         assert!(matches!(edge("2h"), Ok(Edge::Time(_))));
         assert!(matches!(edge("2026-01-31T12:00:00Z"), Ok(Edge::Time(_))));

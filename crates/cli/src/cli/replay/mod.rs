@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_is_told_in_two_units_at_most() {
+    fn a_duration_is_shown_in_two_units_at_most() {
         let told = |seconds| lasting(Duration::from_secs(seconds));
         assert_eq!(told(0), "0 s");
         assert_eq!(told(61), "1 min 1 s");

@@ -339,7 +339,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_speed_is_that_of_the_last_seconds_and_a_pause_is_not_counted() {
+    fn the_speed_covers_the_last_seconds_without_pauses() {
         let second = |second| DateTime::UNIX_EPOCH + TimeDelta::seconds(second);
         let mut speed = Speed::default();
         speed.note(second(0), 1000);

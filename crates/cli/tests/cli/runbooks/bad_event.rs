@@ -2,9 +2,9 @@
 
 use super::{Desk, Runbook, SUBSCRIBER, Service, World, greeter};
 
-both!(a_bad_event_is_corrected_or_given_up);
+both!(a_bad_event_is_corrected_or_discarded);
 
-async fn a_bad_event_is_corrected_or_given_up(world: World) {
+async fn a_bad_event_is_corrected_or_discarded(world: World) {
     let world = world.set_up().await;
     let desk = Desk::default();
     let service = Service::start(&world, &desk, greeter()).await;

@@ -5,9 +5,9 @@ use tidings::{Bus, Context, EventPublisher, EventSubscriber, Failure};
 use super::{Desk, Renamed, Runbook, SUBSCRIBER, Service, World, eventually, greeter};
 use crate::support::Store;
 
-both!(what_failed_by_a_bug_is_given_back_by_the_kind_of_error);
+both!(dead_letters_of_a_bug_are_redriven_by_the_kind_of_error);
 
-async fn what_failed_by_a_bug_is_given_back_by_the_kind_of_error(world: World) {
+async fn dead_letters_of_a_bug_are_redriven_by_the_kind_of_error(world: World) {
     let world = world.set_up().await;
     let desk = Desk::default();
     let service = Service::start(&world, &desk, greeter().concurrency(1)).await;
@@ -56,7 +56,7 @@ async fn greet_wrongly(event: Renamed, cx: Context<Desk>) -> Result<(), Failure>
 }
 
 #[tokio::test]
-async fn what_went_wrong_is_handled_again() {
+async fn wrong_effects_are_replayed() {
     let world = World::start(Store::Sqlite).await.set_up().await;
     let desk = Desk::default();
     let wrong = EventSubscriber::durable(SUBSCRIBER).on(greet_wrongly);

@@ -146,7 +146,7 @@ fn before_the_backup() -> String {
 }
 
 #[tokio::test]
-async fn a_postgres_that_was_dumped_and_restored_relays_and_its_effects_come_back() {
+async fn a_restored_postgres_relays_and_its_effects_return() {
     let mut world = World::start(Store::Postgres).await;
     let server = PostgresServer::options()
         .fsync(false)
@@ -193,7 +193,7 @@ async fn a_postgres_that_was_dumped_and_restored_relays_and_its_effects_come_bac
 }
 
 #[tokio::test]
-async fn the_effects_of_handlers_come_back_to_a_sqlite_file_that_was_restored() {
+async fn the_effects_of_handlers_return_to_a_restored_sqlite_file() {
     let world = World::start(Store::Sqlite).await.set_up().await;
     let effects = Effects::open(&world).await;
     effects.create_table().await;

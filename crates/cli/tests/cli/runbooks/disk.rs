@@ -6,7 +6,7 @@ use super::{Runbook, World, eventually};
 use tidings_test_support::SmallDisk;
 
 both!(
-    a_disk_that_is_full_takes_events_again_when_its_server_is_restarted,
+    a_full_disk_takes_events_again_after_a_restart,
     a_stream_that_has_reached_its_limit_takes_events_again,
     a_nats_server_without_storage_takes_events_again,
 );
@@ -75,7 +75,7 @@ async fn a_nats_server_without_storage_takes_events_again(mut world: World) {
     assert_eq!(relay.signalled("TERM").await, Some(0));
 }
 
-async fn a_disk_that_is_full_takes_events_again_when_its_server_is_restarted(mut world: World) {
+async fn a_full_disk_takes_events_again_after_a_restart(mut world: World) {
     let Some(disk) = SmallDisk::mount(3) else {
         return;
     };

@@ -6,12 +6,12 @@ use super::{Desk, Retry, Runbook, SUBSCRIBER, Service, greeter, ordered_greeter}
 use crate::support::World;
 
 both!(
-    a_key_that_is_parked_in_the_outbox_goes_on,
-    a_key_that_its_subscriber_has_parked_goes_on,
-    a_key_behind_an_event_that_fails_goes_on,
+    a_key_parked_in_the_outbox_continues,
+    a_key_parked_by_its_subscriber_continues,
+    a_key_behind_a_failing_event_continues,
 );
 
-async fn a_key_that_is_parked_in_the_outbox_goes_on(mut world: World) {
+async fn a_key_parked_in_the_outbox_continues(mut world: World) {
     world.nats = NatsServer::options()
         .config("max_payload: 2048")
         .start()
@@ -57,7 +57,7 @@ async fn a_key_that_is_parked_in_the_outbox_goes_on(mut world: World) {
     service.stop().await;
 }
 
-async fn a_key_that_its_subscriber_has_parked_goes_on(world: World) {
+async fn a_key_parked_by_its_subscriber_continues(world: World) {
     let world = world.set_up().await;
     let desk = Desk::default();
     let service = Service::start(&world, &desk, ordered_greeter()).await;
@@ -98,7 +98,7 @@ async fn a_key_that_its_subscriber_has_parked_goes_on(world: World) {
     service.stop().await;
 }
 
-async fn a_key_behind_an_event_that_fails_goes_on(world: World) {
+async fn a_key_behind_a_failing_event_continues(world: World) {
     let world = world.set_up().await;
     let desk = Desk::default();
     let pause = std::time::Duration::from_millis(100);

@@ -7,10 +7,10 @@ use tidings_test_servers::NatsServer;
 use super::{Desk, Runbook, SUBSCRIBER, Service, World, eventually, greeter};
 
 both!(
-    a_server_that_was_replaced_is_filled_from_the_outbox,
-    a_stream_that_was_deleted_is_filled_from_the_outbox,
-    a_server_that_came_back_empty_is_filled_from_the_outbox,
-    a_server_that_came_back_with_an_older_copy_is_filled_from_the_outbox,
+    a_replaced_server_is_filled_from_the_outbox,
+    a_deleted_stream_is_filled_from_the_outbox,
+    an_emptied_server_is_filled_from_the_outbox,
+    an_older_copy_is_filled_from_the_outbox,
 );
 
 /// Waits until the status reports a loss.
@@ -31,7 +31,7 @@ async fn has_arrived(world: &World, desk: &Desk, count: usize) {
     world.backlog_is(0).await;
 }
 
-async fn a_stream_that_was_deleted_is_filled_from_the_outbox(world: World) {
+async fn a_deleted_stream_is_filled_from_the_outbox(world: World) {
     let world = world.set_up().await;
     let desk = Desk::default();
     let service = Service::start(&world, &desk, greeter().concurrency(1)).await;
@@ -64,11 +64,11 @@ async fn a_stream_that_was_deleted_is_filled_from_the_outbox(world: World) {
     service.stop().await;
 }
 
-async fn a_server_that_came_back_empty_is_filled_from_the_outbox(world: World) {
+async fn an_emptied_server_is_filled_from_the_outbox(world: World) {
     came_back(world, |_, _| {}).await;
 }
 
-async fn a_server_that_came_back_with_an_older_copy_is_filled_from_the_outbox(world: World) {
+async fn an_older_copy_is_filled_from_the_outbox(world: World) {
     came_back(world, copy).await;
 }
 
@@ -124,7 +124,7 @@ async fn came_back(mut world: World, restore: impl Fn(&Path, &Path)) {
     service.stop().await;
 }
 
-async fn a_server_that_was_replaced_is_filled_from_the_outbox(mut world: World) {
+async fn a_replaced_server_is_filled_from_the_outbox(mut world: World) {
     world = world.set_up().await;
     let relay = world.spawn(&["relay"]);
     for name in ["Ada", "Bob"] {

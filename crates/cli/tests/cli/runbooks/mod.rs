@@ -6,7 +6,7 @@ mod database;
 mod disk;
 mod keys;
 mod losses;
-mod nobody;
+mod no_instance;
 mod reader;
 
 use std::sync::{

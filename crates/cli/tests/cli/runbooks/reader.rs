@@ -217,7 +217,7 @@ pub fn titles() -> Vec<String> {
 }
 
 #[test]
-fn a_line_fits_what_is_told_of_it() {
+fn a_line_matches_its_pattern() {
     for (line, told, fits_it) in [
         ("backlog   0 events", "backlog 0 events", true),
         ("backlog   10 events", "backlog 0 events", false),

@@ -1,0 +1,4 @@
+//! Faults during repairs and replays.
+
+mod repair;
+mod replays;

@@ -1,0 +1,4 @@
+//! `tidings dead-letters`.
+
+mod commands;
+mod redrive_results;

@@ -1,0 +1,9 @@
+//! `tidings publish`, `relay`, `migrate` and `outbox`.
+
+mod adopt;
+mod delayed;
+mod migrate;
+mod parked;
+mod publish;
+mod relay_failover;
+mod status;

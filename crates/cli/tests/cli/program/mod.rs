@@ -1,0 +1,7 @@
+//! What all commands have in common, the demo, and the deployment.
+
+mod closed_output;
+mod compose;
+mod configuration;
+mod demo;
+mod hostile_text;

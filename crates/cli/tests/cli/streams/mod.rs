@@ -1,0 +1,5 @@
+//! `tidings streams`, `tail` and `verify`.
+
+mod apply;
+mod tail;
+mod verify;

@@ -1,0 +1,5 @@
+//! `tidings subscribers` and `replay`.
+
+mod commands;
+mod issues;
+mod replay;

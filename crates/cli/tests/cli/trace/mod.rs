@@ -1,0 +1,4 @@
+//! `tidings trace`.
+
+mod partial;
+mod path;

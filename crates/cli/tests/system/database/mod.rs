@@ -1,0 +1,3 @@
+//! Postgres behind a pooler.
+
+mod pooler;

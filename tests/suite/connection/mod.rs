@@ -1,0 +1,4 @@
+//! Connections to NATS.
+
+mod credentials;
+mod stopped_clients;

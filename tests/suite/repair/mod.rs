@@ -1,0 +1,6 @@
+//! What a stream has lost: verify, repair, republish.
+
+mod concurrent;
+mod duplicate_rows;
+mod republishing;
+mod verify;

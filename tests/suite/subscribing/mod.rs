@@ -1,0 +1,15 @@
+//! Subscribers: handlers, batches, retries, flow control, stalls, and where they start.
+
+mod batches;
+mod blocked_threads;
+mod deleted_consumers;
+mod faults;
+mod flow_control;
+mod handlers;
+mod older_copies;
+mod resets;
+mod retries;
+mod rollouts;
+mod stalls;
+mod start_positions;
+mod unhandled_names;

@@ -1,0 +1,4 @@
+//! The test kit.
+
+mod replays;
+mod test_worker;
