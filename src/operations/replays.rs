@@ -2,12 +2,12 @@
 //! of the subscriber do.
 //!
 //! ```no_run
-//! use tidings::{Bus, replays::{ReplayPoint, ReplayRequest, Replays}};
+//! use tidings::{Bus, StartFrom, replays::{ReplayRequest, Replays}};
 //!
 //! # async fn example(bus: Bus) -> Result<(), Box<dyn std::error::Error>> {
 //! let replays = Replays::new(&bus);
 //! let two_days_ago = chrono::Utc::now() - chrono::TimeDelta::days(2);
-//! let request = ReplayRequest::new(ReplayPoint::Time(two_days_ago)).names(["user.created"]);
+//! let request = ReplayRequest::new(StartFrom::Time(two_days_ago)).names(["user.created"]);
 //! let replay = replays.start("welcome-email", &request).await?;
 //! let status = replays.find(replay.id).await?;
 //! println!("{} of {} events are completed", status.completed(), status.replay.events());
@@ -25,8 +25,8 @@ use chrono::Utc;
 use serde::Serialize;
 
 pub use crate::replay::{
-    Rehearsal, RehearsedEvents, Replay, ReplayIssue, ReplayPoint, ReplayProgress, ReplayRange,
-    ReplayRequest, ReplayState, StreamProgress, UndecodableEvent,
+    Rehearsal, RehearsedEvents, Replay, ReplayIssue, ReplayProgress, ReplayRange, ReplayRequest,
+    ReplayState, StreamProgress, UndecodableEvent,
     tag::{ReplayId, ReplayIdError},
 };
 use crate::{

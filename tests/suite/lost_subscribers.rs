@@ -7,9 +7,9 @@ use async_nats::jetstream::{self, consumer::pull};
 use chrono::{TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use tidings::{
-    Context, Event, EventPublisher, EventSubscriber, Failure, Retry, StreamSpec, Worker,
+    Context, Event, EventPublisher, EventSubscriber, Failure, Retry, StartFrom, StreamSpec, Worker,
     event::Pattern,
-    replays::{ReplayPoint, ReplayRequest, Replays},
+    replays::{ReplayRequest, Replays},
     subscribers::{SubscriberIssue, SubscriberState, Subscribers, SubscribersError},
 };
 
@@ -343,7 +343,7 @@ async fn retries_that_are_far_away_are_counted_with_the_time_of_the_last() {
 async fn a_replay_that_nobody_runs_is_an_issue_of_its_subscriber() {
     let world = World::<Sqlite>::start().await;
     handled_before(&world, &["a"]).await;
-    let request = ReplayRequest::new(ReplayPoint::Beginning).force();
+    let request = ReplayRequest::new(StartFrom::Beginning).force();
     let replays = Replays::new(&world.bus);
     let replay = replays.start(NAME, &request).await.unwrap();
     let (_, found) = becomes(&world, "replay-stuck").await;

@@ -6,9 +6,9 @@ use async_nats::jetstream;
 use chrono::{TimeDelta, Utc};
 use tidings::{
     CircuitBreaker, Context, Envelope, EventId, EventPublisher, EventSubscriber, Failure,
-    InboxTransaction, Retry, Worker,
+    InboxTransaction, Retry, StartFrom, Worker,
     dead_letters::{DeadLetterSelection, DeadLetters},
-    replays::{ReplayPoint, ReplayRequest, Replays},
+    replays::{ReplayRequest, Replays},
     trace::{
         DeliveryTrace, InboxTrace, OutboxTrace, Sought, SubscriberTrace, Trace, Traced,
         TracedEvent, TracedOutcome,
@@ -249,9 +249,7 @@ async fn what_the_inbox_gave_up_and_what_is_replayed_is_told<DB: Database>(world
     letters.discard(&letter).await.unwrap();
     let other = world.commit("bob").await;
     world.publish_all().await;
-    let of_ada = ReplayRequest::new(ReplayPoint::Beginning)
-        .key("ada")
-        .force();
+    let of_ada = ReplayRequest::new(StartFrom::Beginning).key("ada").force();
     let replay = Replays::new(&world.bus)
         .start("books", &of_ada)
         .await

@@ -3,19 +3,16 @@
 use std::time::Instant;
 
 use tidings::{
-    EventPublisher,
+    EventPublisher, StartFrom,
     event::IntoEnvelope,
-    replays::{
-        Replay, ReplayError, ReplayId, ReplayPoint, ReplayRequest, ReplayState, ReplayStatus,
-        Replays,
-    },
+    replays::{Replay, ReplayError, ReplayId, ReplayRequest, ReplayState, ReplayStatus, Replays},
 };
 
 use super::{DEADLINE, Database, World, eventually};
 
 /// A replay of all events.
 pub fn everything() -> ReplayRequest {
-    ReplayRequest::new(ReplayPoint::Beginning)
+    ReplayRequest::new(StartFrom::Beginning)
 }
 
 impl<DB: Database> World<DB> {
