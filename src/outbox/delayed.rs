@@ -210,8 +210,7 @@ fn is_delayed_already(error: OutboxError, events: &[Delayed]) -> OutboxError {
         OutboxError::Database(source) => source,
         error => return error,
     };
-    let said = source.as_database_error();
-    if !said.is_some_and(|said| said.is_unique_violation()) {
+    if !source.is_unique_violation() {
         return OutboxError::Database(source);
     }
     let event = match events {

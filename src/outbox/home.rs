@@ -197,7 +197,7 @@ impl<DB: Store> Outbox<DB> {
             nats: plan.0.now.clone(),
             accepted: plan.1,
         };
-        let kept = text(&kept).map_err(OutboxError::Database)?;
+        let kept = text(&kept).map_err(OutboxError::database)?;
         let names = &self.shared.names;
         self.operate(Operation::One, async |connection| {
             DB::keep_home(connection, names, &kept).await

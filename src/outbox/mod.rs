@@ -35,6 +35,7 @@ use std::{
 use sqlx::{Connection, Pool};
 use tidings_contract::{Envelope, EnvelopeError, EventId, IntoEnvelope, wire};
 
+pub use crate::database_error::DatabaseError;
 pub use crate::schema::SchemaError;
 use crate::{
     handler::context,
@@ -131,11 +132,11 @@ pub enum OutboxError {
         event: Option<EventId>,
         /// The error of the database.
         #[source]
-        source: sqlx::Error,
+        source: DatabaseError,
     },
     /// The tables are missing.
     #[error("the database has no outbox: run `tidings migrate`, or call `Outbox::migrate`")]
-    NotMigrated(#[source] sqlx::Error),
+    NotMigrated(#[source] DatabaseError),
     /// Another transaction held a lock until the wait timed out.
     #[error("{by}")]
     Locked {
@@ -143,7 +144,7 @@ pub enum OutboxError {
         by: String,
         /// The error of the database.
         #[source]
-        source: sqlx::Error,
+        source: DatabaseError,
     },
     /// A savepoint within the transaction was dropped before the database had answered, so sqlx has rolled back the
     /// whole transaction. Nothing is committed.
@@ -166,8 +167,15 @@ pub enum OutboxError {
     #[error(transparent)]
     Elsewhere(#[from] ElsewhereError),
     /// The database failed. After a failed commit the transaction may or may not be committed.
-    #[error("the database failed")]
-    Database(#[source] sqlx::Error),
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+}
+
+impl OutboxError {
+    /// The error of a statement or a connection that needs no further explanation.
+    fn database(error: sqlx::Error) -> Self {
+        Self::Database(error.into())
+    }
 }
 
 impl<DB: Store> Outbox<DB> {
@@ -256,7 +264,7 @@ impl<DB: Store> Outbox<DB> {
         begun
             .await
             .map(|tx| OutboxTransaction::new(tx, self.clone()))
-            .map_err(OutboxError::Database)
+            .map_err(OutboxError::database)
     }
 
     /// Begins a transaction that records an event in the inbox.
@@ -264,16 +272,16 @@ impl<DB: Store> Outbox<DB> {
         let kept = self.attend(Waits::Statement(None), self.shared.kept.begin());
         match kept.await {
             Some(Some(begun)) => {
-                let (tx, taken) = begun.map_err(OutboxError::Database)?;
+                let (tx, taken) = begun.map_err(OutboxError::database)?;
                 return Ok(OutboxTransaction::new(tx, self.clone()).taken(taken));
             }
             Some(None) => {}
-            None => return Err(OutboxError::Database(store::link::lost())),
+            None => return Err(OutboxError::database(store::link::lost())),
         }
         let begun = self.begin_attended(DB::BEGIN_TO_REMEMBER).await;
         begun
             .map(|tx| OutboxTransaction::new(tx, self.clone()))
-            .map_err(OutboxError::Database)
+            .map_err(OutboxError::database)
     }
 
     /// Writes an event in a transaction that the caller owns and commits.
@@ -373,7 +381,10 @@ impl<DB: Store> Outbox<DB> {
             return self.meant(error).await;
         }
         let by = self.locked_by().await;
-        OutboxError::Locked { by, source: error }
+        OutboxError::Locked {
+            by,
+            source: error.into(),
+        }
     }
 
     /// Translates the error of a statement, if it failed.
@@ -388,7 +399,7 @@ impl<DB: Store> Outbox<DB> {
     /// at this program's last check.
     async fn meant(&self, error: sqlx::Error) -> OutboxError {
         if !DB::is_missing_table(&error) {
-            return OutboxError::Database(error);
+            return OutboxError::database(error);
         }
         let looking = async {
             let mut connection = self.connect().await?;
@@ -398,7 +409,7 @@ impl<DB: Store> Outbox<DB> {
         let Ok(Ok(Err(other))) =
             found.map(|found| found.map(|found| of_version::<DB>(&self.shared.names, found)))
         else {
-            return OutboxError::NotMigrated(error);
+            return OutboxError::NotMigrated(error.into());
         };
         tracing::debug!(%error, "table version mismatch");
         other

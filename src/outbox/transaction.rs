@@ -155,7 +155,7 @@ impl<DB: Store> OutboxTransaction<DB> {
         let outbox = &self.outbox;
         let committing = outbox.attend(Waits::Statement(None), self.tx.commit());
         let committed = committing.await.unwrap_or_else(|| Err(link::lost()));
-        committed.map_err(OutboxError::Database)?;
+        committed.map_err(OutboxError::database)?;
         if wakes {
             outbox.shared.wake.committed();
         }
@@ -173,7 +173,7 @@ impl<DB: Store> OutboxTransaction<DB> {
         }
         let mut connection = Concluded::new(self.tx);
         let concluded = connection.conclude().await;
-        let concluded = concluded.map_err(OutboxError::Database)?;
+        let concluded = concluded.map_err(OutboxError::database)?;
         let shared = &self.outbox.shared;
         if concluded {
             shared.kept.keep(connection, self.taken);
@@ -190,7 +190,7 @@ impl<DB: Store> OutboxTransaction<DB> {
         if self.is_used && !DB::IS_REMOTE {
             // The connection's thread counts the transactions, and may not have processed the rollback yet.
             let pinged = Connection::ping(&mut *self.tx).await;
-            pinged.map_err(OutboxError::Database)?;
+            pinged.map_err(OutboxError::database)?;
         }
         match self.tx.is_in_transaction() {
             true => Ok(()),
@@ -214,7 +214,7 @@ impl<DB: Store> OutboxTransaction<DB> {
     /// [`OutboxError::Database`] when the connection is lost; nothing is committed then either.
     pub async fn rollback(self) -> Result<(), OutboxError> {
         let rolled_back = Concluded::new(self.tx).roll_back().await;
-        rolled_back.map_err(OutboxError::Database)
+        rolled_back.map_err(OutboxError::database)
     }
 }
 

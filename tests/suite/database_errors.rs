@@ -37,7 +37,7 @@ async fn an_error_of_postgres_has_its_code_detail_and_hint_and_no_line_of_its_so
             error.to_string().contains(" at line "),
             "the client's own words: {error}"
         );
-        let error = OutboxError::Database(error);
+        let error = OutboxError::Database(error.into());
         let texts = error_texts(&error);
         assert_eq!(texts[0], "the database failed");
         assert!(texts[1].starts_with(expected), "{texts:?}");

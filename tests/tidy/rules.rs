@@ -4,6 +4,7 @@ use crate::source::{Source, has_word, lines_where};
 
 /// The rooms of the library, bottom first. Each imports from lower lines only.
 const LAYERS: &[&[&str]] = &[
+    &["database_error"],
     &["error_text", "log", "position", "schema", "task"],
     &["policy"],
     &["replay"],
@@ -27,10 +28,15 @@ pub const RULES: &[Rule] = &[
         example: ("src/worker.rs", "//! W.\nuse async_nats::Client;\n"),
     },
     Rule {
-        reason: "sqlx is named in src/outbox only, where its errors are told, and where it is exported",
+        reason: "sqlx is named in src/outbox only, where its errors are carried and told, and where it is exported",
         within: |path| {
             path.is_in(&["src/"])
-                && !path.is_in(&["src/outbox/", "src/error_text.rs", "src/lib.rs"])
+                && !path.is_in(&[
+                    "src/outbox/",
+                    "src/database_error.rs",
+                    "src/error_text.rs",
+                    "src/lib.rs",
+                ])
         },
         breaks: |source| source.lines_with_word("sqlx"),
         example: ("src/worker.rs", "//! W.\nuse sqlx::Pool;\n"),

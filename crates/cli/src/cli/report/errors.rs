@@ -6,7 +6,7 @@ use tidings::{
     dead_letters::DeadLettersError,
     nats::{BusError, ConnectError, PublishError, ReaderError},
     outbox::{
-        AdoptError, Diagnosis, ElsewhereError, MigrateError, OutboxError, RelayError,
+        AdoptError, DatabaseError, ElsewhereError, MigrateError, OutboxError, RelayError,
         RepublishError, SchemaError,
     },
     replays::ReplayError,
@@ -337,13 +337,13 @@ impl From<WorkerError> for Report {
     }
 }
 
-fn of_database(source: &sqlx::Error, error: &(dyn Error + 'static)) -> Report {
+fn of_database(source: &DatabaseError, error: &(dyn Error + 'static)) -> Report {
     let report = Report::of(database::exit_of(source), error);
     if database::is_unannounced_pooler(source) {
         return report
             .cure("append ?statement-cache-capacity=0 to database.url when the connection passes a pooler");
     }
-    match Diagnosis::of(source) {
+    match source.diagnosis() {
         Some(diagnosis) => report.diagnosed(diagnosis),
         None => report,
     }
