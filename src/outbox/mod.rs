@@ -342,10 +342,7 @@ impl<DB: Store> Outbox<DB> {
     /// Returns the event as it will be written, or why it is refused.
     fn checked(&self, event: impl IntoEnvelope) -> Result<Envelope, OutboxError> {
         let envelope = context::inherit(event.into_envelope()?);
-        let defaults = wire::Defaults {
-            source: &self.shared.source,
-            time: chrono::Utc::now(),
-        };
+        let defaults = wire::Defaults::new(&self.shared.source, chrono::Utc::now());
         let limit = self.shared.max_payload.load(Ordering::Relaxed);
         check_size(&envelope, defaults, limit)?;
         Ok(envelope)

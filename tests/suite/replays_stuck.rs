@@ -131,10 +131,7 @@ impl Working {
 }
 
 async fn connect(server: &NatsServer, user: &str) -> Bus {
-    let options = NatsOptions::servers([server.url()]).auth(Auth::User {
-        user: user.into(),
-        password: "secret".into(),
-    });
+    let options = NatsOptions::servers([server.url()]).auth(Auth::user(user, "secret"));
     Bus::connect(options).await.expect("a connection")
 }
 

@@ -122,10 +122,7 @@ impl EventPublisher {
     /// When the future is dropped, the event may or may not be stored.
     pub async fn publish(&self, event: impl IntoEnvelope) -> Result<EventId, PublishError> {
         let envelope = context::inherit(event.into_envelope()?);
-        let defaults = wire::Defaults {
-            source: &self.source,
-            time: Utc::now(),
-        };
+        let defaults = wire::Defaults::new(&self.source, Utc::now());
         check_size(&envelope, defaults, self.bus.max_payload())?;
         if context::suppresses(1) {
             return Ok(envelope.id());

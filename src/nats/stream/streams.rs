@@ -34,6 +34,7 @@ pub(in crate::nats) fn retry_at_subject(subscriber: &str, id: &str) -> String {
 
 /// The declaration of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StreamSpec {
     /// The stream's name: letters, digits, `_` and `-`.
     pub name: String,
