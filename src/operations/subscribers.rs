@@ -29,8 +29,9 @@ use serde_json::{Map, Value};
 
 pub use crate::instance::{Activity, HotKey, Instance, WantedConsumer};
 use crate::nats::{Bus, BusError, ConsumerSpec, Durable, drift, filters};
+pub use crate::policy::breaker::CircuitState;
 
-pub use issue::SubscriberIssue;
+pub use issue::{SubscriberIssue, SubscriberIssueKind};
 pub use overview::{MissingConsumer, OtherConsumer, SubscriberOverview, WaitingRetries};
 pub use remove::{RemoveError, RemovedConsumer, SubscriberRemoval};
 pub use reset::{ResetError, StreamReset, SubscriberReset};

@@ -76,7 +76,10 @@ async fn listed(world: &World<Sqlite>) -> SubscriberState {
 }
 
 fn issue<'a>(state: &'a SubscriberState, kind: &str) -> Option<&'a SubscriberIssue> {
-    state.issues.iter().find(|issue| issue.kind == kind)
+    state
+        .issues
+        .iter()
+        .find(|issue| issue.kind.as_str() == kind)
 }
 
 /// Waits until the list has an issue of this kind; returns it with its subscriber.
@@ -183,7 +186,7 @@ async fn without_their_stream_of_retries_subscribers_stay_in_the_list() {
     let state = listed(&world).await;
     assert!(issue(&state, "retries-gone").is_some(), "nobody runs it");
     context.delete_stream("DEAD_LETTERS").await.unwrap();
-    becomes(&world, "letters-gone").await;
+    becomes(&world, "dead-letters-gone").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

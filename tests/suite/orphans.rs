@@ -57,7 +57,7 @@ async fn a_letter_stays_when_its_subscriber_is_removed_and_retries_without_one_a
         let issues = subscribers.overview().await.issues;
         issues
             .iter()
-            .any(|issue| issue.kind == "retries-orphaned" && issue.cause.contains("gone"))
+            .any(|issue| issue.kind.as_str() == "retries-orphaned" && issue.cause.contains("gone"))
     })
     .await;
     tool.done("STREAM.PURGE.RETRIES", json!({})).await;

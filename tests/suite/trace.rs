@@ -8,6 +8,7 @@ use tidings::{
     CircuitBreaker, Context, Envelope, EventId, EventPublisher, EventSubscriber, Failure,
     InboxTransaction, Retry, StartFrom, Worker,
     dead_letters::{DeadLetterSelection, DeadLetters},
+    handler::Cause,
     replays::{ReplayRequest, Replays},
     trace::{
         DeliveryTrace, InboxTrace, OutboxTrace, Sought, SubscriberTrace, Trace, Traced,
@@ -208,7 +209,7 @@ async fn what_fails_is_told_from_its_retry_to_its_last_letter<DB: Database>(worl
     running.stop().await.unwrap();
     let letter = &at(&event, "mail").dead_letters[0];
     assert_eq!((letter.attempts, letter.redrives), (Some(1), 0));
-    assert_eq!(letter.cause.as_deref(), Some("exhausted"));
+    assert_eq!(letter.cause, Some(Cause::Exhausted));
     assert_eq!(letter.error, "the mail server is down");
 
     let letters = DeadLetters::new(&world.bus);
@@ -267,7 +268,7 @@ async fn what_the_inbox_gave_up_and_what_is_replayed_is_told<DB: Database>(world
     else {
         panic!("{event:?}")
     };
-    assert_eq!((&**cause, &**error), ("rejected", "no mailbox"));
+    assert_eq!((cause, &**error), (&Cause::Rejected, "no mailbox"));
     assert!(when.unwrap() <= Utc::now());
     let [told] = &at_books.replays[..] else {
         panic!("{event:?}")

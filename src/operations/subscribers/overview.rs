@@ -9,7 +9,8 @@ use futures::{StreamExt, future, stream};
 use serde::Serialize;
 
 use super::{
-    SubscriberConsumer, SubscriberIssue, SubscriberState, Subscribers, SubscribersError,
+    SubscriberConsumer, SubscriberIssue, SubscriberIssueKind, SubscriberState, Subscribers,
+    SubscribersError,
     issue::{Seen, issues, orphaned},
     replays::unfinished,
 };
@@ -354,7 +355,7 @@ impl Subscribers {
         let cause = format!(
             "this account of the nats-server {server} {what}: no subscriber can run here, or they run elsewhere"
         );
-        vec![SubscriberIssue::stuck("elsewhere", cause).cure(
+        vec![SubscriberIssue::stuck(SubscriberIssueKind::Elsewhere, cause).cure(
             "compare nats.url and the credentials with those of the services; tidings streams apply, when nothing is \
              set up yet",
         )]

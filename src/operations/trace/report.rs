@@ -4,6 +4,8 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tidings_contract::EventId;
 
+use crate::{policy::outcome::Cause, replay::ReplayState};
+
 /// The events that were found, and where the search looked.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -207,7 +209,7 @@ pub enum InboxTrace {
         /// When it was dead-lettered.
         at: Option<DateTime<Utc>>,
         /// The kind of cause.
-        cause: String,
+        cause: Cause,
         /// The error's text.
         error: String,
     },
@@ -221,8 +223,8 @@ pub struct ReplayTrace {
     pub id: String,
     /// When it was requested.
     pub created_at: Option<DateTime<Utc>>,
-    /// Its state: `running`, `paused`, `done` and so on; `None` when the replay is no longer stored.
-    pub state: Option<&'static str>,
+    /// Its state; `None` when the replay is no longer stored.
+    pub state: Option<ReplayState>,
     /// What the inbox of this database has.
     pub inbox: Option<InboxTrace>,
 }
@@ -309,7 +311,7 @@ pub struct DeadLetterTrace {
     /// When it was stored.
     pub at: DateTime<Utc>,
     /// The kind of cause.
-    pub cause: Option<String>,
+    pub cause: Option<Cause>,
     /// How many attempts there were.
     pub attempts: Option<u32>,
     /// The error's text.

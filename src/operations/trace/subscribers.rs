@@ -19,6 +19,7 @@ use crate::{
     operations::dead_letters::{
         DeadLetterSelection, DeadLetters, DeadLettersError, StoredDeadLetter,
     },
+    policy::outcome::Cause,
     replay::Replay,
 };
 
@@ -211,7 +212,7 @@ impl Search<'_> {
                 event.at(&replay.subscriber).replays.push(ReplayTrace {
                     id: replay.id.to_string(),
                     created_at: Some(replay.created_at),
-                    state: Some(replay.state.as_str()),
+                    state: Some(replay.state),
                     inbox: None,
                 });
             }
@@ -274,7 +275,7 @@ fn remembered(dead_lettered: Option<&str>) -> InboxTrace {
     let text = |name: &str| note.get(name).and_then(Value::as_str).unwrap_or_default();
     InboxTrace::DeadLettered {
         at: text("at").parse().ok(),
-        cause: text("cause").to_owned(),
+        cause: Cause::from(text("cause")),
         error: text("error").to_owned(),
     }
 }

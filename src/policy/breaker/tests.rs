@@ -42,7 +42,7 @@ fn it_opens_when_everything_fails_and_closes_after_a_probe_that_succeeds() {
     assert_eq!(change, Some(Some(opened)));
     assert!(!circuit.counts_failures());
     assert_eq!(circuit.gate(now), Gate::Until(now + 5 * SECOND));
-    assert_eq!(circuit.word(now), "open");
+    assert_eq!(circuit.shown(now), CircuitState::Open);
 
     now += 5 * SECOND;
     assert_eq!(

@@ -6,6 +6,8 @@ use chrono::{DateTime, Utc};
 use clap::{Args, builder::NonEmptyStringValueParser};
 use tidings::{
     EventId,
+    handler::Cause,
+    replays::ReplayState,
     trace::{
         DeadLetterTrace, DeliveryTrace, InboxTrace, OutboxTrace, ReplayTrace, RetryTrace, Searched,
         Sought, SubscriberTrace, Trace, Traced, TracedBatch, TracedEvent, TracedOutcome,
@@ -303,7 +305,7 @@ fn of_subscriber(one: &SubscriberTrace) -> Vec<Line> {
 }
 
 fn of_letter(letter: &DeadLetterTrace) -> String {
-    let cause = letter.cause.as_deref().unwrap_or("unknown");
+    let cause = letter.cause.as_ref().map_or("unknown", Cause::as_str);
     let attempts = letter
         .attempts
         .map_or_else(|| "an unknown number of".to_owned(), |n| n.to_string());
@@ -325,7 +327,7 @@ fn of_replay(replay: &ReplayTrace) -> String {
         }
         _ => String::new(),
     };
-    let state = replay.state.unwrap_or("forgotten");
+    let state = replay.state.map_or("forgotten", ReplayState::as_str);
     format!(
         "in the range of the replay {}, which is {state}{outcome}",
         replay.id
