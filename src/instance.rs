@@ -93,20 +93,6 @@ pub enum Activity {
     Unknown,
 }
 
-impl Activity {
-    /// The word for status and JSON.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Active => "active",
-            Self::Standby => "standby",
-            Self::Draining => "draining",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
 impl fmt::Display for Activity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())

@@ -52,7 +52,7 @@ pub(crate) use stream::messages::{StoredMessage, StreamInfo};
 #[cfg(feature = "outbox")]
 pub(crate) use stream::removal::Removal;
 #[cfg(feature = "outbox")]
-pub(crate) use stream::resume::{At, Found, Pings, StreamState};
+pub(crate) use stream::resume::{At, Found, Pings, StreamSnapshot};
 pub(crate) use stream::seek::{Expanse, Read, Sighting};
 pub use stream::settings::setting_text;
 pub(crate) use stream::settings::{Role, durable_issues, starts_beyond};

@@ -32,7 +32,7 @@ use crate::nats::{Bus, BusError, ConsumerSpec, Durable, drift, filters};
 pub use crate::policy::breaker::CircuitState;
 
 pub use issue::{SubscriberIssue, SubscriberIssueKind};
-pub use overview::{MissingConsumer, OtherConsumer, SubscriberOverview, WaitingRetries};
+pub use overview::{ForeignConsumer, MissingConsumer, SubscriberOverview, WaitingRetries};
 pub use remove::{RemoveError, RemovedConsumer, SubscriberRemoval};
 pub use reset::{ResetError, StreamReset, SubscriberReset};
 

@@ -56,7 +56,7 @@ pub use relay::failpoint;
 pub use relay::{Relay, RelayError, RelayInstance};
 pub use republish::RepublishError;
 pub(crate) use republish::{Chosen, Ends, LedgerKind, Sender, Sending, Streams};
-pub use standing::{Loss, Standing};
+pub use standing::{Loss, StreamState};
 pub(crate) use standing::{Settled, standing};
 pub use status::{HeldSlot, Issue, LastBatch, LeaseStatus, Status};
 #[cfg(feature = "failpoints")]

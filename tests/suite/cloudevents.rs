@@ -193,11 +193,11 @@ async fn what_others_publish_twice_is_no_fault_of_the_stream<DB: Database>(world
     let found = Verify::new(&world.bus, &world.outbox).run().await.unwrap();
     let stream = &found.streams[0];
     assert_eq!(
-        (stream.sound, stream.others, stream.duplicated),
+        (stream.ok, stream.foreign, stream.duplicates),
         (1, 7, 0),
         "{found:?}"
     );
-    assert!(found.is_sound(), "{found:?}");
+    assert!(found.is_ok(), "{found:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

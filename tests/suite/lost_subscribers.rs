@@ -241,7 +241,7 @@ async fn what_another_application_has_made_is_named_and_not_judged() {
     let names: Vec<_> = overview.subscribers.iter().map(|one| &*one.name).collect();
     assert_eq!(names, [NAME]);
     let others: Vec<_> = overview
-        .others
+        .foreign
         .iter()
         .map(|other| (&*other.stream, &*other.name))
         .collect();

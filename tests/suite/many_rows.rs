@@ -75,8 +75,8 @@ async fn comes_back_once<DB: Database>(world: &World<DB>, between: usize) {
     let stored = world.stored().await;
     assert_eq!((stored.len(), stored.duplicated()), (between + 2, 0));
     let found = verify().run().await.unwrap();
-    assert!(found.is_sound(), "{found:?}");
-    assert_eq!(found.streams[0].sound, between as u64 + 3, "{found:?}");
+    assert!(found.is_ok(), "{found:?}");
+    assert_eq!(found.streams[0].ok, between as u64 + 3, "{found:?}");
     // The comparison has left no consumers on the server.
     let mut stream = jetstream.get_stream("EVENTS").await.unwrap();
     let consumers = stream.info().await.unwrap().state.consumer_count;

@@ -6,7 +6,7 @@ use async_nats::jetstream;
 use sqlx::{Postgres, Sqlite};
 use tidings::{
     Envelope, EventId, Rate, StreamSpec,
-    outbox::{ParkedSelection, RepublishError, Standing},
+    outbox::{ParkedSelection, RepublishError, StreamState},
     republish::Republish,
     verify::{Repair, Verification, Verify},
 };
@@ -123,8 +123,8 @@ async fn deleted_events_come_back_within_the_window_as_they_were<DB: Database>(w
         }
     }
     let found = verify(&world).await;
-    assert!(found.is_sound(), "{found:?}");
-    assert_eq!(found.streams[0].sound, EVENTS as u64);
+    assert!(found.is_ok(), "{found:?}");
+    assert_eq!(found.streams[0].ok, EVENTS as u64);
     assert_eq!(ledger_says(&world, "republished").await, 21);
     let again = self::repair(&world).await;
     assert_eq!(again.events(), 0);
@@ -138,8 +138,8 @@ async fn a_repair_of_a_stream_that_was_made_anew_ends_the_alarm<DB: Database>(wo
     let repair = repair(&world).await;
     assert_eq!(repair.events(), EVENTS as u64);
     assert!(matches!(
-        repair.settled[0].standing,
-        Standing::Recreated { .. }
+        repair.settled[0].state,
+        StreamState::Recreated { .. }
     ));
     assert_eq!(
         counts(&world, "EVENTS").await,
@@ -149,8 +149,8 @@ async fn a_repair_of_a_stream_that_was_made_anew_ends_the_alarm<DB: Database>(wo
     publish(&world, EVENTS).await;
     assert_eq!(world.outbox.losses().await.unwrap(), []);
     let found = verify(&world).await;
-    assert!(found.is_sound(), "{found:?}");
-    assert_eq!(found.streams[0].sound, 2 * EVENTS as u64);
+    assert!(found.is_ok(), "{found:?}");
+    assert_eq!(found.streams[0].ok, 2 * EVENTS as u64);
     assert_eq!(
         counts(&world, "EVENTS").await,
         (0..2 * EVENTS).collect::<Vec<_>>()
@@ -171,14 +171,14 @@ async fn what_comes_back_behind_later_events_is_late_and_not_inverted<DB: Databa
         (EVENTS as u64, EVENTS as u64)
     );
     let found = verify(&world).await;
-    assert!(found.is_sound(), "{found:?}");
+    assert!(found.is_ok(), "{found:?}");
     let stream = &found.streams[0];
     assert_eq!(
         (stream.late, stream.out_of_order),
         (EVENTS as u64, 0),
         "{found:?}"
     );
-    assert_eq!(stream.sound, 2 * EVENTS as u64);
+    assert_eq!(stream.ok, 2 * EVENTS as u64);
 }
 
 async fn what_somebody_gave_up_does_not_come_back<DB: Database>(world: World<DB>) {
@@ -267,8 +267,8 @@ async fn rows_go_to_another_stream_under_a_prefix<DB: Database>(world: World<DB>
     );
     // Copied events do not count as duplicates in the stream of events.
     let found = verify(&world).await;
-    assert!(found.is_sound(), "{found:?}");
-    assert_eq!((found.streams.len(), found.streams[0].duplicated), (1, 0));
+    assert!(found.is_ok(), "{found:?}");
+    assert_eq!((found.streams.len(), found.streams[0].duplicates), (1, 0));
     assert_eq!(ledger_says(&world, "copied").await, 30);
 }
 
@@ -278,7 +278,7 @@ async fn what_is_forced_is_there_twice<DB: Database>(world: World<DB>) {
     let forced = forced.from_row(1).to_row(3).force();
     assert_eq!(forced.run().await.unwrap().events(), 3);
     assert_eq!(world.stored().await.duplicated(), 3);
-    assert_eq!(verify(&world).await.streams[0].duplicated, 3);
+    assert_eq!(verify(&world).await.streams[0].duplicates, 3);
 }
 
 async fn a_name_that_no_stream_takes_is_named<DB: Database>(world: World<DB>) {
@@ -372,7 +372,7 @@ async fn what_is_missing_in_stretches_and_here_and_there_comes_back_in_order<DB:
     assert_eq!((done.rows, done.held, done.events(), done.late), all);
     assert_eq!(done.gone, 0);
     assert_eq!(counts(&world, "EVENTS").await, [held, missing].concat());
-    assert_eq!(verify(&world).await.streams[0].sound, ROWS as u64);
+    assert_eq!(verify(&world).await.streams[0].ok, ROWS as u64);
     assert_eq!(republish.run().await.unwrap().events(), 0);
 }
 
@@ -430,7 +430,7 @@ async fn an_older_copy_of_the_store_is_made_whole<DB: Database>() {
         (0..3 * EVENTS).collect::<Vec<_>>()
     );
     let found = verify(&world).await;
-    assert!(found.is_sound(), "{found:?}");
+    assert!(found.is_ok(), "{found:?}");
     assert_eq!(world.outbox.losses().await.unwrap(), []);
 }
 

@@ -81,12 +81,12 @@ async fn what_another_event_keeps_out_is_told_and_not_repaired<DB: Journal>(worl
     let found = verified(&world).await;
     let stream = &found.streams[0];
     assert_eq!(
-        (stream.sound, stream.altered, stream.missing),
+        (stream.ok, stream.modified, stream.missing),
         (2, 1, 0),
         "{found:?}"
     );
     let told = &stream.differences[0];
-    assert_eq!(told.kind, DifferenceKind::Altered);
+    assert_eq!(told.kind, DifferenceKind::Modified);
     assert_eq!(
         (&*told.name, told.sequence, told.detail),
         ("user.deleted", Some(1), Some("name"))
@@ -100,7 +100,7 @@ async fn what_another_event_keeps_out_is_told_and_not_repaired<DB: Journal>(worl
     let republish = || Republish::new(&world.bus, &world.outbox);
     let done = republish().run().await.unwrap();
     assert_eq!(
-        (done.events(), done.held, done.taken_ids),
+        (done.events(), done.stored, done.duplicate_ids),
         (0, 2, 1),
         "{done:?}"
     );
@@ -140,7 +140,7 @@ async fn a_payload_of_the_same_size_tells_them_apart<DB: Journal>(world: World<D
     let found = verified(&world).await;
     let stream = &found.streams[0];
     assert_eq!(
-        (stream.sound, stream.altered, stream.missing),
+        (stream.ok, stream.modified, stream.missing),
         (1, 1, 0),
         "{found:?}"
     );
@@ -154,7 +154,7 @@ async fn what_is_parked_for_its_id_is_not_traced_to_the_other_one<DB: Journal>(w
     let events = traced(&world, Sought::Event(id)).await;
     let stored: Vec<usize> = events.iter().map(|event| event.stored.len()).collect();
     assert_eq!(stored, [1, 0], "{events:?}");
-    assert!(verified(&world).await.is_sound());
+    assert!(verified(&world).await.is_ok());
 }
 
 async fn what_others_publish_under_one_id_is_theirs<DB: Journal>(world: World<DB>) {
@@ -177,6 +177,6 @@ async fn what_others_publish_under_one_id_is_theirs<DB: Journal>(world: World<DB
         }
     }
     let found = verified(&world).await;
-    assert!(found.is_sound(), "{found:?}");
-    assert_eq!((found.streams[0].sound, found.streams[0].others), (1, 4));
+    assert!(found.is_ok(), "{found:?}");
+    assert_eq!((found.streams[0].ok, found.streams[0].foreign), (1, 4));
 }

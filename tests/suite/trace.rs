@@ -115,7 +115,7 @@ async fn what_is_relayed_has_its_batch_its_place_and_nobody_who_got_it<DB: Datab
     let running = world.run(worker);
     let first = world.commit("ada").await;
     world.publish_all().await;
-    becomes(&world, first, "mail", TracedOutcome::Answered).await;
+    becomes(&world, first, "mail", TracedOutcome::Acknowledged).await;
     running.stop().await.unwrap();
     let before = Utc::now() - TimeDelta::seconds(60);
     let ids = [world.commit("bob").await, world.commit("eve").await];
@@ -160,7 +160,7 @@ async fn what_is_handled_is_known_by_the_inbox_else_by_the_floor<DB: Database>(w
     let running = world.run(worker);
     let id = world.commit("ada").await;
     world.publish_all().await;
-    becomes(&world, id, "mail", TracedOutcome::Answered).await;
+    becomes(&world, id, "mail", TracedOutcome::Acknowledged).await;
     let event = becomes(&world, id, "books", TracedOutcome::Handled).await;
     running.stop().await.unwrap();
     assert!(

@@ -104,7 +104,7 @@ async fn a_stream_is_verified_and_searched_through_what_cannot_be_read<DB: Datab
 
     let verify = Verify::new(&world.bus, &world.outbox).payloads();
     let found = within("it is verified", verify.run()).await.unwrap();
-    assert_eq!(found.streams[0].sound, 6, "{found:?}");
+    assert_eq!(found.streams[0].ok, 6, "{found:?}");
 
     let trace = Trace::new(&world.bus).streams(["EVENTS"]);
     let key = Sought::Key("one".to_owned());

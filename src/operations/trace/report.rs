@@ -50,7 +50,7 @@ pub struct TracedEvent {
     pub source: Option<String>,
     /// What the outbox knows.
     pub outbox: OutboxTrace,
-    /// The batches that held it, as far as the ledger knows.
+    /// The batches that contained it, as far as the ledger knows.
     pub batches: Vec<TracedBatch>,
     /// Where it is stored; more than one position when it was stored again.
     pub stored: Vec<StoredEvent>,
@@ -245,7 +245,7 @@ pub enum TracedOutcome {
     /// It was handled.
     Handled,
     /// It was acknowledged, and no place records how it ended.
-    Answered,
+    Acknowledged,
     /// It will not be delivered: it lies before the subscriber's start.
     Before,
     /// Nothing is known.
@@ -270,7 +270,7 @@ pub enum DeliveryTrace {
         delivered: u64,
     },
     /// It is acknowledged.
-    Answered {
+    Acknowledged {
         /// The sequence up to which everything is acknowledged.
         floor: u64,
     },
@@ -307,7 +307,7 @@ pub struct RetryTrace {
 #[non_exhaustive]
 pub struct DeadLetterTrace {
     /// Its sequence in the dead-letter stream.
-    pub letter: u64,
+    pub sequence: u64,
     /// When it was stored.
     pub at: DateTime<Utc>,
     /// The kind of cause.
@@ -343,7 +343,7 @@ impl SubscriberTrace {
             _ if self.inbox.is_some() || !self.dead_letters.is_empty() => TracedOutcome::DeadLetter,
             DeliveryTrace::NotYet { .. } => TracedOutcome::NotDelivered,
             DeliveryTrace::Delivered { .. } => TracedOutcome::Delivered,
-            DeliveryTrace::Answered { .. } => TracedOutcome::Answered,
+            DeliveryTrace::Acknowledged { .. } => TracedOutcome::Acknowledged,
             DeliveryTrace::Before { .. } => TracedOutcome::Before,
             DeliveryTrace::Unknown { .. } => TracedOutcome::Unknown,
         };

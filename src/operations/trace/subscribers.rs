@@ -155,7 +155,7 @@ impl Search<'_> {
             .at(&letter.subscriber)
             .dead_letters
             .push(DeadLetterTrace {
-                letter: letter.sequence,
+                sequence: letter.sequence,
                 at: letter.stored_at,
                 cause: letter.cause.clone(),
                 attempts: letter.attempts,
@@ -331,7 +331,7 @@ fn delivery(durable: &Durable, place: &StoredEvent) -> DeliveryTrace {
         return DeliveryTrace::Before { beginning };
     }
     match place.sequence {
-        sequence if sequence <= floor => DeliveryTrace::Answered { floor },
+        sequence if sequence <= floor => DeliveryTrace::Acknowledged { floor },
         sequence if sequence <= delivered => DeliveryTrace::Delivered { floor, delivered },
         _ => DeliveryTrace::NotYet { delivered },
     }

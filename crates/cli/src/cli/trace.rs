@@ -315,7 +315,7 @@ fn of_letter(letter: &DeadLetterTrace) -> String {
     };
     format!(
         "dead-lettered: {cause} after {attempts} attempts{redriven}: {} (dead letter {})",
-        letter.error, letter.letter
+        letter.error, letter.sequence
     )
 }
 
@@ -360,7 +360,9 @@ fn summary(one: &SubscriberTrace) -> String {
         DeliveryTrace::Delivered { floor, delivered } => format!(
             "delivered; the server does not say which of {floor} to {delivered} are acknowledged"
         ),
-        DeliveryTrace::Answered { floor } => format!("everything up to {floor} is acknowledged"),
+        DeliveryTrace::Acknowledged { floor } => {
+            format!("everything up to {floor} is acknowledged")
+        }
         DeliveryTrace::Before { beginning } => format!("its consumer begins {beginning}"),
         DeliveryTrace::Unknown { why } => why.clone(),
         other => format!("{other:?}"),
@@ -371,7 +373,7 @@ fn summary(one: &SubscriberTrace) -> String {
         TracedOutcome::WaitsForRetry => "waits for its next attempt",
         TracedOutcome::DeadLetter => "dead-lettered",
         TracedOutcome::Handled => "handled, says the inbox",
-        TracedOutcome::Answered => {
+        TracedOutcome::Acknowledged => {
             "acknowledged; the outcome is not recorded, and no retry and no dead letter of it exists"
         }
         TracedOutcome::Before => "never delivered by its present consumer",

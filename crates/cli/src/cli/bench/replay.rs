@@ -96,8 +96,8 @@ async fn replay<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<R
         handled,
         done,
         wrong: Wrong {
-            // Without order, inversions are not errors.
-            inversions: 0,
+            // Without order, out_of_order are not errors.
+            out_of_order: 0,
             ..tally.wrong()
         },
     })
