@@ -220,6 +220,10 @@ impl Replays {
     ///
     /// # Errors
     /// [`ReplayError::NoReplay`]; [`ReplayError::Over`] when it has ended; otherwise [`ReplayError::Bus`].
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the state may or may not have changed. Calling it again has the same result as one
+    /// call.
     pub async fn pause(&self, id: ReplayId) -> Result<Replay, ReplayError> {
         self.set(id, ReplayState::Paused).await
     }
@@ -227,6 +231,9 @@ impl Replays {
     /// Resumes a paused replay where it stopped. A running replay keeps running.
     ///
     /// # Errors
+    /// As [`Replays::pause`].
+    ///
+    /// # Cancel safety
     /// As [`Replays::pause`].
     pub async fn resume(&self, id: ReplayId) -> Result<Replay, ReplayError> {
         self.set(id, ReplayState::Running).await
@@ -237,6 +244,10 @@ impl Replays {
     ///
     /// # Errors
     /// As [`Replays::pause`].
+    ///
+    /// # Cancel safety
+    /// As [`Replays::pause`]. The consumers of the replay may remain when no instance runs; calling it again deletes
+    /// them.
     pub async fn cancel(&self, id: ReplayId) -> Result<Replay, ReplayError> {
         let replay = self.set(id, ReplayState::Cancelled).await?;
         // The instance that works on it deletes the consumers; without one, they would remain.

@@ -192,6 +192,9 @@ impl Subscribers {
     ///
     /// # Errors
     /// As [`Subscribers::find`], and [`SubscribersError::Partly`]; calling it again continues.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, some of its streams may be paused and others not. Calling it again continues.
     pub async fn pause(
         &self,
         name: &str,
@@ -207,6 +210,9 @@ impl Subscribers {
     ///
     /// # Errors
     /// As [`Subscribers::pause`].
+    ///
+    /// # Cancel safety
+    /// As [`Subscribers::pause`].
     pub async fn resume(&self, name: &str) -> Result<bool, SubscribersError> {
         self.set_pause(name, None).await
     }
@@ -218,6 +224,10 @@ impl Subscribers {
     ///
     /// # Errors
     /// [`SubscribersError::NoReplica`], otherwise as [`Subscribers::pause`].
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, some of its streams may be pruned. Calling it again prunes the rest, and returns only
+    /// those.
     pub async fn prune(
         &self,
         name: &str,

@@ -191,6 +191,9 @@ impl<DB: Store> Outbox<DB> {
     ///
     /// # Errors
     /// [`OutboxError`] when the database fails; [`ElsewhereError::Bus`], within it, when NATS does not answer.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, all of it has happened, or nothing. Calling it again has the same result as one call.
     pub async fn use_nats(&self, bus: &Bus) -> Result<NatsMove, OutboxError> {
         let plan = self.nats_move(bus).await?;
         let kept = StoredHome {

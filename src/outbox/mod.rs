@@ -292,6 +292,9 @@ impl<DB: Store> Outbox<DB> {
     ///
     /// # Errors
     /// [`OutboxError`]; the database then decides the state of the transaction: in Postgres it is aborted.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the event may or may not be part of the transaction: roll it back.
     pub async fn enqueue(
         &self,
         tx: &mut sqlx::Transaction<'_, DB>,
@@ -311,6 +314,9 @@ impl<DB: Store> Outbox<DB> {
     /// # Errors
     /// [`OutboxError`]; when an event is not valid, or two of them have the same id, none was written. The same event
     /// twice is written once.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, any number of the events may be part of the transaction: roll it back.
     pub async fn enqueue_all<E: IntoEnvelope>(
         &self,
         tx: &mut sqlx::Transaction<'_, DB>,

@@ -295,6 +295,9 @@ impl<DB: Store> Outbox<DB> {
     ///
     /// # Errors
     /// [`OutboxError::NotMigrated`] without tables, else [`OutboxError::Database`].
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, all of it has happened, or nothing. Calling it again requests the same events again.
     pub async fn unpark(&self, selection: &ParkedSelection) -> Result<u64, OutboxError> {
         let names = &self.shared.names;
         let asking =
@@ -310,6 +313,10 @@ impl<DB: Store> Outbox<DB> {
     ///
     /// # Errors
     /// [`OutboxError::NotMigrated`] without tables, else [`OutboxError::Database`].
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, all selected events are discarded and in the ledger, or none is. Discarded events that
+    /// were not returned are lost to the caller: store them before, as [`Outbox::parked_whole`] returns them.
     pub async fn discard(
         &self,
         selection: &ParkedSelection,
@@ -329,6 +336,9 @@ impl<DB: Store> Outbox<DB> {
     ///
     /// # Errors
     /// As for [`Outbox::discard`].
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, all of the rows are discarded and in the ledger, or none is.
     pub async fn discard_rows(&self, ids: &[i64]) -> Result<Vec<ParkedEvent>, OutboxError> {
         let discarding = async |connection: &mut DB::Connection| {
             self.give_up(connection, ids, Extent::Head).await

@@ -297,6 +297,9 @@ impl<DB: Store> Outbox<DB> {
     ///
     /// # Errors
     /// [`OutboxError::NotMigrated`] without tables, else [`OutboxError::Database`].
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, all of it has happened, or nothing. [`Outbox::losses`] shows it.
     pub async fn acknowledge_loss(&self, stream: &str) -> Result<Option<Loss>, OutboxError> {
         self.settle(stream, Settled::Accepted).await
     }

@@ -135,6 +135,9 @@ impl<DB: Store> OutboxTransaction<DB> {
     ///
     /// # Errors
     /// [`OutboxError::Database`]; the database then decides the state of the transaction: in Postgres it is aborted.
+    ///
+    /// # Cancel safety
+    /// As for [`Outbox::cancel`].
     pub async fn cancel(&mut self, id: EventId) -> Result<bool, OutboxError> {
         self.outbox.cancel_on(&mut self.tx, id).await
     }
@@ -146,6 +149,9 @@ impl<DB: Store> OutboxTransaction<DB> {
     /// committed. [`OutboxError::Database`] when the database failed: before COMMIT was sent, nothing is committed;
     /// when the answer to it was lost, the outcome is unknown. [`OutboxError::RolledBack`] when there is no transaction
     /// left to commit.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, everything in the transaction is committed, or nothing.
     pub async fn commit(mut self) -> Result<(), OutboxError> {
         self.is_there().await?;
         let wakes = !self.is_empty();
@@ -212,6 +218,9 @@ impl<DB: Store> OutboxTransaction<DB> {
     ///
     /// # Errors
     /// [`OutboxError::Database`] when the connection is lost; nothing is committed then either.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the transaction is rolled back too.
     pub async fn rollback(self) -> Result<(), OutboxError> {
         let rolled_back = Concluded::new(self.tx).roll_back().await;
         rolled_back.map_err(OutboxError::database)

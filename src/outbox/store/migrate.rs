@@ -74,6 +74,9 @@ impl<DB: Store> Outbox<DB> {
     ///
     /// # Errors
     /// [`MigrateError`]; the database is then at the last migration that succeeded.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, each migration has happened as a whole, or not at all. Calling it again runs the rest.
     pub async fn migrate(&self) -> Result<Vec<&'static str>, MigrateError> {
         match self.migrate_one_by_one().await {
             Err(MigrateError::Database(source) | MigrateError::Failed { source, .. })
