@@ -219,7 +219,7 @@ impl Replays {
     /// Pauses a replay: what is in flight ends, and no further event is begun. A paused replay stays paused.
     ///
     /// # Errors
-    /// [`ReplayError::NoReplay`]; [`ReplayError::Over`] when it has ended; otherwise [`ReplayError::Bus`].
+    /// [`ReplayError::NoReplay`]; [`ReplayError::Ended`] when it has ended; otherwise [`ReplayError::Bus`].
     ///
     /// # Cancel safety
     /// When the future is dropped, the state may or may not have changed. Calling it again has the same result as one
@@ -266,7 +266,7 @@ impl Replays {
             }
             if replay.state.is_final() {
                 let state = replay.state;
-                return Err(ReplayError::Over { id, state });
+                return Err(ReplayError::Ended { id, state });
             }
             replay.state = state;
             replay.reason = None;

@@ -131,7 +131,7 @@ pub enum SubscribersError {
     #[error(
         "no instance of {name} answers: only its running instances know which events it handles"
     )]
-    NoReplica {
+    NoInstance {
         /// The name.
         name: String,
     },
@@ -223,7 +223,7 @@ impl Subscribers {
     /// Returns the names that are no longer delivered, by stream.
     ///
     /// # Errors
-    /// [`SubscribersError::NoReplica`], otherwise as [`Subscribers::pause`].
+    /// [`SubscribersError::NoInstance`], otherwise as [`Subscribers::pause`].
     ///
     /// # Cancel safety
     /// When the future is dropped, some of its streams may be pruned. Calling it again prunes the rest, and returns only
@@ -234,7 +234,7 @@ impl Subscribers {
     ) -> Result<BTreeMap<String, Vec<String>>, SubscribersError> {
         let state = self.find_whole(name).await?;
         if state.instances.is_empty() {
-            return Err(SubscribersError::NoReplica {
+            return Err(SubscribersError::NoInstance {
                 name: name.to_owned(),
             });
         }

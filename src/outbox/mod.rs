@@ -114,7 +114,7 @@ pub enum OutboxError {
     TooLarge(#[from] TooLarge),
     /// Two events that are written together have the same id. None of the events is written.
     #[error("{event} is the id of two events, {first} and {second}: give each an id of its own")]
-    TakenId {
+    DuplicateId {
         /// The id.
         event: EventId,
         /// The name and the key of the first event.

@@ -145,7 +145,7 @@ impl<DB: Store> OutboxTransaction<DB> {
     /// Writes the events, commits, and wakes the relay. The same event twice is written once.
     ///
     /// # Errors
-    /// [`OutboxError::TakenId`] when two different events have one id, or when one of them is also delayed: nothing is
+    /// [`OutboxError::DuplicateId`] when two different events have one id, or when one of them is also delayed: nothing is
     /// committed. [`OutboxError::Database`] when the database failed: before COMMIT was sent, nothing is committed;
     /// when the answer to it was lost, the outcome is unknown. [`OutboxError::RolledBack`] when there is no transaction
     /// left to commit.

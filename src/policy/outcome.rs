@@ -38,7 +38,7 @@ pub enum Outcome {
     /// It is retried after this time.
     Retry(Duration),
     /// It is deferred by this time, without counting an attempt: a dependency of the handler is unavailable.
-    Postpone(Duration),
+    Defer(Duration),
     /// It is dead-lettered.
     Reject(DeadLetter),
 }
@@ -163,22 +163,22 @@ impl Outcome {
             Self::Ack => "ack",
             Self::Duplicate => "duplicate",
             Self::Retry(_) => "retry",
-            Self::Postpone(_) => "postpone",
+            Self::Defer(_) => "defer",
             Self::Reject(_) => "reject",
         }
     }
 }
 
 /// The delay of an event that is deferred because something is unavailable.
-const POSTPONED: Retry =
+const DEFERRED: Retry =
     Retry::exponential(Duration::from_millis(250), Duration::from_secs(10)).attempts(u32::MAX);
 
-/// Decides the outcome of attempt number `attempt`, from 1. Before it the event was deferred `postponed` times.
+/// Decides the outcome of attempt number `attempt`, from 1. Before it the event was deferred `deferrals` times.
 /// `random` is from 0 to 1.
 pub(crate) fn decide(
     result: Result<Handled, Failure>,
     attempt: u32,
-    postponed: u32,
+    deferrals: u32,
     retry: &Retry,
     random: f64,
 ) -> Outcome {
@@ -191,8 +191,8 @@ pub(crate) fn decide(
     let dead = |cause| Outcome::Reject(DeadLetter::new(cause, &failure, attempt));
     match (failure.verdict, retry.delay(attempt, random)) {
         (Verdict::Unavailable | Verdict::Undecided, _) => {
-            let after = POSTPONED.delay(postponed.saturating_add(1), random);
-            Outcome::Postpone(after.unwrap_or_default())
+            let after = DEFERRED.delay(deferrals.saturating_add(1), random);
+            Outcome::Defer(after.unwrap_or_default())
         }
         (Verdict::Undecodable, _) => dead(Cause::Undecodable),
         (Verdict::OutsideInbox, _) => dead(Cause::OutsideInbox),
@@ -235,13 +235,13 @@ mod tests {
 
     #[test]
     fn what_is_not_there_costs_no_attempt_and_is_waited_for_longer_each_time() {
-        let decided = |postponed| {
+        let decided = |deferrals| {
             let failure = Failure::unavailable("no database");
-            decide(Err(failure), 3, postponed, &RETRY, 1.0)
+            decide(Err(failure), 3, deferrals, &RETRY, 1.0)
         };
-        assert_eq!(decided(0), Outcome::Postpone(Duration::from_millis(250)));
-        assert_eq!(decided(1), Outcome::Postpone(Duration::from_millis(500)));
-        assert_eq!(decided(u32::MAX), Outcome::Postpone(Duration::ZERO));
+        assert_eq!(decided(0), Outcome::Defer(Duration::from_millis(250)));
+        assert_eq!(decided(1), Outcome::Defer(Duration::from_millis(500)));
+        assert_eq!(decided(u32::MAX), Outcome::Defer(Duration::ZERO));
     }
 
     #[test]

@@ -348,7 +348,7 @@ async fn without_the_database_nothing_is_given_up<DB: Database>(world: World<DB>
         .deliver(Envelope::of(&User::new("ada")).unwrap())
         .await;
     let outcome = delivered.outcome.unwrap();
-    assert!(matches!(outcome, Outcome::Postpone(_)), "{outcome:?}");
+    assert!(matches!(outcome, Outcome::Defer(_)), "{outcome:?}");
     let error = delivered.error.unwrap();
     assert!(
         error.contains("cannot record that the event is dead-lettered"),

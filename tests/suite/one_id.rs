@@ -267,7 +267,7 @@ async fn a_transaction_that_is_refused_for_its_ids_names_both_events<DB: Journal
     let first = || event(id, "user.created", "k1", "1");
     let names = |refused: OutboxError, second: &str| {
         let said = refused.to_string();
-        assert!(matches!(refused, OutboxError::TakenId { event, .. } if event == id));
+        assert!(matches!(refused, OutboxError::DuplicateId { event, .. } if event == id));
         for named in [&*id.to_string(), "user.created k1", second] {
             assert!(said.contains(named), "{named}: {said}");
         }

@@ -221,7 +221,7 @@ async fn without_a_replica_only_a_forced_replay_is_begun() {
     let request = from(StartFrom::Beginning);
     let refused = ask(&world, &request).await.unwrap_err();
     assert!(
-        matches!(refused, ReplayError::NoReplica { .. }),
+        matches!(refused, ReplayError::NoInstance { .. }),
         "{refused}"
     );
     let forced = ask(&world, &request.force()).await.unwrap();

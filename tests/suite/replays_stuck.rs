@@ -86,7 +86,7 @@ impl Limited {
         let slowly = everything().rate_limit(Rate::per_second(50));
         loop {
             match Replays::new(&self.all).start(NAME, &slowly).await {
-                Err(ReplayError::NoReplica { .. } | ReplayError::Unknown { .. }) => {}
+                Err(ReplayError::NoInstance { .. } | ReplayError::Unknown { .. }) => {}
                 started => return started.unwrap(),
             }
         }
@@ -303,7 +303,7 @@ async fn a_replay_whose_stream_has_no_leader_says_so_and_goes_on_once_it_has_one
             match replays.start(NAME, &slowly).await {
                 // The consumers of the subscriber have no leader yet.
                 Err(ReplayError::Bus(_)) => {}
-                Err(ReplayError::NoReplica { .. } | ReplayError::Unknown { .. }) => {}
+                Err(ReplayError::NoInstance { .. } | ReplayError::Unknown { .. }) => {}
                 started => return started.unwrap(),
             }
         }

@@ -80,7 +80,7 @@ async fn a_name_that_no_replica_wants_any_more_is_dropped_when_somebody_says_so(
     let subscribers = Subscribers::new(&world.bus);
     let nobody = subscribers.prune("w").await;
     assert!(
-        matches!(nobody, Err(SubscribersError::NoReplica { .. })),
+        matches!(nobody, Err(SubscribersError::NoInstance { .. })),
         "{nobody:?}"
     );
 

@@ -177,7 +177,7 @@ async fn it_is_parked_when_it_differs_in_its_headers_only_and_not_in_its_trace<D
     tx.publish(of("bolt")).unwrap();
     assert!(matches!(
         tx.commit().await,
-        Err(OutboxError::TakenId { .. })
+        Err(OutboxError::DuplicateId { .. })
     ));
 }
 
@@ -438,7 +438,7 @@ async fn a_transaction_with_two_events_of_one_id_is_refused_at_its_commit<DB: Jo
     tx.publish(second()).unwrap();
     let refused = tx.commit().await.unwrap_err();
     assert!(
-        matches!(refused, OutboxError::TakenId { event, .. } if event == id),
+        matches!(refused, OutboxError::DuplicateId { event, .. } if event == id),
         "{refused}"
     );
     let mut tx = world.outbox.begin().await.unwrap();
@@ -447,7 +447,7 @@ async fn a_transaction_with_two_events_of_one_id_is_refused_at_its_commit<DB: Jo
     assert!(tx.commit().await.is_err());
     let mut tx = world.outbox.pool().begin().await.unwrap();
     let all = world.outbox.enqueue_all(&mut tx, [first(), second()]).await;
-    assert!(matches!(all, Err(OutboxError::TakenId { .. })));
+    assert!(matches!(all, Err(OutboxError::DuplicateId { .. })));
     drop(tx);
     assert_eq!(world.outbox.status().await.unwrap().backlog, 0);
 }
@@ -461,7 +461,7 @@ async fn a_publisher_is_told_that_another_event_has_its_id<DB: Journal>(world: W
     let told = publisher
         .publish(event(id, "user.deleted", "k2", "2"))
         .await;
-    let Err(PublishError::TakenId { event, holder }) = told else {
+    let Err(PublishError::DuplicateId { event, holder }) = told else {
         panic!("{told:?}")
     };
     assert_eq!(event, id);

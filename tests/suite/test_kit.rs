@@ -306,7 +306,7 @@ async fn a_database_without_tables_postpones_and_costs_no_attempt() {
     let mut worker = TestWorker::new(subscriber, App::default());
     let postponed = worker.deliver(&User::new("ada")).await;
     assert!(
-        matches!(postponed.outcome, Some(Outcome::Postpone(_))),
+        matches!(postponed.outcome, Some(Outcome::Defer(_))),
         "{postponed:?}"
     );
     assert!(postponed.error.unwrap().contains("tidings migrate"));
@@ -336,7 +336,7 @@ async fn circuit_and_rate_go_by_the_clock_of_the_worker() {
     worker.deliver(&User::new("twice")).await;
     let postponed = worker.deliver(&User::new("failing")).await;
     assert!(
-        matches!(postponed.outcome, Some(Outcome::Postpone(_))),
+        matches!(postponed.outcome, Some(Outcome::Defer(_))),
         "{postponed:?}"
     );
     assert_eq!(worker.elapsed(), HOUR, "the probe");

@@ -33,7 +33,7 @@ impl<DB: Database> World<DB> {
         loop {
             match replays.start(subscriber, request).await {
                 // A worker that has just started does not answer yet.
-                Err(ReplayError::NoReplica { .. }) if Instant::now() < end => {}
+                Err(ReplayError::NoInstance { .. }) if Instant::now() < end => {}
                 started => return started.expect("a replay"),
             }
         }

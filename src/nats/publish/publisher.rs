@@ -49,7 +49,7 @@ pub enum PublishError {
     },
     /// Another event has the same id, so the event was not stored. Give it an id of its own.
     #[error("{event} was not stored: {holder}")]
-    TakenId {
+    DuplicateId {
         /// The event's id.
         event: EventId,
         /// Which event has the id, and where it is.
@@ -154,7 +154,7 @@ impl EventPublisher {
     ) -> Result<EventId, PublishError> {
         let event = envelope.id();
         match self.bus.holder(&stream, seq, envelope.into()).await {
-            Ok(Holder::Other(holder)) => Err(PublishError::TakenId { event, holder }),
+            Ok(Holder::Other(holder)) => Err(PublishError::DuplicateId { event, holder }),
             Ok(Holder::Same | Holder::Nothing) => Ok(event),
             Err(error) => {
                 tracing::warn!(event.id = %event, stream, sequence = seq, %error,

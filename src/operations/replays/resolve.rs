@@ -23,7 +23,7 @@ pub(super) async fn ranges(
 ) -> Result<Vec<ReplayRange>, ReplayError> {
     let state = Subscribers::new(bus).find_whole(subscriber).await?;
     if state.instances.is_empty() && !request.force {
-        return Err(ReplayError::NoReplica {
+        return Err(ReplayError::NoInstance {
             subscriber: subscriber.to_owned(),
         });
     }

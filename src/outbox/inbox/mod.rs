@@ -336,7 +336,7 @@ impl<DB: Store> Inbox<DB> {
             // Only the connection is lost; the database may be available.
             _ if link::is_lost(&error) => Failure::unavailable(error).undecided(),
             OutboxError::Database(said) if DB::is_refusal(said.sqlx()) => Failure::retry(error),
-            OutboxError::TakenId { .. } => Failure::retry(error),
+            OutboxError::DuplicateId { .. } => Failure::retry(error),
             // Caused by a savepoint that the handler has dropped.
             OutboxError::RolledBack => Failure::retry(error),
             _ => Failure::unavailable(error),

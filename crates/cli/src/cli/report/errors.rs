@@ -139,7 +139,7 @@ impl From<SubscribersError> for Report {
         match &error {
             SubscribersError::Unknown { .. } => Self::of(Exit::Failed, &error)
                 .cure("tidings subscribers list, which lists all subscribers"),
-            SubscribersError::NoReplica { .. } => {
+            SubscribersError::NoInstance { .. } => {
                 Self::of(Exit::Failed, &error).cure("start a worker that runs it")
             }
             SubscribersError::Partly { source, .. } => {
@@ -195,7 +195,7 @@ impl From<ReplayError> for Report {
     fn from(error: ReplayError) -> Self {
         let (exit, cure) = match &error {
             ReplayError::Unknown { .. } => (Exit::Failed, "tidings subscribers list".to_owned()),
-            ReplayError::NoReplica { .. } => {
+            ReplayError::NoInstance { .. } => {
                 let cure = "start a worker that runs it, or use --force: the replay then waits for a worker";
                 (Exit::Failed, cure.to_owned())
             }
