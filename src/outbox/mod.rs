@@ -53,7 +53,7 @@ pub use inbox::{BatchTransactionalHandler, InboxTransaction, TransactionalHandle
 pub use parked::{ParkedEvent, ParkedSelection};
 #[cfg(feature = "failpoints")]
 pub use relay::failpoint;
-pub use relay::{Relay, RelayError, RelayInstance};
+pub use relay::{DatabaseKind, Relay, RelayError, RelayInstance};
 pub use republish::RepublishError;
 pub(crate) use republish::{Chosen, Ends, LedgerKind, Sender, Sending, Streams};
 pub use standing::{Loss, StreamState};
