@@ -2,6 +2,7 @@
 
 use std::{
     panic::AssertUnwindSafe,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -90,7 +91,7 @@ async fn counting() -> TestWorker<App> {
     )
 }
 
-async fn counted(worker: &TestWorker<App>) -> i64 {
+async fn counted(worker: Arc<TestWorker<App>>) -> i64 {
     let pool = worker.state().outbox.as_ref().unwrap().pool();
     let sum = sqlx::query_scalar("select coalesce(sum(count), 0) from counter");
     sum.fetch_one(pool).await.unwrap()
@@ -408,6 +409,23 @@ async fn the_check_passes_handlers_that_may_be_run_twice() {
     .await;
 }
 
+/// Compiles only when the future of the check is `Send`, also with closures that borrow.
+#[tokio::test]
+async fn the_check_runs_in_a_spawned_task() {
+    let functions = tokio::spawn(assert_idempotent(User::new("ada"), counting, counted));
+    functions.await.unwrap();
+    let closures = tokio::spawn(async {
+        let (user, added) = (User::new("ada"), "select count(*) from counter");
+        let observe = async |worker: Arc<TestWorker<App>>| -> i64 {
+            let pool = worker.state().outbox.as_ref().unwrap().pool();
+            sqlx::query_scalar(added).fetch_one(pool).await.unwrap()
+        };
+        let handler = add_by_id;
+        assert_idempotent(&user, async || plain(handler).await, observe).await;
+    });
+    closures.await.unwrap();
+}
+
 #[tokio::test]
 async fn the_check_catches_an_insert_without_a_key_and_names_the_cure() {
     let user = User::new("ada");
@@ -454,6 +472,11 @@ async fn a_check_that_could_not_fail_says_so() {
     let user = User::new("ada");
     let blind = assert_idempotent(&user, counting, async |_| 0);
     assert!(verdict(blind).await.contains("sees no effect"));
+
+    let kept = std::sync::Mutex::new(None);
+    let keeping = async |worker| *kept.lock().unwrap() = Some(worker);
+    let keeping = verdict(assert_idempotent(&user, counting, keeping)).await;
+    assert!(keeping.contains("still has the worker"), "{keeping}");
 
     let rejected = User::new("failing");
     let failing = assert_idempotent(&rejected, counting, counted);
