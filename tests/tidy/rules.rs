@@ -241,6 +241,35 @@ pub const RULES: &[Rule] = &[
         ),
     },
     Rule {
+        reason: "a public struct with public fields is `#[non_exhaustive]`: a new field breaks no user",
+        within: |path| {
+            let are_inner = path.is_in(&["src/outbox/"]);
+            let are_shown = ["status.rs", "standing.rs", "relay/reporter.rs"];
+            path.is_in(&["src/", "crates/contract/src/", "crates/test-servers/src/"])
+                && (!are_inner || are_shown.iter().any(|file| path.0.ends_with(file)))
+        },
+        breaks: Source::open_structs,
+        example: (
+            "src/instance.rs",
+            "//! I.\n#[derive(Clone)]\npub struct HotKey {\n    pub key: String,\n}\n",
+        ),
+    },
+    Rule {
+        reason: "an error that users match holds a `DatabaseError`, and not that of sqlx",
+        within: |path| path.is_in(&["src/"]) && !path.is_in(&["src/outbox/relay/fault.rs"]),
+        breaks: |source| {
+            source.lines_with(&[
+                "source: sqlx::Error,",
+                "#[source] sqlx::Error",
+                "#[from] sqlx::Error",
+            ])
+        },
+        example: (
+            "src/outbox/mod.rs",
+            "//! O.\npub enum E {\n    Database(#[from] sqlx::Error),\n}\n",
+        ),
+    },
+    Rule {
         reason: "a file of more than 500 lines has two nouns",
         within: |path| path.is_in(SHIPPED),
         breaks: |source| match source.text.lines().count() {
