@@ -105,7 +105,7 @@ pub struct ParkedEvent {
     pub unpark_requested_at: Option<DateTime<Utc>>,
     /// Whether it is restored without a decision: it waits for a stream or subject, its unpark was requested, or it
     /// follows such an event under its key. False once it is discarded.
-    pub goes_back: bool,
+    pub is_returning: bool,
 }
 
 fn as_text<S: serde::Serializer>(payload: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
@@ -366,7 +366,7 @@ fn told(mut discarded: Vec<ParkedEvent>) -> Vec<ParkedEvent> {
     discarded.sort_by_key(|event| event.id);
     discarded
         .iter_mut()
-        .for_each(|event| event.goes_back = false);
+        .for_each(|event| event.is_returning = false);
     for ParkedEvent {
         id,
         event,

@@ -111,7 +111,7 @@ pub enum OutboxTrace {
         /// When an operator asked for it to be published.
         unpark_requested_at: Option<DateTime<Utc>>,
         /// Whether it is restored without a decision: for one of these reasons, or with an earlier event of its key.
-        goes_back: bool,
+        is_returning: bool,
     },
     /// It was discarded while it was parked.
     Discarded {

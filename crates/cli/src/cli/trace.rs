@@ -222,12 +222,12 @@ fn of_outbox(outbox: &OutboxTrace) -> Vec<Line> {
             error,
             blocked_on,
             unpark_requested_at,
-            goes_back,
+            is_returning,
         } => {
             let back = match (blocked_on, unpark_requested_at) {
                 (_, Some(at)) => format!("is restored as requested at {}", output::time(*at)),
                 (Some(what), _) => format!("is restored automatically, with {what}"),
-                (None, None) if *goes_back => {
+                (None, None) if *is_returning => {
                     "is restored automatically, with an earlier event of its key".to_owned()
                 }
                 (None, None) => "stays until `tidings outbox unpark` or `discard`".to_owned(),
