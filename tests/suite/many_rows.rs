@@ -122,7 +122,7 @@ async fn one_event_in_two_rows_is_copied_once<DB: Database>(world: World<DB>) {
     let into = || Republish::new(&world.bus, &world.outbox).into_prefix("copy");
     assert_eq!(done(into().missing()).await.events(), 2);
     let more = done(into().missing()).await;
-    assert_eq!((more.held, more.events()), (3, 0), "{more:?}");
+    assert_eq!((more.stored, more.events()), (3, 0), "{more:?}");
     assert_eq!(done(into()).await.events(), 2);
     let copies = Stream::read(&world.nats.url(), "COPY").await;
     assert_eq!(copies.len(), 4);

@@ -260,7 +260,7 @@ async fn rows_go_to_another_stream_under_a_prefix<DB: Database>(world: World<DB>
     assert_eq!(stored.0[0].header("ce-type"), "count.raised.v1");
     // The same command again continues where it was.
     let more = into().to_row(40).missing().run().await.unwrap();
-    assert_eq!((more.held, more.events()), (20, 10));
+    assert_eq!((more.stored, more.events()), (20, 10));
     assert_eq!(
         counts(&world, "RECOVERY").await,
         (10..40).collect::<Vec<_>>()
@@ -368,8 +368,11 @@ async fn what_is_missing_in_stretches_and_here_and_there_comes_back_in_order<DB:
     let looked = republish.dry_run().await.unwrap();
     let done = republish.run().await.unwrap();
     let all = (ROWS as u64, held.len() as u64, missing.len() as u64, late);
-    assert_eq!((looked.rows, looked.held, looked.wanted, looked.late), all);
-    assert_eq!((done.rows, done.held, done.events(), done.late), all);
+    assert_eq!(
+        (looked.rows, looked.stored, looked.wanted, looked.late),
+        all
+    );
+    assert_eq!((done.rows, done.stored, done.events(), done.late), all);
     assert_eq!(done.gone, 0);
     assert_eq!(counts(&world, "EVENTS").await, [held, missing].concat());
     assert_eq!(verify(&world).await.streams[0].ok, ROWS as u64);
@@ -398,10 +401,10 @@ async fn what_a_large_stream_misses_is_found_among_what_others_publish() {
     delete(&world, [7, 8, 30]).await;
     let republish = || Republish::new(&world.bus, &world.outbox);
     let dry = republish().dry_run().await.unwrap();
-    assert_eq!((dry.rows, dry.held, dry.wanted), (60, 57, 3), "{dry:?}");
+    assert_eq!((dry.rows, dry.stored, dry.wanted), (60, 57, 3), "{dry:?}");
     let done = republish().from_row(8).run().await.unwrap();
     assert_eq!(
-        (done.held, done.events(), done.late),
+        (done.stored, done.events(), done.late),
         (51, 2, 2),
         "{done:?}"
     );

@@ -9,7 +9,7 @@ use tidings::{
     InboxTransaction, Retry, StartFrom, Worker,
     dead_letters::{DeadLetterSelection, DeadLetters},
     handler::Cause,
-    replays::{ReplayRequest, Replays},
+    replays::{ReplayRequest, ReplayState, Replays},
     trace::{
         DeliveryTrace, InboxTrace, OutboxTrace, Sought, SubscriberTrace, Trace, Traced,
         TracedEvent, TracedOutcome,
@@ -275,7 +275,7 @@ async fn what_the_inbox_gave_up_and_what_is_replayed_is_told<DB: Database>(world
     };
     assert_eq!(
         (&told.id, told.state),
-        (&replay.id.to_string(), Some("running"))
+        (&replay.id.to_string(), Some(ReplayState::Running))
     );
     let event = world.traced(other).await;
     assert!(at(&event, "books").replays.is_empty(), "it has another key");

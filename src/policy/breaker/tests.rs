@@ -46,8 +46,8 @@ fn it_opens_when_everything_fails_and_closes_after_a_probe_that_succeeds() {
 
     now += 5 * SECOND;
     assert_eq!(
-        (circuit.gate(now), circuit.word(now)),
-        (Gate::Probe, "half-open")
+        (circuit.gate(now), circuit.shown(now)),
+        (Gate::Probe, CircuitState::HalfOpen)
     );
     let probe = circuit.begin(now).expect("a probe");
     assert_eq!(
