@@ -416,15 +416,14 @@ async fn the_check_passes_handlers_that_may_be_run_twice() {
 /// Compiles only when the future of the check is `Send`, also with closures that borrow.
 #[tokio::test]
 async fn the_check_runs_in_a_spawned_task() {
-    tokio::spawn(async {
+    let checks = async {
         let (user, handler, most) = (User::new("ada"), Arc::new(add_by_id), 5);
         assert_idempotent(&user, counting, counted).await;
         let setup = async || plain(*Arc::clone(&handler)).await;
         let observe = async |worker| counted(worker).await.min(most);
         assert_idempotent(&user, setup, observe).await;
-    })
-    .await
-    .unwrap();
+    };
+    tokio::spawn(checks).await.unwrap();
 }
 
 #[tokio::test]
