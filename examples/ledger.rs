@@ -66,6 +66,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use tidings::{
         handler::{Cause, Outcome},
@@ -118,7 +120,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_payment_is_booked_once_when_the_process_dies() {
-        let balance = async |worker: &TestWorker<App>| -> i64 {
+        let balance = async |worker: Arc<TestWorker<App>>| -> i64 {
             let cents = sqlx::query_scalar("select cents from account where id = 'ada'");
             cents.fetch_one(worker.state().pool()).await.unwrap()
         };

@@ -166,10 +166,7 @@ impl Enqueue {
         due: Option<DateTime<Utc>>,
     ) -> Result<EnqueueStatement, EnqueueError> {
         let envelope = context::inherit(event.into_envelope()?);
-        let defaults = wire::Defaults {
-            source: &self.source,
-            time: Utc::now(),
-        };
+        let defaults = wire::Defaults::new(&self.source, Utc::now());
         check_size(&envelope, defaults, self.max_payload)?;
         let is_suppressed = context::suppresses(1);
         Ok(EnqueueStatement {

@@ -3,9 +3,12 @@
 
 use std::{error::Error, fmt};
 
+#[cfg(feature = "outbox")]
+use crate::database_error::DatabaseError;
+
 /// The texts of an error and of its sources, the outermost first.
 ///
-/// A database error is shown as [`Diagnosis`](crate::outbox::Diagnosis) reads it: message, code, detail and hint. Its own text
+/// A database error is shown as its server reports it: message, code, detail and hint. Its own text
 /// ends with a line number of the server's source code, which does not help.
 #[must_use]
 pub fn error_texts(error: &(dyn Error + 'static)) -> Vec<String> {
@@ -42,7 +45,11 @@ pub(crate) fn write_texts(
 
 #[cfg(feature = "outbox")]
 fn of_database(error: &(dyn Error + 'static)) -> Option<String> {
-    error.downcast_ref().map(said)
+    let carried = error.downcast_ref::<DatabaseError>();
+    let error = carried
+        .map(DatabaseError::sqlx)
+        .or_else(|| error.downcast_ref());
+    error.map(said)
 }
 
 #[cfg(not(feature = "outbox"))]

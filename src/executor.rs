@@ -246,7 +246,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
     fn dated(&self, mut outcome: Outcome, arrival: &mut Arrival, attempt: u32) -> Outcome {
         match outcome {
             Outcome::Ack | Outcome::Duplicate => return outcome,
-            Outcome::Postpone(_) => {
+            Outcome::Defer(_) => {
                 arrival.past.deferrals = arrival.past.deferrals.saturating_add(1);
                 return outcome;
             }
@@ -351,8 +351,8 @@ impl<S: Send + Sync + 'static> Executor<S> {
         let (deferrals, retry) = (arrival.past.deferrals, &self.subscriber.retry);
         let outcome = outcome::decide(result, attempt, deferrals, retry, (self.random)());
         let outcome = match (counts, verdict) {
-            (false, Some(Verdict::Retry)) => Outcome::Postpone(Duration::ZERO),
-            (false, Some(Verdict::RetryAfter(after))) => Outcome::Postpone(after),
+            (false, Some(Verdict::Retry)) => Outcome::Defer(Duration::ZERO),
+            (false, Some(Verdict::RetryAfter(after))) => Outcome::Defer(after),
             _ => outcome,
         };
         (outcome, error)

@@ -1,10 +1,12 @@
 //! What one process reports of a subscriber that it runs. A plain value; nothing here is stored anywhere.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+use crate::policy::breaker::CircuitState;
 
 /// An instance of a subscriber: a process that runs it, as it was when it answered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,8 +35,8 @@ pub struct Instance {
     pub ordered: bool,
     /// Whether it is the active instance; only of an ordered subscriber.
     pub holds_lease: Option<bool>,
-    /// The state of the circuit: `closed`, `open` or `half-open`.
-    pub circuit: String,
+    /// The state of the circuit.
+    pub circuit: CircuitState,
     /// How many handlers run; `None` while it is not active.
     pub running: Option<usize>,
     /// How many events wait in the process for their next attempt; `None` while it is not active.
@@ -89,6 +91,12 @@ pub enum Activity {
     /// An activity that a later version of Tidings has added.
     #[serde(other)]
     Unknown,
+}
+
+impl fmt::Display for Activity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
 }
 
 /// A key with events that wait behind its first one.

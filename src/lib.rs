@@ -25,6 +25,8 @@
 
 #![cfg_attr(not(feature = "testing"), allow(dead_code))] // only the test kit calls some functions
 
+#[cfg(feature = "outbox")]
+mod database_error;
 pub mod enqueue;
 pub mod error_text;
 mod executor;

@@ -6,6 +6,8 @@ pub(crate) mod tag;
 mod progress;
 mod request;
 
+use std::fmt;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +15,7 @@ use self::tag::ReplayId;
 pub use progress::{
     Rehearsal, RehearsedEvents, ReplayIssue, ReplayProgress, StreamProgress, UndecodableEvent,
 };
-pub use request::{ReplayPoint, ReplayRequest};
+pub use request::ReplayRequest;
 
 /// A replay of a subscriber.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -141,9 +143,16 @@ impl ReplayState {
     }
 }
 
+impl fmt::Display for ReplayState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::start::StartFrom;
 
     #[test]
     fn a_state_of_a_later_version_can_be_read() {
@@ -156,8 +165,8 @@ mod tests {
 
     #[test]
     fn what_was_asked_for_is_read_as_it_was_written() {
-        let request = ReplayRequest::new(ReplayPoint::Sequence(3))
-            .to(ReplayPoint::Time(DateTime::UNIX_EPOCH))
+        let request = ReplayRequest::new(StartFrom::Sequence(3))
+            .to(StartFrom::Time(DateTime::UNIX_EPOCH))
             .names(["user.created"])
             .key("ada")
             .rate_limit(crate::policy::rate::Rate::per_second(500))

@@ -91,10 +91,7 @@ impl Example {
     }
 
     fn golden(&self) -> String {
-        let defaults = wire::Defaults {
-            source: "tidings-events",
-            time: moment(),
-        };
+        let defaults = wire::Defaults::new("tidings-events", moment());
         let mut text = "NATS/1.0\n".to_owned();
         wire::write_headers(&self.envelope, defaults, |name, value| {
             writeln!(text, "{name}: {value}").unwrap();

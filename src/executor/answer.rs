@@ -42,7 +42,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         for tried in 1_u32.. {
             let answered = match outcome {
                 Outcome::Ack | Outcome::Duplicate => acknowledger.ack().await.map(|()| 0),
-                Outcome::Retry(after) | Outcome::Postpone(after) => {
+                Outcome::Retry(after) | Outcome::Defer(after) => {
                     let retrying = acknowledger.retry(*after, &arrival.past);
                     retrying.await.map(|()| 0)
                 }

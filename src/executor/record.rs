@@ -61,7 +61,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
                 error,
                 "retry scheduled"
             ),
-            Outcome::Postpone(after) => log!(
+            Outcome::Defer(after) => log!(
                 warn,
                 (self, arrival, attempt, of, elapsed),
                 retry_after = ?after,

@@ -71,7 +71,7 @@ impl Tally {
     pub(crate) fn ended(&self, outcome: &Outcome) {
         let counter = match outcome {
             Outcome::Ack | Outcome::Duplicate => &self.handled,
-            Outcome::Retry(_) | Outcome::Postpone(_) => &self.failed,
+            Outcome::Retry(_) | Outcome::Defer(_) => &self.failed,
             Outcome::Reject(_) => return,
         };
         counter.fetch_add(1, Relaxed);
@@ -235,7 +235,7 @@ mod tests {
             Outcome::Duplicate,
             Outcome::Ack,
             Outcome::Retry(Duration::ZERO),
-            Outcome::Postpone(Duration::ZERO),
+            Outcome::Defer(Duration::ZERO),
             Outcome::Reject(letter),
         ];
         for outcome in &ends {

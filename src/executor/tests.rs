@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use super::throttle::Begin;
 use super::*;
+use crate::policy::breaker::CircuitState;
 
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Created;
@@ -76,14 +77,14 @@ async fn the_circuit_opens_by_default_when_every_handler_hangs() {
             let mut most = 0;
             let next = || events.lock().unwrap().pop_front();
             // The probes of an open circuit are not part of this test.
-            while executor.flow().circuit() == "closed"
+            while executor.flow().circuit() == CircuitState::Closed
                 && let Begin::Begun(mut event, permit) = executor.flow().begin(next)
             {
                 let halt = CancellationToken::new();
                 executor.run(&mut event, &Confirms, &halt, permit).await;
                 most = most.max(event.past.failures);
                 events.lock().unwrap().push_back(event);
-                if executor.flow().circuit() == "open" {
+                if executor.flow().circuit() == CircuitState::Open {
                     return (most, began.elapsed().as_secs());
                 }
             }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::policy::{
-    breaker::{Attempted, Change, Circuit, CircuitBreaker, Gate, Load, Permit},
+    breaker::{Attempted, Change, Circuit, CircuitBreaker, CircuitState, Gate, Load, Permit},
     rate::{Bucket, Rate},
 };
 
@@ -107,10 +107,10 @@ impl Throttle {
         }
     }
 
-    /// The state of the circuit: `closed`, `open` or `half-open`.
-    pub(crate) fn circuit(&self) -> &'static str {
+    /// The state of the circuit.
+    pub(crate) fn circuit(&self) -> CircuitState {
         let inner = self.inner();
-        inner.circuit.word(inner.now())
+        inner.circuit.shown(inner.now())
     }
 
     /// Advances the clock by this time; from then on, time passes only through this function.

@@ -50,12 +50,12 @@ impl<S: Send + Sync + 'static> Executor<S> {
         let must_stay = || self.subscriber.ordered || !acknowledger.can_come_again(&arrival.past);
         match outcome {
             // If only the events in flight were probes, events that always fail would keep the circuit open.
-            Outcome::Postpone(after) if permit.is_probe() && !must_stay() => {
+            Outcome::Defer(after) if permit.is_probe() && !must_stay() => {
                 *after = (*after).max(AFTER_PROBE);
                 None
             }
             // Another handler may not need this dependency: its events wait behind this one.
-            Outcome::Postpone(after)
+            Outcome::Defer(after)
                 if arrival.past.deferrals > IN_HAND
                     && self.flow.pulls() == Pulls::All
                     && !must_stay() =>
@@ -65,7 +65,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
                 None
             }
             // The dependency of the handlers is unavailable: pulling more events would not help.
-            Outcome::Postpone(after) if *after <= LONGEST_IN_HAND || must_stay() => Some(*after),
+            Outcome::Defer(after) if *after <= LONGEST_IN_HAND || must_stay() => Some(*after),
             Outcome::Retry(after) if *after <= IN_PLACE || must_stay() => Some(*after),
             _ => None,
         }

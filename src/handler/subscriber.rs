@@ -97,7 +97,7 @@ pub enum SubscriberError {
     #[error(
         "subscriber {subscriber} has two handlers for {name} version {version}: use two subscribers"
     )]
-    Twice {
+    DuplicateHandler {
         /// The subscriber.
         subscriber: String,
         /// The event's name.
@@ -293,7 +293,7 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
             let same =
                 |other: &Route<S>| (other.name, other.version) == (route.name, route.version);
             if routes[..at].iter().any(same) {
-                return Err(SubscriberError::Twice {
+                return Err(SubscriberError::DuplicateHandler {
                     subscriber: self.durable.clone(),
                     name: route.name,
                     version: route.version,

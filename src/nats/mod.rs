@@ -45,6 +45,7 @@ pub(crate) use publish::batch::{
 };
 pub(crate) use publish::publisher::check_size;
 pub use publish::publisher::{EventPublisher, PublishError, TooLarge};
+pub use stream::declare::{Plan, SettingChange};
 pub(crate) use stream::identity::{Holder, quoted};
 #[cfg(feature = "outbox")]
 pub(crate) use stream::identity::{Identity, Own};
@@ -52,13 +53,13 @@ pub(crate) use stream::messages::{StoredMessage, StreamInfo};
 #[cfg(feature = "outbox")]
 pub(crate) use stream::removal::Removal;
 #[cfg(feature = "outbox")]
-pub(crate) use stream::resume::{At, Found, Pings, StreamState};
+pub(crate) use stream::resume::{At, Found, Pings, StreamSnapshot};
 pub(crate) use stream::seek::{Expanse, Read, Sighting};
 pub use stream::settings::setting_text;
 pub(crate) use stream::settings::{Role, durable_issues, starts_beyond};
 pub(crate) use stream::stored::Stored;
 #[cfg(feature = "outbox")]
-pub use stream::streams::{Plan, StreamNameError, StreamSpec};
+pub use stream::streams::{StreamNameError, StreamSpec};
 pub use stream::tail::{Reader, ReaderError, Seen};
 
 use crate::error_text::unplaced;

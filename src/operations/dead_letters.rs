@@ -177,6 +177,10 @@ impl DeadLetters {
     ///
     /// # Errors
     /// [`DeadLettersError::Undeletable`] when the stream does not allow it, otherwise [`DeadLettersError::Bus`].
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the dead letter may or may not be discarded. Calling it again discards it, and returns
+    /// false when it was gone already.
     pub async fn discard(&self, letter: &StoredDeadLetter) -> Result<bool, DeadLettersError> {
         let stream = stream();
         let removed = retried(|| self.bus.remove(&stream, letter.sequence)).await;

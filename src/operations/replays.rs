@@ -2,12 +2,12 @@
 //! of the subscriber do.
 //!
 //! ```no_run
-//! use tidings::{Bus, replays::{ReplayPoint, ReplayRequest, Replays}};
+//! use tidings::{Bus, StartFrom, replays::{ReplayRequest, Replays}};
 //!
 //! # async fn example(bus: Bus) -> Result<(), Box<dyn std::error::Error>> {
 //! let replays = Replays::new(&bus);
 //! let two_days_ago = chrono::Utc::now() - chrono::TimeDelta::days(2);
-//! let request = ReplayRequest::new(ReplayPoint::Time(two_days_ago)).names(["user.created"]);
+//! let request = ReplayRequest::new(StartFrom::Time(two_days_ago)).names(["user.created"]);
 //! let replay = replays.start("welcome-email", &request).await?;
 //! let status = replays.find(replay.id).await?;
 //! println!("{} of {} events are completed", status.completed(), status.replay.events());
@@ -25,8 +25,8 @@ use chrono::Utc;
 use serde::Serialize;
 
 pub use crate::replay::{
-    Rehearsal, RehearsedEvents, Replay, ReplayIssue, ReplayPoint, ReplayProgress, ReplayRange,
-    ReplayRequest, ReplayState, StreamProgress, UndecodableEvent,
+    Rehearsal, RehearsedEvents, Replay, ReplayIssue, ReplayProgress, ReplayRange, ReplayRequest,
+    ReplayState, StreamProgress, UndecodableEvent,
     tag::{ReplayId, ReplayIdError},
 };
 use crate::{
@@ -219,7 +219,11 @@ impl Replays {
     /// Pauses a replay: what is in flight ends, and no further event is begun. A paused replay stays paused.
     ///
     /// # Errors
-    /// [`ReplayError::NoReplay`]; [`ReplayError::Over`] when it has ended; otherwise [`ReplayError::Bus`].
+    /// [`ReplayError::NoReplay`]; [`ReplayError::Ended`] when it has ended; otherwise [`ReplayError::Bus`].
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the state may or may not have changed. Calling it again has the same result as one
+    /// call.
     pub async fn pause(&self, id: ReplayId) -> Result<Replay, ReplayError> {
         self.set(id, ReplayState::Paused).await
     }
@@ -227,6 +231,9 @@ impl Replays {
     /// Resumes a paused replay where it stopped. A running replay keeps running.
     ///
     /// # Errors
+    /// As [`Replays::pause`].
+    ///
+    /// # Cancel safety
     /// As [`Replays::pause`].
     pub async fn resume(&self, id: ReplayId) -> Result<Replay, ReplayError> {
         self.set(id, ReplayState::Running).await
@@ -237,6 +244,10 @@ impl Replays {
     ///
     /// # Errors
     /// As [`Replays::pause`].
+    ///
+    /// # Cancel safety
+    /// As [`Replays::pause`]. The consumers of the replay may remain when no instance runs; calling it again deletes
+    /// them.
     pub async fn cancel(&self, id: ReplayId) -> Result<Replay, ReplayError> {
         let replay = self.set(id, ReplayState::Cancelled).await?;
         // The instance that works on it deletes the consumers; without one, they would remain.
@@ -255,7 +266,7 @@ impl Replays {
             }
             if replay.state.is_final() {
                 let state = replay.state;
-                return Err(ReplayError::Over { id, state });
+                return Err(ReplayError::Ended { id, state });
             }
             replay.state = state;
             replay.reason = None;

@@ -56,10 +56,10 @@ pub struct Republished {
     /// The requested rows that the outbox keeps and that the relay has passed.
     pub rows: u64,
     /// How many of them the streams already hold; not counted where that makes no difference.
-    pub held: u64,
+    pub stored: u64,
     /// How many of them have an id under which their stream holds another event. They are left out; when forced,
     /// they are stored in addition to it.
-    pub taken_ids: u64,
+    pub duplicate_ids: u64,
     /// How many of them no stream has ever confirmed: `outbox discard` leaves such rows. They are left out. Also
     /// counts rows whose name or version no event can have; they are left out even when forced.
     pub unconfirmed: u64,

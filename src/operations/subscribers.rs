@@ -29,9 +29,10 @@ use serde_json::{Map, Value};
 
 pub use crate::instance::{Activity, HotKey, Instance, WantedConsumer};
 use crate::nats::{Bus, BusError, ConsumerSpec, Durable, drift, filters};
+pub use crate::policy::breaker::CircuitState;
 
-pub use issue::SubscriberIssue;
-pub use overview::{MissingConsumer, OtherConsumer, SubscriberOverview, WaitingRetries};
+pub use issue::{SubscriberIssue, SubscriberIssueKind};
+pub use overview::{ForeignConsumer, MissingConsumer, SubscriberOverview, WaitingRetries};
 pub use remove::{RemoveError, RemovedConsumer, SubscriberRemoval};
 pub use reset::{ResetError, StreamReset, SubscriberReset};
 
@@ -130,7 +131,7 @@ pub enum SubscribersError {
     #[error(
         "no instance of {name} answers: only its running instances know which events it handles"
     )]
-    NoReplica {
+    NoInstance {
         /// The name.
         name: String,
     },
@@ -191,6 +192,9 @@ impl Subscribers {
     ///
     /// # Errors
     /// As [`Subscribers::find`], and [`SubscribersError::Partly`]; calling it again continues.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, some of its streams may be paused and others not. Calling it again continues.
     pub async fn pause(
         &self,
         name: &str,
@@ -206,6 +210,9 @@ impl Subscribers {
     ///
     /// # Errors
     /// As [`Subscribers::pause`].
+    ///
+    /// # Cancel safety
+    /// As [`Subscribers::pause`].
     pub async fn resume(&self, name: &str) -> Result<bool, SubscribersError> {
         self.set_pause(name, None).await
     }
@@ -216,14 +223,18 @@ impl Subscribers {
     /// Returns the names that are no longer delivered, by stream.
     ///
     /// # Errors
-    /// [`SubscribersError::NoReplica`], otherwise as [`Subscribers::pause`].
+    /// [`SubscribersError::NoInstance`], otherwise as [`Subscribers::pause`].
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, some of its streams may be pruned. Calling it again prunes the rest, and returns only
+    /// those.
     pub async fn prune(
         &self,
         name: &str,
     ) -> Result<BTreeMap<String, Vec<String>>, SubscribersError> {
         let state = self.find_whole(name).await?;
         if state.instances.is_empty() {
-            return Err(SubscribersError::NoReplica {
+            return Err(SubscribersError::NoInstance {
                 name: name.to_owned(),
             });
         }

@@ -19,10 +19,10 @@ use chrono::{DateTime, Utc};
 use tidings_contract::{EventId, Name, Pattern};
 
 use crate::{
-    nats::{Bus, BusError, ReaderError, Removal, Stored, StreamState},
+    nats::{Bus, BusError, ReaderError, Removal, Stored, StreamSnapshot},
     outbox::{
-        Ends, Entry, LedgerKind, Outbox, OutboxError, Passed, Position, Range, Relayed, Standing,
-        Store, Stretch, standing,
+        Ends, Entry, LedgerKind, Outbox, OutboxError, Passed, Position, Range, Relayed, Store,
+        StreamState, Stretch, standing,
     },
 };
 use compare::{Comparison, Finding, difference, is_same};
@@ -42,7 +42,7 @@ const AHEAD: u64 = 10_000;
 ///
 /// # async fn example(bus: Bus, outbox: Outbox<sqlx::Postgres>) -> Result<(), tidings::verify::VerifyError> {
 /// let found = Verify::new(&bus, &outbox).run().await?;
-/// assert!(found.is_sound(), "{found:?}");
+/// assert!(found.is_ok(), "{found:?}");
 /// # Ok(())
 /// # }
 /// ```
@@ -86,8 +86,8 @@ struct Examined {
 /// A stream as it is and as the relay knows it.
 struct Side {
     name: String,
-    state: Option<StreamState>,
-    standing: Standing,
+    state: Option<StreamSnapshot>,
+    standing: StreamState,
     covers: Vec<Pattern>,
     /// The sequence to start from.
     from: u64,
@@ -177,8 +177,8 @@ impl<DB: Store> Verify<DB> {
             let position = passed.streams.get(name);
             let standing = match position {
                 Some(position) => standing(&self.bus, name, position, state.as_ref()).await?,
-                None if state.is_none() => Standing::Gone,
-                None => Standing::Known,
+                None if state.is_none() => StreamState::Missing,
+                None => StreamState::Intact,
             };
             let standing = losses.judge(name, standing, position);
             let subjects = state.iter().flat_map(|state| &state.subjects);
@@ -205,7 +205,7 @@ impl<DB: Store> Verify<DB> {
     async fn compare(
         &self,
         side: &Side,
-        state: &StreamState,
+        state: &StreamSnapshot,
         passed: &Passed,
         examined: &mut Examined,
     ) -> Result<VerifiedStream, VerifyError> {
@@ -248,7 +248,7 @@ impl<DB: Store> Verify<DB> {
             .for_each(|finding| stream.tell(finding.told()));
         let strays = comparison.take_strays();
         self.look_for_seconds(strays, &mut stream, passed).await?;
-        stream.sound = comparison.sound;
+        stream.ok = comparison.ok;
         stream.late = comparison.late;
         let behind = comparison.missing().filter(|row| comparison.has_later(row));
         let behind: HashSet<i64> = behind.map(|row| row.id).collect();
@@ -277,14 +277,14 @@ impl<DB: Store> Verify<DB> {
             for row in page {
                 for message in strays.remove(&row.event).into_iter().flatten() {
                     match is_same(&row, &message) {
-                        true => stream.tell(Finding::Duplicated { message }.told()),
+                        true => stream.tell(Finding::Duplicate { message }.told()),
                         // Another publisher has used the id.
-                        false => stream.others += 1,
+                        false => stream.foreign += 1,
                     }
                 }
             }
         }
-        stream.others += strays.into_values().flatten().count() as u64;
+        stream.foreign += strays.into_values().flatten().count() as u64;
         Ok(())
     }
 

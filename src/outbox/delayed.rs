@@ -93,6 +93,9 @@ impl<DB: Store> Outbox<DB> {
     /// # Errors
     /// [`OutboxError`], also when an event with this id is delayed already; the database then decides the state of the
     /// transaction: in Postgres it is aborted.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the event may or may not be part of the transaction: roll it back.
     pub async fn enqueue_at(
         &self,
         tx: &mut sqlx::Transaction<'_, DB>,
@@ -115,6 +118,9 @@ impl<DB: Store> Outbox<DB> {
     ///
     /// # Errors
     /// [`OutboxError`]; nothing is cancelled then.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the cancellation may or may not be part of the transaction: roll it back.
     pub async fn cancel(
         &self,
         tx: &mut sqlx::Transaction<'_, DB>,
@@ -171,6 +177,10 @@ impl<DB: Store> Outbox<DB> {
     ///
     /// # Errors
     /// [`OutboxError`]; nothing is written, unless the answer to a commit was lost.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the event may or may not be written. Calling it again with the same [`Envelope`] is
+    /// safe: its id enters the stream once, and a delayed event is refused as [`OutboxError::AlreadyDelayed`].
     pub async fn publish_alone(
         &self,
         event: impl IntoEnvelope,
@@ -210,8 +220,7 @@ fn is_delayed_already(error: OutboxError, events: &[Delayed]) -> OutboxError {
         OutboxError::Database(source) => source,
         error => return error,
     };
-    let said = source.as_database_error();
-    if !said.is_some_and(|said| said.is_unique_violation()) {
+    if !source.is_unique_violation() {
         return OutboxError::Database(source);
     }
     let event = match events {

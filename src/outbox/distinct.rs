@@ -41,7 +41,7 @@ fn two(first: &Envelope, second: &Envelope) -> OutboxError {
         Some(key) => format!("{} {key}", envelope.name()),
         None => envelope.name().to_string(),
     };
-    OutboxError::TakenId {
+    OutboxError::DuplicateId {
         event: first.id(),
         first: shown(first),
         second: shown(second),

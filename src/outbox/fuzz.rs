@@ -153,9 +153,9 @@ fn fuzz_beginnings_of_streams() {
 
 #[test]
 fn fuzz_losses() {
-    let seed = r#"{"EVENTS":{"since":"2026-11-21T09:30:00Z","standing":{"is":"rolled-back","known":7,"now":3},
+    let seed = r#"{"EVENTS":{"since":"2026-11-21T09:30:00Z","state":{"is":"truncated","known":7,"now":3},
         "was":{"incarnation":"x","sequence":7},"settled":["2026-11-21T09:30:00Z","repaired"]},
-        "OTHER":{"since":"2026-11-21T09:30:00Z","standing":{"is":"gone"},"was":{"incarnation":"x","sequence":1},
+        "OTHER":{"since":"2026-11-21T09:30:00Z","state":{"is":"missing"},"was":{"incarnation":"x","sequence":1},
         "settled":null}}"#;
     fuzz_json("loss", &[seed, "{}"], |text| {
         let Ok(losses) = losses_from(&String::from_utf8_lossy(text)) else {

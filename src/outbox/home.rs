@@ -191,13 +191,16 @@ impl<DB: Store> Outbox<DB> {
     ///
     /// # Errors
     /// [`OutboxError`] when the database fails; [`ElsewhereError::Bus`], within it, when NATS does not answer.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, all of it has happened, or nothing. Calling it again has the same result as one call.
     pub async fn use_nats(&self, bus: &Bus) -> Result<NatsMove, OutboxError> {
         let plan = self.nats_move(bus).await?;
         let kept = StoredHome {
             nats: plan.0.now.clone(),
             accepted: plan.1,
         };
-        let kept = text(&kept).map_err(OutboxError::Database)?;
+        let kept = text(&kept).map_err(OutboxError::database)?;
         let names = &self.shared.names;
         self.operate(Operation::One, async |connection| {
             DB::keep_home(connection, names, &kept).await

@@ -35,6 +35,7 @@ use std::{
 use sqlx::{Connection, Pool};
 use tidings_contract::{Envelope, EnvelopeError, EventId, IntoEnvelope, wire};
 
+pub use crate::database_error::DatabaseError;
 pub use crate::schema::SchemaError;
 use crate::{
     handler::context,
@@ -52,10 +53,10 @@ pub use inbox::{BatchTransactionalHandler, InboxTransaction, TransactionalHandle
 pub use parked::{ParkedEvent, ParkedSelection};
 #[cfg(feature = "failpoints")]
 pub use relay::failpoint;
-pub use relay::{Relay, RelayError, RelayInstance};
+pub use relay::{DatabaseKind, Relay, RelayError, RelayInstance};
 pub use republish::RepublishError;
 pub(crate) use republish::{Chosen, Ends, LedgerKind, Sender, Sending, Streams};
-pub use standing::{Loss, Standing};
+pub use standing::{Loss, StreamState};
 pub(crate) use standing::{Settled, standing};
 pub use status::{HeldSlot, Issue, LastBatch, LeaseStatus, Status};
 #[cfg(feature = "failpoints")]
@@ -113,7 +114,7 @@ pub enum OutboxError {
     TooLarge(#[from] TooLarge),
     /// Two events that are written together have the same id. None of the events is written.
     #[error("{event} is the id of two events, {first} and {second}: give each an id of its own")]
-    TakenId {
+    DuplicateId {
         /// The id.
         event: EventId,
         /// The name and the key of the first event.
@@ -131,11 +132,11 @@ pub enum OutboxError {
         event: Option<EventId>,
         /// The error of the database.
         #[source]
-        source: sqlx::Error,
+        source: DatabaseError,
     },
     /// The tables are missing.
     #[error("the database has no outbox: run `tidings migrate`, or call `Outbox::migrate`")]
-    NotMigrated(#[source] sqlx::Error),
+    NotMigrated(#[source] DatabaseError),
     /// Another transaction held a lock until the wait timed out.
     #[error("{by}")]
     Locked {
@@ -143,7 +144,7 @@ pub enum OutboxError {
         by: String,
         /// The error of the database.
         #[source]
-        source: sqlx::Error,
+        source: DatabaseError,
     },
     /// A savepoint within the transaction was dropped before the database had answered, so sqlx has rolled back the
     /// whole transaction. Nothing is committed.
@@ -166,8 +167,15 @@ pub enum OutboxError {
     #[error(transparent)]
     Elsewhere(#[from] ElsewhereError),
     /// The database failed. After a failed commit the transaction may or may not be committed.
-    #[error("the database failed")]
-    Database(#[source] sqlx::Error),
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+}
+
+impl OutboxError {
+    /// The error of a statement or a connection that needs no further explanation.
+    fn database(error: sqlx::Error) -> Self {
+        Self::Database(error.into())
+    }
 }
 
 impl<DB: Store> Outbox<DB> {
@@ -256,7 +264,7 @@ impl<DB: Store> Outbox<DB> {
         begun
             .await
             .map(|tx| OutboxTransaction::new(tx, self.clone()))
-            .map_err(OutboxError::Database)
+            .map_err(OutboxError::database)
     }
 
     /// Begins a transaction that records an event in the inbox.
@@ -264,16 +272,16 @@ impl<DB: Store> Outbox<DB> {
         let kept = self.attend(Waits::Statement(None), self.shared.kept.begin());
         match kept.await {
             Some(Some(begun)) => {
-                let (tx, taken) = begun.map_err(OutboxError::Database)?;
+                let (tx, taken) = begun.map_err(OutboxError::database)?;
                 return Ok(OutboxTransaction::new(tx, self.clone()).taken(taken));
             }
             Some(None) => {}
-            None => return Err(OutboxError::Database(store::link::lost())),
+            None => return Err(OutboxError::database(store::link::lost())),
         }
         let begun = self.begin_attended(DB::BEGIN_TO_REMEMBER).await;
         begun
             .map(|tx| OutboxTransaction::new(tx, self.clone()))
-            .map_err(OutboxError::Database)
+            .map_err(OutboxError::database)
     }
 
     /// Writes an event in a transaction that the caller owns and commits.
@@ -284,6 +292,9 @@ impl<DB: Store> Outbox<DB> {
     ///
     /// # Errors
     /// [`OutboxError`]; the database then decides the state of the transaction: in Postgres it is aborted.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the event may or may not be part of the transaction: roll it back.
     pub async fn enqueue(
         &self,
         tx: &mut sqlx::Transaction<'_, DB>,
@@ -303,6 +314,9 @@ impl<DB: Store> Outbox<DB> {
     /// # Errors
     /// [`OutboxError`]; when an event is not valid, or two of them have the same id, none was written. The same event
     /// twice is written once.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, any number of the events may be part of the transaction: roll it back.
     pub async fn enqueue_all<E: IntoEnvelope>(
         &self,
         tx: &mut sqlx::Transaction<'_, DB>,
@@ -334,10 +348,7 @@ impl<DB: Store> Outbox<DB> {
     /// Returns the event as it will be written, or why it is refused.
     fn checked(&self, event: impl IntoEnvelope) -> Result<Envelope, OutboxError> {
         let envelope = context::inherit(event.into_envelope()?);
-        let defaults = wire::Defaults {
-            source: &self.shared.source,
-            time: chrono::Utc::now(),
-        };
+        let defaults = wire::Defaults::new(&self.shared.source, chrono::Utc::now());
         let limit = self.shared.max_payload.load(Ordering::Relaxed);
         check_size(&envelope, defaults, limit)?;
         Ok(envelope)
@@ -373,7 +384,10 @@ impl<DB: Store> Outbox<DB> {
             return self.meant(error).await;
         }
         let by = self.locked_by().await;
-        OutboxError::Locked { by, source: error }
+        OutboxError::Locked {
+            by,
+            source: error.into(),
+        }
     }
 
     /// Translates the error of a statement, if it failed.
@@ -388,7 +402,7 @@ impl<DB: Store> Outbox<DB> {
     /// at this program's last check.
     async fn meant(&self, error: sqlx::Error) -> OutboxError {
         if !DB::is_missing_table(&error) {
-            return OutboxError::Database(error);
+            return OutboxError::database(error);
         }
         let looking = async {
             let mut connection = self.connect().await?;
@@ -398,7 +412,7 @@ impl<DB: Store> Outbox<DB> {
         let Ok(Ok(Err(other))) =
             found.map(|found| found.map(|found| of_version::<DB>(&self.shared.names, found)))
         else {
-            return OutboxError::NotMigrated(error);
+            return OutboxError::NotMigrated(error.into());
         };
         tracing::debug!(%error, "table version mismatch");
         other

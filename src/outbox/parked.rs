@@ -105,7 +105,7 @@ pub struct ParkedEvent {
     pub unpark_requested_at: Option<DateTime<Utc>>,
     /// Whether it is restored without a decision: it waits for a stream or subject, its unpark was requested, or it
     /// follows such an event under its key. False once it is discarded.
-    pub goes_back: bool,
+    pub is_returning: bool,
 }
 
 fn as_text<S: serde::Serializer>(payload: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
@@ -295,6 +295,9 @@ impl<DB: Store> Outbox<DB> {
     ///
     /// # Errors
     /// [`OutboxError::NotMigrated`] without tables, else [`OutboxError::Database`].
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, all of it has happened, or nothing. Calling it again requests the same events again.
     pub async fn unpark(&self, selection: &ParkedSelection) -> Result<u64, OutboxError> {
         let names = &self.shared.names;
         let asking =
@@ -310,6 +313,10 @@ impl<DB: Store> Outbox<DB> {
     ///
     /// # Errors
     /// [`OutboxError::NotMigrated`] without tables, else [`OutboxError::Database`].
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, all selected events are discarded and in the ledger, or none is. Discarded events that
+    /// were not returned are lost to the caller: store them before, as [`Outbox::parked_whole`] returns them.
     pub async fn discard(
         &self,
         selection: &ParkedSelection,
@@ -329,6 +336,9 @@ impl<DB: Store> Outbox<DB> {
     ///
     /// # Errors
     /// As for [`Outbox::discard`].
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, all of the rows are discarded and in the ledger, or none is.
     pub async fn discard_rows(&self, ids: &[i64]) -> Result<Vec<ParkedEvent>, OutboxError> {
         let discarding = async |connection: &mut DB::Connection| {
             self.give_up(connection, ids, Extent::Head).await
@@ -356,7 +366,7 @@ fn told(mut discarded: Vec<ParkedEvent>) -> Vec<ParkedEvent> {
     discarded.sort_by_key(|event| event.id);
     discarded
         .iter_mut()
-        .for_each(|event| event.goes_back = false);
+        .for_each(|event| event.is_returning = false);
     for ParkedEvent {
         id,
         event,

@@ -62,8 +62,8 @@ use keeper::{Keeper, Post};
 use life::{RelayState, owner};
 use parked_keys::ParkedKeys;
 use progress::Report;
-pub use reporter::RelayInstance;
 use reporter::Reporter;
+pub use reporter::{DatabaseKind, RelayInstance};
 use resume::{Stored, stored_behind};
 use route::Router;
 use stand_by::StandBy;
@@ -172,6 +172,9 @@ impl<DB: Store> Relay<DB> {
     ///
     /// # Errors
     /// [`RelayError`] when the relay can never work in its present setup.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the lease stays until it expires. The next relay finds what was sent.
     pub async fn run(self, bus: Bus, stop: CancellationToken) -> Result<(), RelayError> {
         self.outbox.learn_limit(&bus);
         let schema = self.outbox.shared.names.schema();

@@ -11,17 +11,17 @@ use super::{
     Outbox, OutboxError, Store,
     store::{Position, Statements, names::Names, taken::Operation},
 };
-use crate::nats::{At, Bus, BusError, StreamState};
+use crate::nats::{At, Bus, BusError, StreamSnapshot};
 
 /// The state of a stream, compared with what the relay wrote to it. Displayed as a predicate of the stream: `is gone`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "is")]
 #[non_exhaustive]
-pub enum Standing {
+pub enum StreamState {
     /// It is the same stream, and it ends where the relay last knew its end, or later.
-    Known,
+    Intact,
     /// The stream does not exist.
-    Gone,
+    Missing,
     /// The stream was recreated.
     Recreated {
         /// When the stream that the relay knows was created, as the server writes it.
@@ -30,7 +30,7 @@ pub enum Standing {
         now: String,
     },
     /// The stream ends before what the server has confirmed: it was restored from an older copy, or has lost its end.
-    RolledBack {
+    Truncated {
         /// The last sequence that was confirmed.
         known: u64,
         /// The last sequence of the stream.
@@ -38,7 +38,7 @@ pub enum Standing {
     },
     /// Another message is stored where the last event was confirmed: the stream was restored from an older copy, or has
     /// lost its end, and other publishers have written since.
-    Overwritten {
+    Diverged {
         /// The sequence of that message.
         sequence: u64,
         /// The event that was confirmed.
@@ -55,7 +55,7 @@ pub struct Loss {
     /// When it was noticed.
     pub since: DateTime<Utc>,
     /// The state of the stream.
-    pub standing: Standing,
+    pub state: StreamState,
 }
 
 /// The cure for a loss.
@@ -65,7 +65,7 @@ pub(super) const REPAIR: &str = "tidings verify --repair";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct StoredLoss {
     since: DateTime<Utc>,
-    standing: Standing,
+    state: StreamState,
     /// The stream that the relay wrote to, and how far.
     was: Position,
     /// When and how the loss was settled.
@@ -101,19 +101,19 @@ pub trait LossKeeping: sqlx::Database {
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 }
 
-impl std::fmt::Display for Standing {
+impl std::fmt::Display for StreamState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Known => f.write_str("is the one that the relay knows"),
-            Self::Gone => f.write_str("is gone"),
+            Self::Intact => f.write_str("is the one that the relay knows"),
+            Self::Missing => f.write_str("is gone"),
             Self::Recreated { was, now } => {
                 write!(f, "was recreated: created at {now}, not at {was}")
             }
-            Self::RolledBack { known, now } => write!(
+            Self::Truncated { known, now } => write!(
                 f,
                 "ends at {now}, and {known} was confirmed: an older copy was restored"
             ),
-            Self::Overwritten { sequence, event } => write!(
+            Self::Diverged { sequence, event } => write!(
                 f,
                 "has another message at {sequence} than {event}, which was confirmed there: an older copy was restored"
             ),
@@ -126,20 +126,20 @@ pub(crate) async fn standing(
     bus: &Bus,
     stream: &str,
     position: &Position,
-    state: Option<&StreamState>,
-) -> Result<Standing, BusError> {
+    state: Option<&StreamSnapshot>,
+) -> Result<StreamState, BusError> {
     let Some(state) = state else {
-        return Ok(Standing::Gone);
+        return Ok(StreamState::Missing);
     };
     if state.incarnation != position.incarnation {
-        return Ok(Standing::Recreated {
+        return Ok(StreamState::Recreated {
             was: position.incarnation.clone(),
             now: state.incarnation.clone(),
         });
     }
     let known = position.known();
     if state.last_sequence < known {
-        return Ok(Standing::RolledBack {
+        return Ok(StreamState::Truncated {
             known,
             now: state.last_sequence,
         });
@@ -150,20 +150,20 @@ pub(crate) async fn standing(
         let at = bus.event_at(stream, last.sequence).await?;
         // A confirmed event may have been deleted since. A message without an id is another message.
         if at != At::Nothing && at != At::Event(last.event) {
-            return Ok(Standing::Overwritten {
+            return Ok(StreamState::Diverged {
                 sequence: last.sequence,
                 event: last.event,
             });
         }
     }
-    Ok(Standing::Known)
+    Ok(StreamState::Intact)
 }
 
 impl StoredLoss {
-    pub(super) fn new(standing: Standing, was: Position) -> Self {
+    pub(super) fn new(state: StreamState, was: Position) -> Self {
         Self {
             since: Utc::now(),
-            standing,
+            state,
             was,
             settled: None,
         }
@@ -177,15 +177,15 @@ impl StoredLoss {
         self.since
     }
 
-    pub(super) fn standing(&self) -> &Standing {
-        &self.standing
+    pub(super) fn state(&self) -> &StreamState {
+        &self.state
     }
 
     /// Whether both describe one loss: of the same stream, with the same end.
     fn is(&self, other: &Self) -> bool {
-        let is_of_one_kind = match (&self.standing, &other.standing) {
+        let is_of_one_kind = match (&self.state, &other.state) {
             // The stream may have grown since.
-            (Standing::RolledBack { .. }, Standing::RolledBack { .. }) => true,
+            (StreamState::Truncated { .. }, StreamState::Truncated { .. }) => true,
             (one, other) => one == other,
         };
         is_of_one_kind
@@ -198,7 +198,7 @@ impl StoredLoss {
         Loss {
             stream: stream.to_owned(),
             since: self.since,
-            standing: self.standing.clone(),
+            state: self.state.clone(),
         }
     }
 }
@@ -256,18 +256,23 @@ pub(crate) struct KnownLosses(Losses);
 impl KnownLosses {
     /// The state of a stream in view of the stored losses: an open loss counts until it is settled, and a settled one
     /// counts no longer, even when no relay has written to the stream since.
-    pub(crate) fn judge(&self, stream: &str, found: Standing, was: Option<&Position>) -> Standing {
+    pub(crate) fn judge(
+        &self,
+        stream: &str,
+        found: StreamState,
+        was: Option<&Position>,
+    ) -> StreamState {
         let Some(known) = self.0.get(stream) else {
             return found;
         };
-        let Some(was) = was.filter(|_| found != Standing::Known) else {
+        let Some(was) = was.filter(|_| found != StreamState::Intact) else {
             return match known.is_open() {
-                true => known.standing.clone(),
+                true => known.state.clone(),
                 false => found,
             };
         };
         match !known.is_open() && known.is(&StoredLoss::new(found.clone(), was.clone())) {
-            true => Standing::Known,
+            true => StreamState::Intact,
             false => found,
         }
     }
@@ -292,6 +297,9 @@ impl<DB: Store> Outbox<DB> {
     ///
     /// # Errors
     /// [`OutboxError::NotMigrated`] without tables, else [`OutboxError::Database`].
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, all of it has happened, or nothing. [`Outbox::losses`] shows it.
     pub async fn acknowledge_loss(&self, stream: &str) -> Result<Option<Loss>, OutboxError> {
         self.settle(stream, Settled::Accepted).await
     }
@@ -321,7 +329,7 @@ impl<DB: Store> Outbox<DB> {
     pub(crate) async fn notice(
         &self,
         stream: &str,
-        standing: &Standing,
+        standing: &StreamState,
         was: &Position,
     ) -> Result<(), OutboxError> {
         let loss = StoredLoss::new(standing.clone(), was.clone());
@@ -348,7 +356,7 @@ mod tests {
     use super::*;
     use crate::outbox::store::Last;
 
-    fn loss(standing: Standing, sequence: u64, event: u8) -> Losses {
+    fn loss(standing: StreamState, sequence: u64, event: u8) -> Losses {
         let last = Last {
             sequence,
             event: EventId::from(uuid::Uuid::from_bytes([event; 16])),
@@ -360,8 +368,8 @@ mod tests {
         Losses::from([("A".to_owned(), StoredLoss::new(standing, was))])
     }
 
-    fn rolled_back(now: u64) -> Standing {
-        Standing::RolledBack { known: 9, now }
+    fn rolled_back(now: u64) -> StreamState {
+        StreamState::Truncated { known: 9, now }
     }
 
     #[test]
@@ -371,31 +379,31 @@ mod tests {
         assert!(noticed(&kept, loss(rolled_back(7), 9, 1)).is_empty());
         // The same figures, and another event: a second loss.
         assert_eq!(noticed(&kept, loss(rolled_back(5), 9, 2)).len(), 1);
-        assert_eq!(noticed(&kept, loss(Standing::Gone, 9, 1)).len(), 1);
+        assert_eq!(noticed(&kept, loss(StreamState::Missing, 9, 1)).len(), 1);
     }
 
     #[test]
     fn an_open_loss_keeps_its_start_when_it_gets_worse() {
         let mut kept = loss(rolled_back(5), 9, 1);
         kept.get_mut("A").unwrap().since = DateTime::UNIX_EPOCH;
-        let worse = noticed(&kept, loss(Standing::Gone, 9, 1));
+        let worse = noticed(&kept, loss(StreamState::Missing, 9, 1));
         assert_eq!(worse["A"].since, DateTime::UNIX_EPOCH);
-        assert_eq!(worse["A"].standing, Standing::Gone);
+        assert_eq!(worse["A"].state, StreamState::Missing);
     }
 
     #[test]
     fn a_settled_loss_is_no_loss_before_the_relay_looks() {
         let mut kept = loss(rolled_back(5), 9, 1);
         let was = kept["A"].was.clone();
-        let judge = |kept: &Losses, found: Standing| {
+        let judge = |kept: &Losses, found: StreamState| {
             KnownLosses(kept.clone()).judge("A", found, Some(&was))
         };
-        assert_eq!(judge(&kept, Standing::Known), rolled_back(5));
+        assert_eq!(judge(&kept, StreamState::Intact), rolled_back(5));
         assert_eq!(judge(&kept, rolled_back(7)), rolled_back(7));
         kept.get_mut("A").unwrap().settled = Some((Utc::now(), Settled::Accepted));
-        assert_eq!(judge(&kept, rolled_back(7)), Standing::Known);
-        assert_eq!(judge(&kept, Standing::Known), Standing::Known);
-        assert_eq!(judge(&kept, Standing::Gone), Standing::Gone);
+        assert_eq!(judge(&kept, rolled_back(7)), StreamState::Intact);
+        assert_eq!(judge(&kept, StreamState::Intact), StreamState::Intact);
+        assert_eq!(judge(&kept, StreamState::Missing), StreamState::Missing);
     }
 
     #[test]

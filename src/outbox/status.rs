@@ -237,7 +237,7 @@ impl Status {
         let losses = self.losses.iter().map(|loss| Issue {
             place: format!("stream {}", loss.stream),
             since: loss.since,
-            cause: format!("it {}", loss.standing),
+            cause: format!("it {}", loss.state),
             cure: REPAIR.to_owned(),
         });
         let mut stuck: Vec<Issue> = losses.collect();

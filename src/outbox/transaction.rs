@@ -135,6 +135,9 @@ impl<DB: Store> OutboxTransaction<DB> {
     ///
     /// # Errors
     /// [`OutboxError::Database`]; the database then decides the state of the transaction: in Postgres it is aborted.
+    ///
+    /// # Cancel safety
+    /// As for [`Outbox::cancel`].
     pub async fn cancel(&mut self, id: EventId) -> Result<bool, OutboxError> {
         self.outbox.cancel_on(&mut self.tx, id).await
     }
@@ -142,10 +145,13 @@ impl<DB: Store> OutboxTransaction<DB> {
     /// Writes the events, commits, and wakes the relay. The same event twice is written once.
     ///
     /// # Errors
-    /// [`OutboxError::TakenId`] when two different events have one id, or when one of them is also delayed: nothing is
+    /// [`OutboxError::DuplicateId`] when two different events have one id, or when one of them is also delayed: nothing is
     /// committed. [`OutboxError::Database`] when the database failed: before COMMIT was sent, nothing is committed;
     /// when the answer to it was lost, the outcome is unknown. [`OutboxError::RolledBack`] when there is no transaction
     /// left to commit.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, everything in the transaction is committed, or nothing.
     pub async fn commit(mut self) -> Result<(), OutboxError> {
         self.is_there().await?;
         let wakes = !self.is_empty();
@@ -155,7 +161,7 @@ impl<DB: Store> OutboxTransaction<DB> {
         let outbox = &self.outbox;
         let committing = outbox.attend(Waits::Statement(None), self.tx.commit());
         let committed = committing.await.unwrap_or_else(|| Err(link::lost()));
-        committed.map_err(OutboxError::Database)?;
+        committed.map_err(OutboxError::database)?;
         if wakes {
             outbox.shared.wake.committed();
         }
@@ -173,7 +179,7 @@ impl<DB: Store> OutboxTransaction<DB> {
         }
         let mut connection = Concluded::new(self.tx);
         let concluded = connection.conclude().await;
-        let concluded = concluded.map_err(OutboxError::Database)?;
+        let concluded = concluded.map_err(OutboxError::database)?;
         let shared = &self.outbox.shared;
         if concluded {
             shared.kept.keep(connection, self.taken);
@@ -190,7 +196,7 @@ impl<DB: Store> OutboxTransaction<DB> {
         if self.is_used && !DB::IS_REMOTE {
             // The connection's thread counts the transactions, and may not have processed the rollback yet.
             let pinged = Connection::ping(&mut *self.tx).await;
-            pinged.map_err(OutboxError::Database)?;
+            pinged.map_err(OutboxError::database)?;
         }
         match self.tx.is_in_transaction() {
             true => Ok(()),
@@ -212,9 +218,12 @@ impl<DB: Store> OutboxTransaction<DB> {
     ///
     /// # Errors
     /// [`OutboxError::Database`] when the connection is lost; nothing is committed then either.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the transaction is rolled back too.
     pub async fn rollback(self) -> Result<(), OutboxError> {
         let rolled_back = Concluded::new(self.tx).roll_back().await;
-        rolled_back.map_err(OutboxError::Database)
+        rolled_back.map_err(OutboxError::database)
     }
 }
 

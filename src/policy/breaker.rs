@@ -5,7 +5,11 @@
 //! the window keeps failing, more attempts would only use up the attempts of events: the circuit opens. Then one
 //! attempt at a time, the probe, finds out whether the circuit may close.
 
+mod state;
+
 use std::time::{Duration, Instant};
+
+pub use state::CircuitState;
 
 /// The window is divided into this many slices, and moves by one slice at a time.
 const SLICES: usize = 10;
@@ -210,12 +214,12 @@ impl Circuit {
         matches!(self.state, State::Closed)
     }
 
-    /// The word for status and logs.
-    pub(crate) fn word(&self, now: Instant) -> &'static str {
+    /// The state for status and logs.
+    pub(crate) fn shown(&self, now: Instant) -> CircuitState {
         match self.gate(now) {
-            Gate::Free => "closed",
-            Gate::Until(_) => "open",
-            Gate::Probe | Gate::Probing => "half-open",
+            Gate::Free => CircuitState::Closed,
+            Gate::Until(_) => CircuitState::Open,
+            Gate::Probe | Gate::Probing => CircuitState::HalfOpen,
         }
     }
 

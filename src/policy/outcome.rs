@@ -1,8 +1,12 @@
 //! The outcome of a delivery: decided here from values, carried out elsewhere.
 
-use std::{fmt::Display, time::Duration};
+use std::{
+    fmt::{self, Display},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
 use super::{
     failure::{Failure, Verdict, told},
@@ -34,7 +38,7 @@ pub enum Outcome {
     /// It is retried after this time.
     Retry(Duration),
     /// It is deferred by this time, without counting an attempt: a dependency of the handler is unavailable.
-    Postpone(Duration),
+    Defer(Duration),
     /// It is dead-lettered.
     Reject(DeadLetter),
 }
@@ -68,8 +72,9 @@ impl DeadLetter {
     }
 }
 
-/// The kinds of cause.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The kinds of cause. Their words stand in headers, in the inbox and in JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
 #[non_exhaustive]
 pub enum Cause {
     /// The handler rejected the event: no later attempt can succeed.
@@ -88,11 +93,12 @@ pub enum Cause {
     ParkedKey,
     /// Its subscriber was [removed](crate::subscribers::Subscribers::remove) while the event waited for another attempt.
     Removed,
+    /// Another word, by a later version of Tidings or by a foreign writer of dead letters.
+    Other(String),
 }
 
 impl Cause {
-    #[cfg(feature = "outbox")]
-    const ALL: [Self; 8] = [
+    const KNOWN: [Self; 8] = [
         Self::Rejected,
         Self::Exhausted,
         Self::Undecodable,
@@ -103,15 +109,14 @@ impl Cause {
         Self::Removed,
     ];
 
-    /// The cause with this word.
-    #[cfg(feature = "outbox")]
+    /// The cause with this word, if this version knows it.
     pub(crate) fn named(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|cause| cause.as_str() == word)
+        Self::KNOWN.into_iter().find(|cause| cause.as_str() == word)
     }
 
     /// The word for headers, logs and queries.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub fn as_str(&self) -> &str {
         match self {
             Self::Rejected => "rejected",
             Self::Exhausted => "exhausted",
@@ -121,7 +126,32 @@ impl Cause {
             Self::Crashed => "crashed",
             Self::ParkedKey => "parked-key",
             Self::Removed => "removed",
+            Self::Other(word) => word,
         }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl From<&str> for Cause {
+    fn from(word: &str) -> Self {
+        Self::named(word).unwrap_or_else(|| Self::Other(word.to_owned()))
+    }
+}
+
+impl From<String> for Cause {
+    fn from(word: String) -> Self {
+        Self::named(&word).unwrap_or(Self::Other(word))
+    }
+}
+
+impl From<Cause> for String {
+    fn from(cause: Cause) -> Self {
+        cause.as_str().to_owned()
     }
 }
 
@@ -133,22 +163,22 @@ impl Outcome {
             Self::Ack => "ack",
             Self::Duplicate => "duplicate",
             Self::Retry(_) => "retry",
-            Self::Postpone(_) => "postpone",
+            Self::Defer(_) => "defer",
             Self::Reject(_) => "reject",
         }
     }
 }
 
 /// The delay of an event that is deferred because something is unavailable.
-const POSTPONED: Retry =
+const DEFERRED: Retry =
     Retry::exponential(Duration::from_millis(250), Duration::from_secs(10)).attempts(u32::MAX);
 
-/// Decides the outcome of attempt number `attempt`, from 1. Before it the event was deferred `postponed` times.
+/// Decides the outcome of attempt number `attempt`, from 1. Before it the event was deferred `deferrals` times.
 /// `random` is from 0 to 1.
 pub(crate) fn decide(
     result: Result<Handled, Failure>,
     attempt: u32,
-    postponed: u32,
+    deferrals: u32,
     retry: &Retry,
     random: f64,
 ) -> Outcome {
@@ -161,8 +191,8 @@ pub(crate) fn decide(
     let dead = |cause| Outcome::Reject(DeadLetter::new(cause, &failure, attempt));
     match (failure.verdict, retry.delay(attempt, random)) {
         (Verdict::Unavailable | Verdict::Undecided, _) => {
-            let after = POSTPONED.delay(postponed.saturating_add(1), random);
-            Outcome::Postpone(after.unwrap_or_default())
+            let after = DEFERRED.delay(deferrals.saturating_add(1), random);
+            Outcome::Defer(after.unwrap_or_default())
         }
         (Verdict::Undecodable, _) => dead(Cause::Undecodable),
         (Verdict::OutsideInbox, _) => dead(Cause::OutsideInbox),
@@ -185,6 +215,18 @@ mod tests {
     }
 
     #[test]
+    fn a_cause_is_its_word_also_when_this_version_does_not_know_it() {
+        for word in ["exhausted", "parked-key", "panicked", ""] {
+            let cause = Cause::from(word);
+            assert_eq!((cause.as_str(), cause.to_string()), (word, word.to_owned()));
+            let json = serde_json::to_string(&cause).unwrap();
+            assert_eq!(json, format!("{word:?}"));
+            assert_eq!(serde_json::from_str::<Cause>(&json).unwrap(), cause);
+        }
+        assert_eq!(Cause::from("exhausted"), Cause::Exhausted);
+    }
+
+    #[test]
     fn success_is_acked_at_any_attempt() {
         let decided = |handled| decide(Ok(handled), 99, 0, &RETRY, 0.0);
         assert_eq!(decided(Handled::Done), Outcome::Ack);
@@ -193,13 +235,13 @@ mod tests {
 
     #[test]
     fn an_outage_costs_no_attempt_and_its_delays_grow() {
-        let decided = |postponed| {
+        let decided = |deferrals| {
             let failure = Failure::unavailable("no database");
-            decide(Err(failure), 3, postponed, &RETRY, 1.0)
+            decide(Err(failure), 3, deferrals, &RETRY, 1.0)
         };
-        assert_eq!(decided(0), Outcome::Postpone(Duration::from_millis(250)));
-        assert_eq!(decided(1), Outcome::Postpone(Duration::from_millis(500)));
-        assert_eq!(decided(u32::MAX), Outcome::Postpone(Duration::ZERO));
+        assert_eq!(decided(0), Outcome::Defer(Duration::from_millis(250)));
+        assert_eq!(decided(1), Outcome::Defer(Duration::from_millis(500)));
+        assert_eq!(decided(u32::MAX), Outcome::Defer(Duration::ZERO));
     }
 
     #[test]

@@ -1,9 +1,20 @@
 //! Where reading a stream begins: a plain value. Never reads anything.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
 
-/// Where reading a stream begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where reading a stream begins: of a new subscriber, of a reset, of a replay. Also where a replay ends.
+///
+/// ```
+/// use tidings::StartFrom;
+///
+/// let start = StartFrom::Sequence(4711);
+/// assert_eq!(serde_json::to_string(&start)?, r#"{"sequence":4711}"#);
+/// assert_eq!(serde_json::to_string(&StartFrom::Beginning)?, r#""beginning""#);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum StartFrom {
     /// With the oldest event that the stream holds.
@@ -12,7 +23,7 @@ pub enum StartFrom {
     New,
     /// With this sequence of the stream.
     Sequence(u64),
-    /// With the first event stored at or after this time.
+    /// With the first event stored at or after this time, by the clock of the server that stored it.
     Time(DateTime<Utc>),
 }
 

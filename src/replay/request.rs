@@ -1,30 +1,16 @@
 //! The request for a replay. A plain value.
 
-use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::policy::rate::Rate;
-
-/// Where a replay begins or ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum ReplayPoint {
-    /// The oldest event that the stream holds.
-    Beginning,
-    /// This sequence of the stream, inclusive at both ends; only when all events are in one stream.
-    Sequence(u64),
-    /// This time, by the clock of the server that stored the events; at the end, events before it.
-    Time(DateTime<Utc>),
-}
+use crate::policy::{rate::Rate, start::StartFrom};
 
 /// The request for a replay: its range, its events and its options.
 ///
 /// ```
-/// use tidings::{Rate, replays::{ReplayPoint, ReplayRequest}};
+/// use tidings::{Rate, StartFrom, replays::ReplayRequest};
 ///
 /// let two_hours_ago = chrono::Utc::now() - chrono::TimeDelta::hours(2);
-/// let request = ReplayRequest::new(ReplayPoint::Time(two_hours_ago))
+/// let request = ReplayRequest::new(StartFrom::Time(two_hours_ago))
 ///     .names(["user.created"])
 ///     .key("ada")
 ///     .rate_limit(Rate::per_second(500));
@@ -32,10 +18,11 @@ pub enum ReplayPoint {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ReplayRequest {
-    /// Where it begins.
-    pub from: ReplayPoint,
-    /// Where it ends; `None` for the newest event at the time of the request.
-    pub to: Option<ReplayPoint>,
+    /// Where it begins, inclusive. A sequence is accepted only when all events are in one stream.
+    pub from: StartFrom,
+    /// Where it ends: a sequence is inclusive, a time is not. `None` and [`StartFrom::New`] are the newest event at the
+    /// time of the request.
+    pub to: Option<StartFrom>,
     /// The names of the events; empty for all names that the subscriber handles.
     pub names: Vec<String>,
     /// Only events of this stream.
@@ -58,9 +45,9 @@ pub struct ReplayRequest {
 }
 
 impl ReplayRequest {
-    /// Everything from this point to the newest event at the time of the request.
+    /// Everything from here to the newest event at the time of the request.
     #[must_use]
-    pub fn new(from: ReplayPoint) -> Self {
+    pub fn new(from: StartFrom) -> Self {
         Self {
             from,
             to: None,
@@ -76,9 +63,9 @@ impl ReplayRequest {
         }
     }
 
-    /// Sets where it ends.
+    /// Sets where it ends: a sequence is inclusive, a time is not.
     #[must_use]
-    pub fn to(mut self, to: ReplayPoint) -> Self {
+    pub fn to(mut self, to: StartFrom) -> Self {
         self.to = Some(to);
         self
     }

@@ -114,8 +114,8 @@ impl Replaying {
     pub(crate) fn ended(&self, outcome: &Outcome) {
         let course = &self.course;
         match outcome {
-            Outcome::Retry(_) | Outcome::Postpone(_) if self.is_retry => return,
-            Outcome::Retry(_) | Outcome::Postpone(_) => course.add(Count::Retried, 1),
+            Outcome::Retry(_) | Outcome::Defer(_) if self.is_retry => return,
+            Outcome::Retry(_) | Outcome::Defer(_) => course.add(Count::Retried, 1),
             Outcome::Ack => course.add(Count::Handled, 1),
             Outcome::Duplicate => course.add(Count::Duplicates, 1),
             Outcome::Reject(_) => course.add(Count::DeadLettered, 1),

@@ -1,6 +1,9 @@
 //! Whether a handler may be run again for the same event. Never makes it so.
 
-use std::fmt::{self, Debug};
+use std::{
+    fmt::{self, Debug},
+    sync::Arc,
+};
 
 use tidings_contract::{Envelope, IntoEnvelope};
 
@@ -17,11 +20,15 @@ const MOST_AWAITS: u32 = 32;
 ///
 /// `setup` creates a worker and everything that its handlers change, afresh on each call. `observe` returns what they
 /// have changed, as a value that is equal whenever the effect was the same: a count, a sum, a sorted list; no times and
-/// no random ids. It is called first after one run. Then, each time with a worker of its own, the process dies: before
-/// the ack; right after the handler, before its transaction commits; at each await of the attempt, up to 32. The event
-/// is redelivered, and `observe` has to return the same.
+/// no random ids. It lets the worker go before it returns. It is called first after one run. Then, each time with a
+/// worker of its own, the process dies: before the ack; right after the handler, before its transaction commits; at each
+/// await of the attempt, up to 32. The event is redelivered, and `observe` has to return the same.
+///
+/// The future can be spawned when the futures of `setup` and `observe` can. Both may borrow from their surroundings.
 ///
 /// ```
+/// use std::sync::Arc;
+///
 /// use serde::{Deserialize, Serialize};
 /// use tidings::{
 ///     Context, Event, EventSubscriber, Failure, InboxTransaction, Outbox,
@@ -56,7 +63,7 @@ const MOST_AWAITS: u32 = 32;
 ///     TestWorker::new(subscriber, outbox)
 /// }
 ///
-/// async fn balance(worker: &TestWorker<Outbox<sqlx::Sqlite>>) -> i64 {
+/// async fn balance(worker: Arc<TestWorker<Outbox<sqlx::Sqlite>>>) -> i64 {
 ///     let sum = sqlx::query_scalar("select cents from account where id = 'ada'");
 ///     sum.fetch_one(worker.state().pool()).await.unwrap()
 /// }
@@ -70,13 +77,15 @@ const MOST_AWAITS: u32 = 32;
 /// # Panics
 /// When the effect differs; the message has both observations and the cure. Also when the check could not fail: the
 /// handler does not succeed, `observe` does not see its effect, or `setup` does not start afresh.
-pub async fn assert_idempotent<S, T>(
+pub async fn assert_idempotent<S, T, Setup, Observe>(
     event: impl IntoEnvelope,
-    setup: impl AsyncFn() -> TestWorker<S>,
-    observe: impl AsyncFn(&TestWorker<S>) -> T,
+    setup: impl Fn() -> Setup,
+    observe: impl Fn(Arc<TestWorker<S>>) -> Observe,
 ) where
     S: Send + Sync + 'static,
     T: PartialEq + Debug,
+    Setup: Future<Output = TestWorker<S>>,
+    Observe: Future<Output = T>,
 {
     let check = Check {
         envelope: envelope_of(event),
@@ -99,6 +108,8 @@ pub async fn assert_idempotent<S, T>(
     }
 }
 
+// The futures of the closures are types of their own, and no `AsyncFn`: of that, rustc cannot tell that it is `Send` when
+// a closure borrows (rust-lang/rust#110338), and the check could not run in a spawned task.
 struct Check<A, B> {
     envelope: Envelope,
     setup: A,
@@ -107,52 +118,58 @@ struct Check<A, B> {
 
 impl<A, B> Check<A, B> {
     /// The observations before and after one run.
-    async fn once<S, T>(&self) -> (T, T)
+    async fn once<S, T, Setup, Observe>(&self) -> (T, T)
     where
         S: Send + Sync + 'static,
         T: PartialEq + Debug,
-        A: AsyncFn() -> TestWorker<S>,
-        B: AsyncFn(&TestWorker<S>) -> T,
+        A: Fn() -> Setup,
+        B: Fn(Arc<TestWorker<S>>) -> Observe,
+        Setup: Future<Output = TestWorker<S>>,
+        Observe: Future<Output = T>,
     {
-        let mut worker = (self.setup)().await;
-        let before = (self.observe)(&worker).await;
-        self.handle(&mut worker).await;
-        let once = (self.observe)(&worker).await;
+        let mut worker = Arc::new((self.setup)().await);
+        let before = (self.observe)(Arc::clone(&worker)).await;
+        let handler = worker.handler_of(&self.envelope);
+        self.handle(own(&mut worker, handler)).await;
+        let once = (self.observe)(worker).await;
         assert!(
             before != once,
-            "the check of {} sees no effect: before and after the event was handled, `observe` returned {once:?}",
-            worker.handler_of(&self.envelope)
+            "the check of {handler} sees no effect: before and after the event was handled, `observe` returned {once:?}",
         );
         (before, once)
     }
 
     /// Kills the process at that point, and delivers the event again; false when the handling ends before that point.
-    async fn twice<S, T>(&self, death: Death, before: &T, once: &T) -> bool
+    async fn twice<S, T, Setup, Observe>(&self, death: Death, before: &T, once: &T) -> bool
     where
         S: Send + Sync + 'static,
         T: PartialEq + Debug,
-        A: AsyncFn() -> TestWorker<S>,
-        B: AsyncFn(&TestWorker<S>) -> T,
+        A: Fn() -> Setup,
+        B: Fn(Arc<TestWorker<S>>) -> Observe,
+        Setup: Future<Output = TestWorker<S>>,
+        Observe: Future<Output = T>,
     {
-        let mut worker = (self.setup)().await;
+        let mut worker = Arc::new((self.setup)().await);
         let handler = worker.handler_of(&self.envelope);
-        let begun = (self.observe)(&worker).await;
+        let begun = (self.observe)(Arc::clone(&worker)).await;
         assert!(
             begun == *before,
             "the check of {handler} does not start afresh: `observe` returned {before:?} before the first run, and \
              now {begun:?}; let `setup` create everything that the handler changes"
         );
-        if !worker.deliver_to_death(&self.envelope, death).await {
+        let running = own(&mut worker, handler);
+        if !running.deliver_to_death(&self.envelope, death).await {
             return false;
         }
-        self.handle(&mut worker).await;
-        let twice = (self.observe)(&worker).await;
+        self.handle(running).await;
+        let has_inbox = worker.has_inbox(&self.envelope);
+        let twice = (self.observe)(worker).await;
         assert!(
             twice == *once,
             "{handler} is not idempotent: the process died {death}, {} was redelivered, and then `observe` \
              returned\n  {twice:?}\nwhile after one run it returned\n  {once:?}\n{}",
             self.envelope.name(),
-            death.cure(worker.has_inbox(&self.envelope)),
+            death.cure(has_inbox),
         );
         true
     }
@@ -164,6 +181,16 @@ impl<A, B> Check<A, B> {
             "the check of {} needs a state in which the handler succeeds at once: {delivered:?}",
             worker.handler_of(&self.envelope)
         );
+    }
+}
+
+/// The worker, after an observation.
+fn own<'w, S>(worker: &'w mut Arc<TestWorker<S>>, handler: &str) -> &'w mut TestWorker<S> {
+    match Arc::get_mut(worker) {
+        Some(worker) => worker,
+        None => panic!(
+            "the check of {handler} still has the worker after `observe` has returned: let it go there"
+        ),
     }
 }
 

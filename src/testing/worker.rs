@@ -309,10 +309,7 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
 
     /// An event as it arrives from the wire.
     fn arrival(&mut self, envelope: &Envelope) -> Arrival {
-        let defaults = wire::Defaults {
-            source: wire::DEFAULT_SOURCE,
-            time: Utc::now(),
-        };
+        let defaults = wire::Defaults::new(wire::DEFAULT_SOURCE, Utc::now());
         let mut headers = Vec::new();
         wire::write_headers(envelope, defaults, |name, value| {
             headers.push((name.to_owned(), value.to_owned()));

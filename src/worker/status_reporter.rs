@@ -20,7 +20,7 @@ use crate::{
     instance::{Activity, EVERYBODY, HotKey, Instance, WantedConsumer, status_subject},
     log::{Lasting, short},
     nats::{BadEntry, Bus, ConsumerSpec},
-    policy::lanes::Lanes,
+    policy::{breaker::CircuitState, lanes::Lanes},
 };
 
 /// How long the runner may take to report its figures.
@@ -199,7 +199,7 @@ impl StatusReporter {
             issue: (!issues.is_empty()).then(|| issues.join("; ")),
             replay_issue: inner.replay_issue.clone(),
             holds_lease: self.facts.ordered.then_some(inner.holds_lease),
-            circuit: self.flow.circuit().to_owned(),
+            circuit: self.flow.circuit(),
             running: figures.as_ref().map(|figures| figures.running),
             resting: figures.as_ref().map(|figures| figures.resting),
             hottest: figures.unwrap_or_default().hottest,
@@ -295,7 +295,7 @@ fn facts<S: Send + Sync + 'static>(
         issue: None,
         replay_issue: None,
         holds_lease: None,
-        circuit: String::new(),
+        circuit: CircuitState::Unknown,
         running: None,
         resting: None,
         in_flight: 0,

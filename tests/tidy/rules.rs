@@ -4,6 +4,7 @@ use crate::source::{Source, has_word, lines_where};
 
 /// The rooms of the library, bottom first. Each imports from lower lines only.
 const LAYERS: &[&[&str]] = &[
+    &["database_error"],
     &["error_text", "log", "position", "schema", "task"],
     &["policy"],
     &["replay"],
@@ -27,10 +28,15 @@ pub const RULES: &[Rule] = &[
         example: ("src/worker.rs", "//! W.\nuse async_nats::Client;\n"),
     },
     Rule {
-        reason: "sqlx is named in src/outbox only, where its errors are told, and where it is exported",
+        reason: "sqlx is named in src/outbox only, where its errors are carried and told, and where it is exported",
         within: |path| {
             path.is_in(&["src/"])
-                && !path.is_in(&["src/outbox/", "src/error_text.rs", "src/lib.rs"])
+                && !path.is_in(&[
+                    "src/outbox/",
+                    "src/database_error.rs",
+                    "src/error_text.rs",
+                    "src/lib.rs",
+                ])
         },
         breaks: |source| source.lines_with_word("sqlx"),
         example: ("src/worker.rs", "//! W.\nuse sqlx::Pool;\n"),
@@ -250,6 +256,35 @@ pub const RULES: &[Rule] = &[
         example: (
             "tests/suite/relay/order.rs",
             "//! O.\nboth!(\n    what_was_given_up_is_told,\n    a_dead_letter_is_stored,\n);\n",
+        ),
+    },
+    Rule {
+        reason: "a public struct with public fields is `#[non_exhaustive]`: a new field breaks no user",
+        within: |path| {
+            let are_inner = path.is_in(&["src/outbox/"]);
+            let are_shown = ["status.rs", "standing.rs", "relay/reporter.rs"];
+            path.is_in(&["src/", "crates/contract/src/", "crates/test-servers/src/"])
+                && (!are_inner || are_shown.iter().any(|file| path.0.ends_with(file)))
+        },
+        breaks: Source::open_structs,
+        example: (
+            "src/instance.rs",
+            "//! I.\n#[derive(Clone)]\npub struct HotKey {\n    pub key: String,\n}\n",
+        ),
+    },
+    Rule {
+        reason: "an error that users match holds a `DatabaseError`, and not that of sqlx",
+        within: |path| path.is_in(&["src/"]) && !path.is_in(&["src/outbox/relay/fault.rs"]),
+        breaks: |source| {
+            source.lines_with(&[
+                "source: sqlx::Error,",
+                "#[source] sqlx::Error",
+                "#[from] sqlx::Error",
+            ])
+        },
+        example: (
+            "src/outbox/mod.rs",
+            "//! O.\npub enum E {\n    Database(#[from] sqlx::Error),\n}\n",
         ),
     },
 ];

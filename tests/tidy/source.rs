@@ -75,6 +75,22 @@ impl Source {
         lines_where(&self.code, |line| has_word(line, word))
     }
 
+    /// The public structs with a public field that are not `#[non_exhaustive]`.
+    pub fn open_structs(&self) -> Vec<usize> {
+        let lines: Vec<&str> = self.code.lines().collect();
+        let is_open = |at: usize| {
+            let before = lines[..at].iter().rev();
+            let mut attributes = before.take_while(|l| l.trim().is_empty() || l.starts_with("#["));
+            let mut fields = lines[at..].iter().take_while(|line| **line != "}");
+            !attributes.any(|line| line.contains("non_exhaustive"))
+                && fields.any(|line| line.starts_with("    pub "))
+        };
+        let structs = lines_where(&self.code, |line| {
+            line.starts_with("pub struct ") && line.ends_with('{')
+        });
+        structs.into_iter().filter(|at| is_open(at - 1)).collect()
+    }
+
     /// Every module of this crate's root that is named, with its line.
     pub fn imports_from_the_root(&self) -> Vec<(usize, String)> {
         let up = "super::".repeat(self.depth());

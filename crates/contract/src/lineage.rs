@@ -5,6 +5,7 @@ use crate::{HeaderError, headers::is_clean};
 /// The conversation that an event belongs to, the event that caused it, and the W3C trace context. Events that are
 /// published inside a handler inherit it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Lineage {
     /// The correlation id. An event without one starts a conversation that is named after the event's id.
     pub correlation_id: Option<String>,

@@ -9,7 +9,7 @@
 //! use tidings_contract::{Envelope, wire};
 //!
 //! let sent = Envelope::raw("user.created", 1, Some("Zo\u{eb}"), r#"{"id":"Zo\u{eb}"}"#)?;
-//! let defaults = wire::Defaults { source: "accounts", time: std::time::SystemTime::now().into() };
+//! let defaults = wire::Defaults::new("accounts", std::time::SystemTime::now().into());
 //! let mut headers = Vec::new();
 //! wire::write_headers(&sent, defaults, |name, value| headers.push((name.to_owned(), value.to_owned())));
 //! assert!(headers.contains(&("ce-partitionkey".into(), "Zo%C3%AB".into())));
@@ -64,11 +64,20 @@ const JSON: &str = "application/json";
 
 /// Values for an envelope that does not set them itself.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Defaults<'a> {
     /// The publishing service.
     pub source: &'a str,
     /// When the event was written.
     pub time: DateTime<Utc>,
+}
+
+impl<'a> Defaults<'a> {
+    /// The publishing service, and when the event was written.
+    #[must_use]
+    pub const fn new(source: &'a str, time: DateTime<Utc>) -> Self {
+        Self { source, time }
+    }
 }
 
 /// Passes every header of the message to `put`, in a fixed order.

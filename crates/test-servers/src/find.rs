@@ -198,8 +198,8 @@ mod tests {
 
         assert_eq!(
             message,
-            "nats-server not found: run `make servers`, or set TIDINGS_NATS_SERVER; \
-             searched .dev/bin in /nowhere/here and above, PATH"
+            "nats-server not found: set TIDINGS_NATS_SERVER, extend PATH, or run `make servers` in a checkout of \
+             Tidings, which fills .dev; searched .dev/bin in /nowhere/here and above, PATH"
         );
     }
 
@@ -214,8 +214,8 @@ mod tests {
 
         assert_eq!(
             message,
-            "initdb, postgres and psql not found: run `make servers`, or set TIDINGS_POSTGRES_BIN; \
-             searched /nowhere/bin"
+            "initdb, postgres and psql not found: set TIDINGS_POSTGRES_BIN, extend PATH, or run `make servers` in a \
+             checkout of Tidings, which fills .dev; searched /nowhere/bin"
         );
     }
 

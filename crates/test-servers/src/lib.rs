@@ -11,9 +11,15 @@
 //! # }
 //! ```
 //!
-//! The programs are searched in this order: the environment variables `TIDINGS_NATS_SERVER` and `TIDINGS_POSTGRES_BIN`;
-//! a folder `.dev` of the working directory or of one of its ancestors, which `make servers` of Tidings fills; the
-//! `PATH`.
+//! The programs are searched in this order, and the error of a missing one names the rule and the searched folders:
+//!
+//! 1. the environment variables `TIDINGS_NATS_SERVER` (the path of nats-server) and `TIDINGS_POSTGRES_BIN` (the folder
+//!    of initdb, postgres and psql); when they are set, nothing else is searched;
+//! 2. a folder `.dev` of the working directory or of one of its ancestors, which `make servers` of Tidings fills;
+//! 3. the `PATH`;
+//! 4. for Postgres the folder in which Debian installs it, `/usr/lib/postgresql/*/bin`, the newest version first.
+//!
+//! A test that asks for a major version of Postgres searches all of them for that version.
 
 mod find;
 mod home;

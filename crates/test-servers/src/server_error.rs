@@ -9,7 +9,8 @@ use std::path::Path;
 pub enum ServerError {
     /// The server's programs are not on this machine.
     #[error(
-        "{programs} not found: run `make servers`, or set {variable}; searched {}",
+        "{programs} not found: set {variable}, extend PATH, or run `make servers` in a checkout of Tidings, which \
+         fills .dev; searched {}",
         places.join(", ")
     )]
     NotFound {

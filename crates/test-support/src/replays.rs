@@ -3,19 +3,16 @@
 use std::time::Instant;
 
 use tidings::{
-    EventPublisher,
+    EventPublisher, StartFrom,
     event::IntoEnvelope,
-    replays::{
-        Replay, ReplayError, ReplayId, ReplayPoint, ReplayRequest, ReplayState, ReplayStatus,
-        Replays,
-    },
+    replays::{Replay, ReplayError, ReplayId, ReplayRequest, ReplayState, ReplayStatus, Replays},
 };
 
 use super::{DEADLINE, Database, User, World, eventually};
 
 /// A replay of all events.
 pub fn everything() -> ReplayRequest {
-    ReplayRequest::new(ReplayPoint::Beginning)
+    ReplayRequest::new(StartFrom::Beginning)
 }
 
 impl<DB: Database> World<DB> {
@@ -42,7 +39,7 @@ impl<DB: Database> World<DB> {
         loop {
             match replays.start(subscriber, request).await {
                 // A worker that has just started does not answer yet.
-                Err(ReplayError::NoReplica { .. }) if Instant::now() < end => {}
+                Err(ReplayError::NoInstance { .. }) if Instant::now() < end => {}
                 started => return started.expect("a replay"),
             }
         }

@@ -5,7 +5,17 @@ use std::{path::PathBuf, time::Duration};
 use super::connect::shown;
 
 /// How to reach NATS. Every field except `servers` has a default.
+///
+/// ```
+/// use tidings::{NatsOptions, nats::{Auth, Tls}};
+///
+/// let options = NatsOptions::servers(["tls://a.example.org", "tls://b.example.org"])
+///     .auth(Auth::user("accounts", "secret"))
+///     .tls(Tls::default().roots("ca.pem"))
+///     .name("accounts");
+/// ```
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct NatsOptions {
     /// The servers to try, such as `nats://127.0.0.1:4222`; give all seeds of a cluster.
     pub servers: Vec<String>,
@@ -41,7 +51,8 @@ pub enum Auth {
     /// No credentials.
     #[default]
     Anonymous,
-    /// User and password.
+    /// User and password; [`Auth::user`] makes it.
+    #[non_exhaustive]
     User {
         /// The user.
         user: String,
@@ -58,6 +69,7 @@ pub enum Auth {
 
 /// TLS material; files in PEM.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Tls {
     /// Whether the client refuses a plain connection; default false. A `tls://` among the servers has the same effect.
     pub required: bool,
@@ -133,6 +145,60 @@ impl NatsOptions {
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
+        self
+    }
+
+    /// Sets how long one attempt to connect may take.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Sets how often an idle connection is probed.
+    #[must_use]
+    pub fn ping_interval(mut self, interval: Duration) -> Self {
+        self.ping_interval = interval;
+        self
+    }
+}
+
+impl Auth {
+    /// User and password.
+    pub fn user(user: impl Into<String>, password: impl Into<String>) -> Self {
+        Self::User {
+            user: user.into(),
+            password: password.into(),
+        }
+    }
+}
+
+impl Tls {
+    /// Refuses a plain connection.
+    #[must_use]
+    pub fn required(mut self) -> Self {
+        self.required = true;
+        self
+    }
+
+    /// Begins TLS before the server sends anything.
+    #[must_use]
+    pub fn first(mut self) -> Self {
+        self.first = true;
+        self
+    }
+
+    /// Trusts the certificates of this file, in addition to the system's.
+    #[must_use]
+    pub fn roots(mut self, file: impl Into<PathBuf>) -> Self {
+        self.roots = Some(file.into());
+        self
+    }
+
+    /// Sets the client's certificate and its key.
+    #[must_use]
+    pub fn client(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.client = Some((certificate.into(), key.into()));
         self
     }
 }

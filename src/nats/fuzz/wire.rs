@@ -44,10 +44,7 @@ const WRAPPER: &str = r#"{"specversion":"1.0","id":"7","source":"/shöp","type":
     "partitionkey":"k","time":"2026-11-21T09:30:00Z","datacontenttype":"application/json","correlationid":"c",
     "traceparent":"00-a-b-01","tenant":"acme","sampled":true,"rate":3,"gone":null,"data":{"n":1.5,"a":[1,"b"]}}"#;
 
-const DEFAULTS: wire::Defaults<'_> = wire::Defaults {
-    source: "accounts",
-    time: DateTime::UNIX_EPOCH,
-};
+const DEFAULTS: wire::Defaults<'_> = wire::Defaults::new("accounts", DateTime::UNIX_EPOCH);
 
 /// The headers with which an envelope is published.
 fn written(envelope: &Envelope) -> Vec<(String, String)> {

@@ -105,6 +105,9 @@ impl Bus {
     ///
     /// # Errors
     /// [`BusError`] when the server does not answer or refuses.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the bucket may or may not be created or changed. Calling it again completes it.
     pub async fn apply_bucket(&self) -> Result<(), BusError> {
         self.open_state(RETRIES).await
     }

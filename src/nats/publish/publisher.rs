@@ -49,7 +49,7 @@ pub enum PublishError {
     },
     /// Another event has the same id, so the event was not stored. Give it an id of its own.
     #[error("{event} was not stored: {holder}")]
-    TakenId {
+    DuplicateId {
         /// The event's id.
         event: EventId,
         /// Which event has the id, and where it is.
@@ -122,10 +122,7 @@ impl EventPublisher {
     /// When the future is dropped, the event may or may not be stored.
     pub async fn publish(&self, event: impl IntoEnvelope) -> Result<EventId, PublishError> {
         let envelope = context::inherit(event.into_envelope()?);
-        let defaults = wire::Defaults {
-            source: &self.source,
-            time: Utc::now(),
-        };
+        let defaults = wire::Defaults::new(&self.source, Utc::now());
         check_size(&envelope, defaults, self.bus.max_payload())?;
         if context::suppresses(1) {
             return Ok(envelope.id());
@@ -157,7 +154,7 @@ impl EventPublisher {
     ) -> Result<EventId, PublishError> {
         let event = envelope.id();
         match self.bus.holder(&stream, seq, envelope.into()).await {
-            Ok(Holder::Other(holder)) => Err(PublishError::TakenId { event, holder }),
+            Ok(Holder::Other(holder)) => Err(PublishError::DuplicateId { event, holder }),
             Ok(Holder::Same | Holder::Nothing) => Ok(event),
             Err(error) => {
                 tracing::warn!(event.id = %event, stream, sequence = seq, %error,

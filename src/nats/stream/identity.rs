@@ -173,10 +173,7 @@ mod tests {
 
     fn kept(envelope: &Envelope) -> StoredMessage {
         let mut headers = Vec::new();
-        let defaults = wire::Defaults {
-            source: "tests",
-            time: DateTime::UNIX_EPOCH,
-        };
+        let defaults = wire::Defaults::new("tests", DateTime::UNIX_EPOCH);
         wire::write_headers(envelope, defaults, |name, value| {
             headers.push((name.to_owned(), value.to_owned()));
         });

@@ -18,9 +18,9 @@ use super::settings::transforms;
 use crate::log::Lasting;
 use crate::nats::{Bus, BusError, Reader, ReaderError, Removal, StartFrom};
 
-/// The state of a stream.
+/// What a stream was at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct StreamState {
+pub(crate) struct StreamSnapshot {
     /// When the stream was created, as the server writes it: distinguishes a recreated stream from its predecessor.
     pub(crate) incarnation: String,
     /// The oldest message that exists, or the next one when there is none.
@@ -114,7 +114,10 @@ impl Found {
 
 impl Bus {
     /// The state of a stream, if it exists.
-    pub(crate) async fn stream_state(&self, name: &str) -> Result<Option<StreamState>, BusError> {
+    pub(crate) async fn stream_state(
+        &self,
+        name: &str,
+    ) -> Result<Option<StreamSnapshot>, BusError> {
         Ok(self.stream_info(name).await?.map(|info| {
             let is_set = |setting: &str| info.config.get(setting) == Some(&json!(true));
             let reached = |limit: &str, now: u64| {
@@ -132,7 +135,7 @@ impl Bus {
                 .flatten()
                 .filter_map(|subject| subject.as_str());
             let transform = info.config.get("subject_transform");
-            StreamState {
+            StreamSnapshot {
                 confirms: !is_set("no_ack"),
                 transforms: transform.and_then(|value| transforms(name, value)),
                 subjects: subjects.map(str::to_owned).collect(),

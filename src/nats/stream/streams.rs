@@ -1,15 +1,16 @@
 //! The declarations of streams; creates and updates streams accordingly. Never deletes, never changes what it does not
 //! own.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tidings_contract::Pattern;
 
 use super::{
+    declare::{Plan, SettingChange},
     objections::taken,
-    settings::{Looked, Role, is_as_wanted, issues, put_over, setting_text},
+    settings::{Looked, Role, is_as_wanted, issues, put_over},
 };
 use crate::nats::{Bus, BusError, protocol::subjects};
 
@@ -34,6 +35,7 @@ pub(in crate::nats) fn retry_at_subject(subscriber: &str, id: &str) -> String {
 
 /// The declaration of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StreamSpec {
     /// The stream's name: letters, digits, `_` and `-`.
     pub name: String,
@@ -47,18 +49,6 @@ pub struct StreamSpec {
     pub max_bytes: Option<u64>,
     /// How long the server recognises a repeated event id; default 2 min.
     pub duplicate_window: Duration,
-}
-
-/// What [`Bus::apply_stream`] does, or would do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Plan {
-    /// The stream does not exist.
-    Create,
-    /// These settings differ: name, now, wanted.
-    Update(Vec<(String, String, String)>),
-    /// Nothing to do.
-    Unchanged,
 }
 
 /// The text is not a valid stream name.
@@ -190,9 +180,10 @@ impl StreamSpec {
             .settings_over(current)
             .into_iter()
             .filter(|(name, wanted)| !is_as_wanted(current.get(name), wanted))
-            .map(|(name, wanted)| {
-                let now = shown(current.get(&name));
-                (name, now, wanted.to_string())
+            .map(|(setting, wanted)| SettingChange {
+                now: shown(current.get(&setting)),
+                wanted: wanted.to_string(),
+                setting,
             })
             .collect();
         if differs.is_empty() {
@@ -439,31 +430,6 @@ impl Bus {
     }
 }
 
-/// A value of a plan in readable form.
-fn shown(setting: &str, value: &str) -> String {
-    match serde_json::from_str(value) {
-        Ok(value) => setting_text(setting, &value),
-        Err(_) => value.to_owned(),
-    }
-}
-
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Create => f.write_str("create"),
-            Self::Unchanged => f.write_str("unchanged"),
-            Self::Update(differs) => {
-                f.write_str("update")?;
-                for (name, now, wanted) in differs {
-                    let (now, wanted) = (shown(name, now), shown(name, wanted));
-                    write!(f, " {name}: {now} -> {wanted};")?;
-                }
-                Ok(())
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -477,10 +443,8 @@ mod tests {
         current.remove("subject_transform");
         assert_eq!(spec.plan(&current), Plan::Unchanged);
         current.insert("num_replicas".into(), json!(3));
-        let Plan::Update(differs) = spec.plan(&current) else {
-            panic!("an update is expected")
-        };
-        assert_eq!(differs, [("num_replicas".into(), "3".into(), "1".into())]);
+        let plan = spec.plan(&current).to_string();
+        assert_eq!(plan, "update num_replicas: 3 -> 1;");
     }
 
     #[test]

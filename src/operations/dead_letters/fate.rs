@@ -49,7 +49,7 @@ pub struct RedriveFates {
     /// Neither so far: not delivered, in flight, or waiting for another attempt.
     pub open: u64,
     /// The sequences of the new dead letters, in order: a hundred at most.
-    pub letters: Vec<u64>,
+    pub dead_letters: Vec<u64>,
 }
 
 impl RedriveWatch {
@@ -106,10 +106,10 @@ impl RedriveWatch {
             fates.open += still as u64;
             fates.failed_again += again.len() as u64;
             fates.handled += (redriven.len() - again.len() - still) as u64;
-            fates.letters.extend(again.into_values());
+            fates.dead_letters.extend(again.into_values());
         }
-        fates.letters.sort_unstable();
-        fates.letters.truncate(NAMED);
+        fates.dead_letters.sort_unstable();
+        fates.dead_letters.truncate(NAMED);
         Ok(fates)
     }
 

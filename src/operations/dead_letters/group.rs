@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::StoredDeadLetter;
+use crate::policy::outcome::Cause;
 
 /// The most groups; further fingerprints share one group.
 const MOST: usize = 10_000;
@@ -25,7 +26,7 @@ pub struct DeadLetterGroup {
     /// When the last of them was stored.
     pub last_at: DateTime<Utc>,
     /// The cause of the last one.
-    pub cause: Option<String>,
+    pub cause: Option<Cause>,
     /// The error of the last one.
     pub error: String,
     /// The sequence of the last one.

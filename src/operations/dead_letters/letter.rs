@@ -9,7 +9,7 @@ use tidings_contract::{Envelope, EventId, wire};
 
 use crate::{
     nats::{StoredMessage, counted},
-    policy::fingerprint::fingerprint,
+    policy::{fingerprint::fingerprint, outcome::Cause},
 };
 
 const SUBJECTS: &str = "dead-letter.";
@@ -39,8 +39,8 @@ pub struct StoredDeadLetter {
     pub version: u32,
     /// The event's key.
     pub key: Option<String>,
-    /// The kind of cause, such as `exhausted`.
-    pub cause: Option<String>,
+    /// The kind of cause.
+    pub cause: Option<Cause>,
     /// The error's text; empty when it was left out.
     pub error: String,
     /// The fingerprint of the error: equal for errors of one kind.
@@ -81,9 +81,9 @@ impl StoredDeadLetter {
             let id = id.strip_prefix("dead/")?.split_once('/')?.1;
             Some(id.to_owned())
         });
-        let cause = headers.text("cause");
+        let cause = headers.get("tidings-dead-cause").map(Cause::from);
         let error = headers.text("error").unwrap_or_default();
-        let of_error = || Some(fingerprint(cause.as_deref()?, &error));
+        let of_error = || Some(fingerprint(cause.as_ref()?.as_str(), &error));
         let envelope = headers.envelope(event_subject, &kept.payload, identity.as_deref());
         let name = envelope
             .as_ref()

@@ -200,6 +200,9 @@ impl KeyRedrive {
     ///
     /// # Errors
     /// As [`KeyRedrive::next`].
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the subscriber may still unpark the key. Calling it again asks again.
     pub async fn unpark_if_empty(mut self) -> Result<bool, DeadLettersError> {
         loop {
             if self.begin_round().await? {

@@ -122,6 +122,10 @@ impl Redriver {
     ///
     /// # Errors
     /// As [`Redriver::redrive`]; also [`DeadLettersError::Impossible`] when the payload is not JSON.
+    ///
+    /// # Cancel safety
+    /// As [`Redriver::redrive`], when it is called again with the same payload. Another payload is another event: the
+    /// subscriber may handle both.
     pub async fn redrive_edited(
         &self,
         letter: &StoredDeadLetter,

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use tidings_contract::{Name, Pattern};
 
 use super::StoredDeadLetter;
-use crate::nats::StartFrom;
+use crate::{nats::StartFrom, policy::outcome::Cause};
 
 /// Selects dead letters: those that meet every condition; all of them when there is none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,8 +20,8 @@ pub struct DeadLetterSelection {
     pub key: Option<String>,
     /// Those with this fingerprint of the error.
     pub fingerprint: Option<String>,
-    /// Those with this cause, such as `exhausted`.
-    pub cause: Option<String>,
+    /// Those with this cause.
+    pub cause: Option<Cause>,
     /// Those that were stored at or after this time.
     pub since: Option<DateTime<Utc>>,
     /// Those that were stored before this time.
@@ -64,9 +64,9 @@ impl DeadLetterSelection {
         self
     }
 
-    /// Only those with this cause.
+    /// Only those with this cause; its word, such as `exhausted`, will do.
     #[must_use]
-    pub fn cause(mut self, cause: impl Into<String>) -> Self {
+    pub fn cause(mut self, cause: impl Into<Cause>) -> Self {
         self.cause = Some(cause.into());
         self
     }
@@ -117,7 +117,10 @@ impl DeadLetterSelection {
             && self.name.as_ref().is_none_or(covered)
             && same(&self.key, letter.key.as_deref())
             && same(&self.fingerprint, letter.fingerprint.as_deref())
-            && same(&self.cause, letter.cause.as_deref())
+            && self
+                .cause
+                .as_ref()
+                .is_none_or(|wanted| letter.cause.as_ref() == Some(wanted))
             && self.since.is_none_or(|since| letter.stored_at >= since)
             && !self.is_past(letter)
     }

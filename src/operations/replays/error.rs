@@ -24,7 +24,7 @@ pub enum ReplayError {
     #[error(
         "no instance of {subscriber} answers, and its instances run the replay: start one, or force the replay"
     )]
-    NoReplica {
+    NoInstance {
         /// The subscriber.
         subscriber: String,
     },
@@ -132,7 +132,7 @@ pub enum ReplayError {
     },
     /// The replay has ended.
     #[error("the replay {id} is {}: start another one", .state.as_str())]
-    Over {
+    Ended {
         /// The id.
         id: ReplayId,
         /// Its state.
@@ -147,7 +147,7 @@ impl From<SubscribersError> for ReplayError {
     fn from(error: SubscribersError) -> Self {
         match error {
             SubscribersError::Unknown { name } => Self::Unknown { subscriber: name },
-            SubscribersError::NoReplica { name } => Self::NoReplica { subscriber: name },
+            SubscribersError::NoInstance { name } => Self::NoInstance { subscriber: name },
             SubscribersError::Partly { source, .. } | SubscribersError::Bus(source) => {
                 Self::Bus(source)
             }

@@ -8,7 +8,8 @@ use super::{ReplayError, standstill::lacks_shadow};
 use crate::{
     nats::{Bus, Part, filters, stream::streams::retry_subject},
     operations::subscribers::{SubscriberState, Subscribers},
-    replay::{ReplayPoint, ReplayRange, ReplayRequest},
+    policy::start::StartFrom,
+    replay::{ReplayRange, ReplayRequest},
 };
 
 /// The names of events, by the streams that carry them.
@@ -22,7 +23,7 @@ pub(super) async fn ranges(
 ) -> Result<Vec<ReplayRange>, ReplayError> {
     let state = Subscribers::new(bus).find_whole(subscriber).await?;
     if state.instances.is_empty() && !request.force {
-        return Err(ReplayError::NoReplica {
+        return Err(ReplayError::NoInstance {
             subscriber: subscriber.to_owned(),
         });
     }
@@ -42,7 +43,7 @@ pub(super) async fn ranges(
             });
         }
     }
-    let is_sequence = |point: &ReplayPoint| matches!(point, ReplayPoint::Sequence(_));
+    let is_sequence = |point: &StartFrom| matches!(point, StartFrom::Sequence(_));
     if names.len() > 1
         && (is_sequence(&request.from) || request.to.as_ref().is_some_and(is_sequence))
     {
@@ -168,15 +169,17 @@ async fn range(
         refuse_too_old(bus, stream, &part, request.from).await?;
     }
     let first = match request.from {
-        ReplayPoint::Beginning => part.first,
-        ReplayPoint::Sequence(sequence) => sequence.max(part.first),
-        ReplayPoint::Time(time) => bus.sequence_at(stream, time).await?,
+        StartFrom::Beginning => part.first,
+        // Nothing that is stored: a replay has no events that are published later.
+        StartFrom::New => part.last.saturating_add(1),
+        StartFrom::Sequence(sequence) => sequence.max(part.first),
+        StartFrom::Time(time) => bus.sequence_at(stream, time).await?,
     };
     let last = match request.to {
-        None => part.last,
-        Some(ReplayPoint::Beginning) => part.first,
-        Some(ReplayPoint::Sequence(sequence)) => sequence,
-        Some(ReplayPoint::Time(time)) => bus.sequence_at(stream, time).await?.saturating_sub(1),
+        None | Some(StartFrom::New) => part.last,
+        Some(StartFrom::Beginning) => part.first,
+        Some(StartFrom::Sequence(sequence)) => sequence,
+        Some(StartFrom::Time(time)) => bus.sequence_at(stream, time).await?.saturating_sub(1),
     };
     let last = last.min(part.last);
     if last < first {
@@ -205,19 +208,19 @@ async fn refuse_too_old(
     bus: &Bus,
     stream: &str,
     part: &Part,
-    from: ReplayPoint,
+    from: StartFrom,
 ) -> Result<(), ReplayError> {
     // The stream has never removed a message from its beginning.
     if part.first <= 1 {
         return Ok(());
     }
     let oldest = match from {
-        ReplayPoint::Beginning => return Ok(()),
-        ReplayPoint::Sequence(sequence) if sequence >= part.first => return Ok(()),
-        ReplayPoint::Sequence(_) | ReplayPoint::Time(_) => bus.kept(stream, part.first).await?,
+        StartFrom::Beginning | StartFrom::New => return Ok(()),
+        StartFrom::Sequence(sequence) if sequence >= part.first => return Ok(()),
+        StartFrom::Sequence(_) | StartFrom::Time(_) => bus.kept(stream, part.first).await?,
     };
     let stored_at = oldest.map(|oldest| oldest.stored_at);
-    if let (ReplayPoint::Time(time), Some(stored_at)) = (from, stored_at)
+    if let (StartFrom::Time(time), Some(stored_at)) = (from, stored_at)
         && time >= stored_at
     {
         return Ok(());

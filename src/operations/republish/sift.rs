@@ -187,8 +187,8 @@ impl<DB: Store> Sift<DB> {
         let held = self.held.get(&stream);
         let holds = held.map(|held| held.holds(row.event, row.marked));
         match holds {
-            Some(Holds::Event) => self.told.held += 1,
-            Some(Holds::Another) => self.told.taken_ids += 1,
+            Some(Holds::Event) => self.told.stored += 1,
+            Some(Holds::Another) => self.told.duplicate_ids += 1,
             Some(Holds::Nothing) | None => return Ok(true),
         }
         Ok(false)

@@ -1,10 +1,14 @@
 //! The issues of a subscriber, derived from what was read about it. Values in, issues out: sends no request.
 
+mod kind;
+
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde::Serialize;
 
+pub use self::kind::SubscriberIssueKind;
+use self::kind::SubscriberIssueKind as Kind;
 use super::{SubscriberConsumer, SubscriberState};
 use crate::{
     instance::{Activity, Instance},
@@ -22,10 +26,8 @@ const CLOCKS_DIFFER: TimeDelta = TimeDelta::seconds(5);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct SubscriberIssue {
-    /// The kind, one of a closed list: `no-instance`, `no-lease`, `no-consumer`, `consumer-deleted`, `retries-gone`,
-    /// `letters-gone`, `instance`, `circuit-open`, `ack-pending-full`, `retries-late`, `replay-stuck`, `clock`,
-    /// `drift`, `elsewhere`, `beyond-end`, `retries-orphaned`.
-    pub kind: &'static str,
+    /// The kind.
+    pub kind: SubscriberIssueKind,
     /// The cause.
     pub cause: String,
     /// What to do about it; `None` when the cause states it.
@@ -58,7 +60,7 @@ pub(super) struct Seen {
 }
 
 impl SubscriberIssue {
-    pub(super) fn stuck(kind: &'static str, cause: impl Into<String>) -> Self {
+    pub(super) fn stuck(kind: SubscriberIssueKind, cause: impl Into<String>) -> Self {
         Self {
             kind,
             cause: cause.into(),
@@ -68,7 +70,7 @@ impl SubscriberIssue {
         }
     }
 
-    fn minor(kind: &'static str, cause: impl Into<String>) -> Self {
+    fn minor(kind: SubscriberIssueKind, cause: impl Into<String>) -> Self {
         Self {
             is_stuck: false,
             ..Self::stuck(kind, cause)
@@ -97,14 +99,14 @@ pub(super) fn issues(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssu
         let is_waiting = consumer.pending == 0;
         let cause = starts_beyond(&consumer.stream, &state.name, consumer.delivered, last);
         Some(SubscriberIssue::stuck(
-            "beyond-end",
+            Kind::BeyondEnd,
             cause.filter(|_| is_waiting)?,
         ))
     }));
     issues.extend(late(state, seen));
     issues.extend(seen.replays.iter().map(|(id, why)| {
         SubscriberIssue::stuck(
-            "replay-stuck",
+            Kind::ReplayStuck,
             format!("the replay {id} does not continue: {why}"),
         )
         .cure(format!(
@@ -115,7 +117,7 @@ pub(super) fn issues(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssu
     let drifts = state.consumers.iter().filter(|one| !one.drift.is_empty());
     issues.extend(drifts.map(|one| {
         let cause = format!("the settings of the consumer of {} differ", one.stream);
-        SubscriberIssue::minor("drift", cause)
+        SubscriberIssue::minor(Kind::Drift, cause)
             .cure("tidings subscribers show, which shows the differences")
     }));
     issues.sort_by_key(|issue| !issue.is_stuck);
@@ -127,7 +129,7 @@ pub(super) fn orphaned(name: &str, count: u64) -> SubscriberIssue {
     let cause = format!(
         "{count} events of the subscriber {name} wait in RETRIES, and it has no consumer that takes them"
     );
-    SubscriberIssue::stuck("retries-orphaned", cause).cure(format!(
+    SubscriberIssue::stuck(Kind::RetriesOrphaned, cause).cure(format!(
         "start a worker that has {name}, which handles them; or tidings subscribers remove {name}, which \
          dead-letters them"
     ))
@@ -138,7 +140,7 @@ fn streams(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssue> {
     let gone = [
         (
             seen.has_retries,
-            "retries-gone",
+            Kind::RetriesGone,
             format!(
                 "no stream takes tidings.retry.{name}.>: RETRIES is gone with the events that waited in it, and no \
                  event can be retried later"
@@ -146,7 +148,7 @@ fn streams(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssue> {
         ),
         (
             seen.has_letters,
-            "letters-gone",
+            Kind::DeadLettersGone,
             format!(
                 "no stream takes dead-letter.{name}.>: DEAD_LETTERS is gone with its dead letters, and no event can \
                  be dead-lettered"
@@ -181,7 +183,7 @@ fn consumers(state: &SubscriberState) -> Vec<SubscriberIssue> {
     let missing = state.missing.iter();
     let told = missing.map(|missing| match (&missing.stream, state.instances.is_empty()) {
         (Some(stream), false) => SubscriberIssue::stuck(
-            "consumer-deleted",
+            Kind::ConsumerDeleted,
             format!("its consumer of {stream} was deleted while an instance runs: which events wait there is not \
                  known"),
         )
@@ -192,7 +194,7 @@ fn consumers(state: &SubscriberState) -> Vec<SubscriberIssue> {
             let cause = format!(
                 "it no longer has a consumer of {of}, and no instance answers: which events wait there is not known"
             );
-            SubscriberIssue::stuck("no-consumer", cause).cure(format!(
+            SubscriberIssue::stuck(Kind::NoConsumer, cause).cure(format!(
                 "start a worker that has the subscriber, which recreates the consumer at the start that the code \
                  names (.start), so that events may be handled again; or, when the subscriber is gone for good, \
                  tidings subscribers remove {name}"
@@ -215,14 +217,11 @@ fn instances(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssue> {
             if !told.contains(&issue.as_str()) {
                 told.push(issue);
                 let cause = format!("{}: {issue}", place(instance));
-                issues.push(SubscriberIssue::stuck("instance", cause));
+                issues.push(SubscriberIssue::stuck(Kind::Instance, cause));
             }
         }
     }
-    let open = state
-        .instances
-        .iter()
-        .find(|one| is_circuit_open(&one.circuit));
+    let open = state.instances.iter().find(|one| one.circuit.is_open());
     issues.extend(open.map(|instance| {
         let Instance { circuit, .. } = instance;
         let cause = format!(
@@ -230,16 +229,12 @@ fn instances(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssue> {
              probe",
             place(instance)
         );
-        SubscriberIssue::stuck("circuit-open", cause)
+        SubscriberIssue::stuck(Kind::CircuitOpen, cause)
             .cure("give the handler what it needs; the log of the worker says what failed. The circuit closes by \
                  itself")
     }));
     issues.extend(no_lease(state, seen));
     issues
-}
-
-fn is_circuit_open(circuit: &str) -> bool {
-    !["closed", ""].contains(&circuit)
 }
 
 /// No instance is active although events wait. From outside the causes look alike, except for one.
@@ -262,7 +257,7 @@ fn no_instance(state: &SubscriberState, seen: &Seen) -> Option<SubscriberIssue> 
                 |at| format!("an instance was last seen at {}", second(at)),
             );
             SubscriberIssue::stuck(
-                "no-instance",
+                Kind::NoInstance,
                 format!(
                     "{waiting}, and no instance answers: the process is down or frozen, a handler blocks it, the \
                      subscriber is no longer in the code, or its user may not answer; {last}"
@@ -274,7 +269,7 @@ fn no_instance(state: &SubscriberState, seen: &Seen) -> Option<SubscriberIssue> 
             ))
         }
         pulls => SubscriberIssue::stuck(
-            "no-instance",
+            Kind::NoInstance,
             format!(
                 "{waiting}, and no instance answers, though {pulls} pulls of an instance wait at the server: its \
                  user may not answer, or it has been frozen or blocked by a handler for less than ten seconds"
@@ -332,7 +327,7 @@ fn no_lease(state: &SubscriberState, seen: &Seen) -> Option<SubscriberIssue> {
     let (count, at) = (state.instances.len(), second(lease.written_at));
     let cause =
         format!("all {count} instances stand by, and none has renewed the lease since {at}");
-    let issue = SubscriberIssue::stuck("no-lease", cause);
+    let issue = SubscriberIssue::stuck(Kind::NoLease, cause);
     Some(issue.since(Some(lease.written_at)).cure(
         "see in their logs why the lease cannot be written; the bucket TIDINGS may be full, or a user may lack a \
          permission",
@@ -350,7 +345,7 @@ fn full(consumer: &SubscriberConsumer) -> Option<SubscriberIssue> {
         consumer.ack_pending, consumer.stream
     );
     Some(
-        SubscriberIssue::stuck("ack-pending-full", cause)
+        SubscriberIssue::stuck(Kind::AckPendingFull, cause)
             .since(consumer.last_delivery_at)
             .cure(
                 "find out which other clients pull from the consumer; deliveries that a lost process had are \
@@ -368,7 +363,7 @@ fn late(state: &SubscriberState, seen: &Seen) -> Option<SubscriberIssue> {
     let at = second(next);
     let cause = format!("retries are due since {at}, and their stream does not deliver them");
     Some(
-        SubscriberIssue::stuck("retries-late", cause)
+        SubscriberIssue::stuck(Kind::RetriesLate, cause)
             .since(Some(next))
             .cure("tidings streams apply, which allows schedules in RETRIES; else restart its nats-server"),
     )
@@ -390,7 +385,7 @@ fn clocks(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssue> {
         let cause = format!(
             "the clock of {place} is {seconds} s {way} that of the nats-server: its retries are delivered {when}"
         );
-        Some(SubscriberIssue::minor("clock", cause).cure("synchronise both clocks (NTP)"))
+        Some(SubscriberIssue::minor(Kind::Clock, cause).cure("synchronise both clocks (NTP)"))
     });
     told.collect()
 }

@@ -9,7 +9,8 @@ use futures::{StreamExt, future, stream};
 use serde::Serialize;
 
 use super::{
-    SubscriberConsumer, SubscriberIssue, SubscriberState, Subscribers, SubscribersError,
+    SubscriberConsumer, SubscriberIssue, SubscriberIssueKind, SubscriberState, Subscribers,
+    SubscribersError,
     issue::{Seen, issues, orphaned},
     replays::unfinished,
 };
@@ -33,7 +34,7 @@ pub struct SubscriberOverview {
     /// The subscribers, by name.
     pub subscribers: Vec<SubscriberState>,
     /// Durable consumers that no worker of Tidings has created. They belong to other applications and are not judged.
-    pub others: Vec<OtherConsumer>,
+    pub foreign: Vec<ForeignConsumer>,
     /// Issues that concern no single subscriber; the others are listed with their subscriber.
     pub issues: Vec<SubscriberIssue>,
     /// What could not be read, and why: there may be more than is reported.
@@ -43,7 +44,7 @@ pub struct SubscriberOverview {
 /// A durable consumer of another application.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct OtherConsumer {
+pub struct ForeignConsumer {
     /// The stream.
     pub stream: String,
     /// The durable's name.
@@ -117,13 +118,13 @@ impl Subscribers {
             stream::iter(looking).buffered(AT_ONCE).collect().await;
         let subscribers: Vec<SubscriberState> = states.into_iter().flatten().collect();
         let is_one = |name: &str| subscribers.iter().any(|one| one.name == name);
-        let others = ground.durables.found.iter();
-        let others = others.filter(|one| !is_one(&one.name) && !one.is_of_replay());
-        let others = others.map(|one| OtherConsumer {
+        let foreign = ground.durables.found.iter();
+        let foreign = foreign.filter(|one| !is_one(&one.name) && !one.is_of_replay());
+        let foreign = foreign.map(|one| ForeignConsumer {
             stream: one.stream.clone(),
             name: one.name.clone(),
         });
-        let others = others.collect();
+        let foreign = foreign.collect();
         let mut issues = match subscribers.is_empty() && unseen.is_empty() {
             true => self.why_none(&ground.durables.streams),
             false => Vec::new(),
@@ -134,7 +135,7 @@ impl Subscribers {
         }
         let overview = SubscriberOverview {
             subscribers,
-            others,
+            foreign,
             issues,
             unseen,
         };
@@ -354,7 +355,7 @@ impl Subscribers {
         let cause = format!(
             "this account of the nats-server {server} {what}: no subscriber can run here, or they run elsewhere"
         );
-        vec![SubscriberIssue::stuck("elsewhere", cause).cure(
+        vec![SubscriberIssue::stuck(SubscriberIssueKind::Elsewhere, cause).cure(
             "compare nats.url and the credentials with those of the services; tidings streams apply, when nothing is \
              set up yet",
         )]

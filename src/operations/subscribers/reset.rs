@@ -153,6 +153,10 @@ impl Subscribers {
     /// # Errors
     /// [`ResetError::BeforeItsStart`] when the server does not move it there; [`SubscribersError::Partly`] when only
     /// some of its streams are done, and calling it again continues; otherwise [`SubscribersError::Bus`].
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, some of its streams may be reset. Calling it again with the same plan resets all of
+    /// them; what was delivered meanwhile is delivered again.
     pub async fn reset(&self, reset: &SubscriberReset) -> Result<(), ResetError> {
         let mut done = Vec::new();
         for one in &reset.streams {

@@ -179,7 +179,7 @@ mod of_an_outbox {
                     error,
                     blocked_on,
                     unpark_requested_at,
-                    goes_back,
+                    is_returning,
                 } => OutboxTrace::Parked {
                     row: id,
                     written_at,
@@ -187,7 +187,7 @@ mod of_an_outbox {
                     error,
                     blocked_on,
                     unpark_requested_at,
-                    goes_back,
+                    is_returning,
                 },
                 Spot::Delayed { due } => OutboxTrace::Delayed { written_at, due },
             };

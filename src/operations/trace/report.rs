@@ -4,6 +4,8 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tidings_contract::EventId;
 
+use crate::{policy::outcome::Cause, replay::ReplayState};
+
 /// The events that were found, and where the search looked.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -48,7 +50,7 @@ pub struct TracedEvent {
     pub source: Option<String>,
     /// What the outbox knows.
     pub outbox: OutboxTrace,
-    /// The batches that held it, as far as the ledger knows.
+    /// The batches that contained it, as far as the ledger knows.
     pub batches: Vec<TracedBatch>,
     /// Where it is stored; more than one position when it was stored again.
     pub stored: Vec<StoredEvent>,
@@ -109,7 +111,7 @@ pub enum OutboxTrace {
         /// When an operator asked for it to be published.
         unpark_requested_at: Option<DateTime<Utc>>,
         /// Whether it is restored without a decision: for one of these reasons, or with an earlier event of its key.
-        goes_back: bool,
+        is_returning: bool,
     },
     /// It was discarded while it was parked.
     Discarded {
@@ -207,7 +209,7 @@ pub enum InboxTrace {
         /// When it was dead-lettered.
         at: Option<DateTime<Utc>>,
         /// The kind of cause.
-        cause: String,
+        cause: Cause,
         /// The error's text.
         error: String,
     },
@@ -221,8 +223,8 @@ pub struct ReplayTrace {
     pub id: String,
     /// When it was requested.
     pub created_at: Option<DateTime<Utc>>,
-    /// Its state: `running`, `paused`, `done` and so on; `None` when the replay is no longer stored.
-    pub state: Option<&'static str>,
+    /// Its state; `None` when the replay is no longer stored.
+    pub state: Option<ReplayState>,
     /// What the inbox of this database has.
     pub inbox: Option<InboxTrace>,
 }
@@ -243,7 +245,7 @@ pub enum TracedOutcome {
     /// It was handled.
     Handled,
     /// It was acknowledged, and no place records how it ended.
-    Answered,
+    Acknowledged,
     /// It will not be delivered: it lies before the subscriber's start.
     Before,
     /// Nothing is known.
@@ -268,7 +270,7 @@ pub enum DeliveryTrace {
         delivered: u64,
     },
     /// It is acknowledged.
-    Answered {
+    Acknowledged {
         /// The sequence up to which everything is acknowledged.
         floor: u64,
     },
@@ -305,11 +307,11 @@ pub struct RetryTrace {
 #[non_exhaustive]
 pub struct DeadLetterTrace {
     /// Its sequence in the dead-letter stream.
-    pub letter: u64,
+    pub sequence: u64,
     /// When it was stored.
     pub at: DateTime<Utc>,
     /// The kind of cause.
-    pub cause: Option<String>,
+    pub cause: Option<Cause>,
     /// How many attempts there were.
     pub attempts: Option<u32>,
     /// The error's text.
@@ -341,7 +343,7 @@ impl SubscriberTrace {
             _ if self.inbox.is_some() || !self.dead_letters.is_empty() => TracedOutcome::DeadLetter,
             DeliveryTrace::NotYet { .. } => TracedOutcome::NotDelivered,
             DeliveryTrace::Delivered { .. } => TracedOutcome::Delivered,
-            DeliveryTrace::Answered { .. } => TracedOutcome::Answered,
+            DeliveryTrace::Acknowledged { .. } => TracedOutcome::Acknowledged,
             DeliveryTrace::Before { .. } => TracedOutcome::Before,
             DeliveryTrace::Unknown { .. } => TracedOutcome::Unknown,
         };

@@ -19,6 +19,7 @@ use crate::{
     operations::dead_letters::{
         DeadLetterSelection, DeadLetters, DeadLettersError, StoredDeadLetter,
     },
+    policy::outcome::Cause,
     replay::Replay,
 };
 
@@ -154,7 +155,7 @@ impl Search<'_> {
             .at(&letter.subscriber)
             .dead_letters
             .push(DeadLetterTrace {
-                letter: letter.sequence,
+                sequence: letter.sequence,
                 at: letter.stored_at,
                 cause: letter.cause.clone(),
                 attempts: letter.attempts,
@@ -211,7 +212,7 @@ impl Search<'_> {
                 event.at(&replay.subscriber).replays.push(ReplayTrace {
                     id: replay.id.to_string(),
                     created_at: Some(replay.created_at),
-                    state: Some(replay.state.as_str()),
+                    state: Some(replay.state),
                     inbox: None,
                 });
             }
@@ -274,7 +275,7 @@ fn remembered(dead_lettered: Option<&str>) -> InboxTrace {
     let text = |name: &str| note.get(name).and_then(Value::as_str).unwrap_or_default();
     InboxTrace::DeadLettered {
         at: text("at").parse().ok(),
-        cause: text("cause").to_owned(),
+        cause: Cause::from(text("cause")),
         error: text("error").to_owned(),
     }
 }
@@ -330,7 +331,7 @@ fn delivery(durable: &Durable, place: &StoredEvent) -> DeliveryTrace {
         return DeliveryTrace::Before { beginning };
     }
     match place.sequence {
-        sequence if sequence <= floor => DeliveryTrace::Answered { floor },
+        sequence if sequence <= floor => DeliveryTrace::Acknowledged { floor },
         sequence if sequence <= delivered => DeliveryTrace::Delivered { floor, delivered },
         _ => DeliveryTrace::NotYet { delivered },
     }

@@ -18,7 +18,7 @@ use crate::{nats::Stored, outbox::Relayed};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Finding {
     /// The message differs from the row.
-    Altered {
+    Modified {
         row: Relayed,
         sequence: u64,
         what: &'static str,
@@ -26,22 +26,22 @@ pub(super) enum Finding {
     /// The message lies behind a later event of its key.
     OutOfOrder { row: Relayed, sequence: u64 },
     /// The stream holds the event a second time.
-    Duplicated { message: Stored },
+    Duplicate { message: Stored },
 }
 
 impl Finding {
     pub(super) fn told(self) -> Difference {
         match self {
-            Self::Altered {
+            Self::Modified {
                 row,
                 sequence,
                 what,
-            } => difference(DifferenceKind::Altered, row, Some(sequence), Some(what)),
+            } => difference(DifferenceKind::Modified, row, Some(sequence), Some(what)),
             Self::OutOfOrder { row, sequence } => {
                 difference(DifferenceKind::OutOfOrder, row, Some(sequence), None)
             }
-            Self::Duplicated { message } => Difference {
-                kind: DifferenceKind::Duplicated,
+            Self::Duplicate { message } => Difference {
+                kind: DifferenceKind::Duplicate,
                 event: message.event,
                 name: message.name,
                 key: message.key,
@@ -102,7 +102,7 @@ pub(super) struct Comparison {
     republished: HashMap<u64, Ends>,
     seed: RandomState,
     /// Pairs without a difference.
-    pub(super) sound: u64,
+    pub(super) ok: u64,
     /// Republished events that lie behind later ones of their key.
     pub(super) late: u64,
 }
@@ -190,7 +190,7 @@ impl Comparison {
         let sequence = message.sequence;
         if let Some(what) = altered(&row, message) {
             let row = row.clone();
-            findings.push(Finding::Altered {
+            findings.push(Finding::Modified {
                 row,
                 sequence,
                 what,
@@ -205,7 +205,7 @@ impl Comparison {
         {
             findings.push(Finding::OutOfOrder { row, sequence });
         }
-        self.sound += u64::from(findings.len() == told);
+        self.ok += u64::from(findings.len() == told);
     }
 
     /// Whether a pair is in order with the others of its key. A stream only grows, so republished events may lie
@@ -331,7 +331,7 @@ mod tests {
         let rows = [row(1, "a"), row(2, "b"), row(3, "a")];
         let messages = [stored(2, 7, "b"), stored(1, 8, "a"), stored(3, 9, "a")];
         let (findings, comparison) = compare(&rows, &messages);
-        assert_eq!((findings, comparison.sound), (vec![], 3));
+        assert_eq!((findings, comparison.ok), (vec![], 3));
         assert!(comparison.messages.is_empty());
         assert_eq!(comparison.into_missing(), []);
     }
@@ -366,7 +366,7 @@ mod tests {
             rows.iter()
                 .for_each(|row| comparison.row(row.clone(), &mut findings));
             comparison.message(message, &mut findings);
-            assert_eq!((&findings[..], comparison.sound), (&[][..], 1));
+            assert_eq!((&findings[..], comparison.ok), (&[][..], 1));
             assert_eq!(comparison.into_missing(), std::slice::from_ref(left));
         }
         // Both are there, whichever was read first.
@@ -380,7 +380,7 @@ mod tests {
             messages
                 .into_iter()
                 .for_each(|message| comparison.message(message, &mut findings));
-            assert_eq!((findings.len(), comparison.sound), (0, 2));
+            assert_eq!((findings.len(), comparison.ok), (0, 2));
             assert!(comparison.take_strays().is_empty());
         }
     }
@@ -397,7 +397,7 @@ mod tests {
         assert_eq!(findings, []);
         let mut findings = Vec::new();
         comparison.row(row(1, "a"), &mut findings);
-        assert_eq!((findings, comparison.sound), (vec![], 1));
+        assert_eq!((findings, comparison.ok), (vec![], 1));
         let strays = comparison.take_strays();
         let count = |n| strays.get(&event(n)).map(Vec::len);
         assert_eq!((count(9), count(1)), (Some(2), Some(1)));
@@ -424,10 +424,7 @@ mod tests {
         let rows = [row(1, "a"), row(2, "a"), row(3, "a")];
         let messages = [stored(3, 1, "a"), again(1, 2), again(2, 3)];
         let (findings, comparison) = compare(&rows, &messages);
-        assert_eq!(
-            (findings, comparison.late, comparison.sound),
-            (vec![], 2, 3)
-        );
+        assert_eq!((findings, comparison.late, comparison.ok), (vec![], 2, 3));
         assert!(comparison.has_later(&row(2, "a")) && !comparison.has_later(&row(3, "a")));
         assert!(!comparison.has_later(&row(1, "b")));
         let messages = [stored(2, 1, "a"), stored(1, 2, "a"), again(3, 3)];
@@ -441,7 +438,7 @@ mod tests {
         late.bytes = 1;
         let (findings, comparison) =
             compare(&[row(1, "a"), row(2, "a")], &[stored(2, 1, "a"), late]);
-        assert_eq!((findings.len(), comparison.sound), (2, 1));
+        assert_eq!((findings.len(), comparison.ok), (2, 1));
     }
 
     #[test]

@@ -49,9 +49,9 @@ impl<DB: Store> Verify<DB> {
                     row.payload = whole.first().map(|whole| seed.hash_one(&*whole.payload));
                 }
                 match altered(&row, &message) {
-                    None => stream.sound += 1,
+                    None => stream.ok += 1,
                     what => {
-                        let kind = DifferenceKind::Altered;
+                        let kind = DifferenceKind::Modified;
                         stream.tell(difference(kind, row, Some(*sequence), what));
                     }
                 }

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::{Examined, Verification, VerifiedStream, Verify, VerifyError};
 use crate::outbox::{
-    Chosen, Loss, OutboxError, RepublishError, Sender, Sending, Settled, Standing, Store,
+    Chosen, Loss, OutboxError, RepublishError, Sender, Sending, Settled, Store, StreamState,
 };
 
 /// What a repair found and did.
@@ -45,7 +45,7 @@ impl Repair {
     pub fn is_whole(&self) -> bool {
         let mut streams = self.found.streams.iter();
         let is_whole = |stream: &VerifiedStream| {
-            stream.altered + stream.duplicated + stream.out_of_order == 0 && stream.issue.is_none()
+            stream.modified + stream.duplicates + stream.out_of_order == 0 && stream.issue.is_none()
         };
         self.out_of_reach == 0 && streams.all(is_whole)
     }
@@ -105,11 +105,11 @@ impl<DB: Store> Verify<DB> {
         };
         if self.range.since.is_none() {
             for stream in &found.streams {
-                if stream.standing == Standing::Known {
+                if stream.state == StreamState::Intact {
                     continue;
                 }
                 // A relay that starts later must not report this loss as new.
-                let (name, standing) = (&stream.stream, &stream.standing);
+                let (name, standing) = (&stream.stream, &stream.state);
                 if let Some(was) = passed.get(name) {
                     let noticed = self.outbox.notice(name, standing, was).await;
                     noticed.map_err(of_the_outbox)?;

@@ -1,9 +1,11 @@
 //! What a verification found: figures, and examples of each difference. Never reads or writes anything else.
 
+use std::fmt;
+
 use serde::Serialize;
 use tidings_contract::EventId;
 
-use crate::outbox::Standing;
+use crate::outbox::StreamState;
 
 /// The most differences of one kind that are listed for a stream; the figures count all.
 const TOLD: u64 = 1000;
@@ -23,9 +25,9 @@ pub struct VerifiedStream {
     /// Its name.
     pub stream: String,
     /// Whether it is the stream that the relay knows.
-    pub standing: Standing,
+    pub state: StreamState,
     /// Events that are there as they were written.
-    pub sound: u64,
+    pub ok: u64,
     /// Events that were confirmed and are not there.
     pub missing: u64,
     /// Events of a part of the stream that its limits may have removed. A stream without a limit has none: there a
@@ -34,15 +36,15 @@ pub struct VerifiedStream {
     /// Events that the ledger does not record as confirmed; `outbox discard` leaves such rows.
     pub unconfirmed: u64,
     /// Events whose message differs from the row: another event has their id in the stream, so they are not stored.
-    pub altered: u64,
+    pub modified: u64,
     /// Messages whose event is already there.
-    pub duplicated: u64,
+    pub duplicates: u64,
     /// Events that lie behind a later one of their key.
     pub out_of_order: u64,
-    /// Those of the `sound` events that were republished and lie behind later ones of their key.
+    /// Those of the `ok` events that were republished and lie behind later ones of their key.
     pub late: u64,
     /// Messages whose event is not in the outbox: from other publishers, or no longer kept.
-    pub others: u64,
+    pub foreign: u64,
     /// A setting that keeps events from existing subscribers, with the cure.
     pub issue: Option<String>,
     /// The differences one by one: at most a thousand of each kind.
@@ -79,9 +81,9 @@ pub enum DifferenceKind {
     /// It is not in the stream, and the ledger has no confirmation of it.
     Unconfirmed,
     /// Its message differs from its row: another event has its id in the stream.
-    Altered,
+    Modified,
     /// It is in the stream a second time.
-    Duplicated,
+    Duplicate,
     /// It lies behind a later event of its key.
     OutOfOrder,
 }
@@ -93,35 +95,41 @@ impl DifferenceKind {
         match self {
             Self::Missing => "missing",
             Self::Unconfirmed => "unconfirmed",
-            Self::Altered => "altered",
-            Self::Duplicated => "duplicated",
+            Self::Modified => "modified",
+            Self::Duplicate => "duplicate",
             Self::OutOfOrder => "out-of-order",
         }
+    }
+}
+
+impl fmt::Display for DifferenceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
     }
 }
 
 impl Verification {
     /// Whether every stream holds what was confirmed, as it was written, once and in order.
     #[must_use]
-    pub fn is_sound(&self) -> bool {
-        self.streams.iter().all(VerifiedStream::is_sound)
+    pub fn is_ok(&self) -> bool {
+        self.streams.iter().all(VerifiedStream::is_ok)
     }
 }
 
 impl VerifiedStream {
-    pub(super) fn new(stream: &str, standing: Standing) -> Self {
+    pub(super) fn new(stream: &str, state: StreamState) -> Self {
         Self {
             stream: stream.to_owned(),
-            standing,
-            sound: 0,
+            state,
+            ok: 0,
             missing: 0,
             expired: 0,
             unconfirmed: 0,
-            altered: 0,
-            duplicated: 0,
+            modified: 0,
+            duplicates: 0,
             out_of_order: 0,
             late: 0,
-            others: 0,
+            foreign: 0,
             issue: None,
             differences: Vec::new(),
         }
@@ -129,17 +137,17 @@ impl VerifiedStream {
 
     /// Whether it holds what was confirmed, as it was written, once and in order, where subscribers find it.
     #[must_use]
-    pub fn is_sound(&self) -> bool {
-        let wrong = self.missing + self.altered + self.duplicated + self.out_of_order;
-        self.standing == Standing::Known && wrong == 0 && self.issue.is_none()
+    pub fn is_ok(&self) -> bool {
+        let wrong = self.missing + self.modified + self.duplicates + self.out_of_order;
+        self.state == StreamState::Intact && wrong == 0 && self.issue.is_none()
     }
 
     pub(super) fn tell(&mut self, difference: Difference) {
         let count = match difference.kind {
             DifferenceKind::Missing => &mut self.missing,
             DifferenceKind::Unconfirmed => &mut self.unconfirmed,
-            DifferenceKind::Altered => &mut self.altered,
-            DifferenceKind::Duplicated => &mut self.duplicated,
+            DifferenceKind::Modified => &mut self.modified,
+            DifferenceKind::Duplicate => &mut self.duplicates,
             DifferenceKind::OutOfOrder => &mut self.out_of_order,
         };
         *count += 1;

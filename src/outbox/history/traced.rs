@@ -79,7 +79,7 @@ pub enum Spot {
         /// When its unpark was requested.
         unpark_requested_at: Option<DateTime<Utc>>,
         /// Whether it is restored without a decision.
-        goes_back: bool,
+        is_returning: bool,
     },
     /// Not due yet.
     Delayed {
@@ -249,12 +249,12 @@ impl<DB: Store> Outbox<DB> {
                 let parked = DB::parked(connection, names, &parked, Extent::Head).await?;
                 let returning: HashSet<i64> = parked
                     .iter()
-                    .filter(|row| row.goes_back)
+                    .filter(|row| row.is_returning)
                     .map(|row| row.id)
                     .collect();
                 for row in &mut rows {
-                    if let Spot::Parked { goes_back, .. } = &mut row.spot {
-                        *goes_back = returning.contains(&row.id);
+                    if let Spot::Parked { is_returning, .. } = &mut row.spot {
+                        *is_returning = returning.contains(&row.id);
                     }
                 }
             }

@@ -73,7 +73,7 @@ impl Note {
 
     fn read(text: &str) -> Result<Self, OutboxError> {
         let read = serde_json::from_str(text);
-        read.map_err(|error| OutboxError::Database(sqlx::Error::Decode(error.into())))
+        read.map_err(|error| OutboxError::database(sqlx::Error::Decode(error.into())))
     }
 
     /// In ASCII: a database may have any encoding, and none may prevent an event from being dead-lettered.
@@ -219,7 +219,7 @@ impl<DB: Store> Inbox<DB> {
     /// Begins a transaction that reads and writes a note.
     async fn begin_to_note(&self) -> Result<OutboxTransaction<DB>, OutboxError> {
         let begun = self.outbox.begin_attended(DB::BEGIN_OWN).await;
-        let begun = begun.map_err(OutboxError::Database)?;
+        let begun = begun.map_err(OutboxError::database)?;
         Ok(OutboxTransaction::new(begun, self.outbox.clone()))
     }
 

@@ -423,7 +423,7 @@ impl<DB: Store> Inbox<DB> {
                 };
                 let memory = self.memory(facts, *period, &events);
                 let forgotten = DB::forget(&mut tx, names, &memory).await;
-                forgotten.map_err(OutboxError::Database)?;
+                forgotten.map_err(OutboxError::database)?;
             }
             for (event, facts) in failed {
                 if let Some(Known::Reopened { note }) = known.get(event) {

@@ -256,12 +256,12 @@ impl<DB: Store> Inbox<DB> {
         })
         .await;
         // The database's own errors show that it is available.
-        let is_away = |error: &OutboxError| matches!(error, OutboxError::Database(error) if error.as_database_error().is_none());
+        let is_away = |error: &OutboxError| matches!(error, OutboxError::Database(error) if error.sqlx().as_database_error().is_none());
         let is_away = done.as_ref().is_err_and(is_away);
         self.is_away.store(is_away, Ordering::Relaxed);
         done.map_err(|error| match &error {
             // Another transaction holds the event: this does not mean that the database is unavailable.
-            OutboxError::Database(said) if DB::IS_REMOTE && DB::is_locked_out(said) => {
+            OutboxError::Database(said) if DB::IS_REMOTE && DB::is_locked_out(said.sqlx()) => {
                 Failure::unavailable(error).undecided()
             }
             _ => Failure::unavailable(error),
@@ -335,8 +335,8 @@ impl<DB: Store> Inbox<DB> {
         match &error {
             // Only the connection is lost; the database may be available.
             _ if link::is_lost(&error) => Failure::unavailable(error).undecided(),
-            OutboxError::Database(said) if DB::is_refusal(said) => Failure::retry(error),
-            OutboxError::TakenId { .. } => Failure::retry(error),
+            OutboxError::Database(said) if DB::is_refusal(said.sqlx()) => Failure::retry(error),
+            OutboxError::DuplicateId { .. } => Failure::retry(error),
             // Caused by a savepoint that the handler has dropped.
             OutboxError::RolledBack => Failure::retry(error),
             _ => Failure::unavailable(error),
@@ -350,7 +350,7 @@ impl<DB: Store> Inbox<DB> {
         let is_there = match rolled_back {
             Ok(Ok(())) => true,
             // The database may have rolled back before.
-            Ok(Err(OutboxError::Database(error))) => !DB::is_lost(&error),
+            Ok(Err(OutboxError::Database(error))) => !DB::is_lost(error.sqlx()),
             Ok(Err(_)) => false,
             // A statement of the handler may still be running.
             Err(_) => match tokio::time::timeout(ROLLBACK, self.let_go(backend)).await {
@@ -456,7 +456,7 @@ fn outside(event: DateTime<Utc>, ring: &Ring) -> String {
 
 /// The connection has lost its other end.
 fn gone() -> OutboxError {
-    OutboxError::Database(link::lost())
+    OutboxError::database(link::lost())
 }
 
 /// Does work within [`PATIENCE`], on another connection when one is lost: a lost connection does not mean that the
@@ -482,7 +482,7 @@ async fn patiently<T>(
 ) -> Result<T, OutboxError> {
     match tokio::time::timeout(PATIENCE, work).await {
         Ok(done) => done,
-        Err(_) => Err(OutboxError::Database(sqlx::Error::Io(
+        Err(_) => Err(OutboxError::database(sqlx::Error::Io(
             std::io::ErrorKind::TimedOut.into(),
         ))),
     }

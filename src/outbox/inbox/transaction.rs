@@ -77,6 +77,9 @@ impl<DB: Store> InboxTransaction<DB> {
     ///
     /// # Errors
     /// As for [`OutboxTransaction::cancel`].
+    ///
+    /// # Cancel safety
+    /// As for [`OutboxTransaction::cancel`].
     pub async fn cancel(&mut self, id: EventId) -> Result<bool, OutboxError> {
         self.tx().cancel(id).await
     }

@@ -1,7 +1,7 @@
 //! Why a relay ends by itself. Never a fault that it recovers from.
 
 use super::Fault;
-use crate::outbox::{Store, home::USE_NATS, origin::REBASE, version_sentence};
+use crate::outbox::{DatabaseError, Store, home::USE_NATS, origin::REBASE, version_sentence};
 
 /// Why a relay can never work as it is.
 #[derive(Debug, thiserror::Error)]
@@ -9,7 +9,7 @@ use crate::outbox::{Store, home::USE_NATS, origin::REBASE, version_sentence};
 pub enum RelayError {
     /// The tables do not exist.
     #[error("the database has no outbox: run `tidings migrate`, or call `Outbox::migrate`")]
-    NotMigrated(#[source] sqlx::Error),
+    NotMigrated(#[source] DatabaseError),
     /// The database is a copy, made by dump and restore or row by row.
     #[error("{reason}; {REBASE}")]
     Foreign {
@@ -39,7 +39,9 @@ impl RelayError {
     /// NATS changes while the relay works, the relay waits instead of ending.
     pub(super) fn or_fault<DB: Store>(fault: Fault, is_admitted: bool) -> Result<Fault, Self> {
         match fault {
-            Fault::Database(error) if DB::is_missing_table(&error) => Err(Self::NotMigrated(error)),
+            Fault::Database(error) if DB::is_missing_table(&error) => {
+                Err(Self::NotMigrated(error.into()))
+            }
             Fault::Foreign(reason) => Err(Self::Foreign { reason }),
             Fault::Elsewhere(reason) if !is_admitted => Err(Self::Elsewhere { reason }),
             Fault::Version {

@@ -35,7 +35,7 @@ pub(super) struct Item {
 impl Item {
     pub(super) fn submission(&self, source: &str) -> Submission {
         let time = self.row.at;
-        Submission::new(&self.envelope, wire::Defaults { source, time })
+        Submission::new(&self.envelope, wire::Defaults::new(source, time))
     }
 }
 

@@ -26,7 +26,7 @@ use super::{
     resume::Known,
 };
 use crate::{
-    nats::{BatchId, Cause, Confirmed, Refusal, StreamState, cause_of_denial, cause_of_no_ack},
+    nats::{BatchId, Cause, Confirmed, Refusal, StreamSnapshot, cause_of_denial, cause_of_no_ack},
     outbox::{parked::BlockedOn, store::Cursor},
 };
 
@@ -78,7 +78,7 @@ impl<C: Cursor> Lane<C> {
     pub(super) fn new(
         course: Arc<LaneContext<C>>,
         stream: String,
-        state: &StreamState,
+        state: &StreamSnapshot,
         batch: usize,
     ) -> Self {
         Self {

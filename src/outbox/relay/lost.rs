@@ -3,7 +3,7 @@
 
 use chrono::Utc;
 
-use crate::outbox::standing::{Losses, REPAIR, Standing};
+use crate::outbox::standing::{Losses, REPAIR, StreamState};
 
 /// The known losses.
 #[derive(Debug, Default)]
@@ -15,11 +15,10 @@ impl Lost {
         for (stream, loss) in &kept {
             let was_open = self.0.get(stream).is_some_and(|known| known.is_open());
             if loss.is_open() {
-                let (standing, for_s) =
-                    (loss.standing(), (Utc::now() - loss.since()).num_seconds());
+                let (state, for_s) = (loss.state(), (Utc::now() - loss.since()).num_seconds());
                 tracing::error!(
                     stream,
-                    %standing,
+                    %state,
                     for_s,
                     cure = REPAIR,
                     "stream loss detected: confirmed events are missing; new events continue into the stream"
@@ -42,6 +41,6 @@ impl Lost {
     /// Whether the stream is known to be missing.
     pub(super) fn is_gone(&self, stream: &str) -> bool {
         let known = self.0.get(stream);
-        known.is_some_and(|known| *known.standing() == Standing::Gone)
+        known.is_some_and(|known| *known.state() == StreamState::Missing)
     }
 }

@@ -2,6 +2,7 @@
 //! into the database. Stores nothing, and never delays the relay's work.
 
 use std::{
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -32,8 +33,8 @@ pub struct RelayInstance {
     pub owner: String,
     /// The version of Tidings that it runs.
     pub version: String,
-    /// The kind of its database: `postgres` or `sqlite`.
-    pub database: String,
+    /// The kind of its database.
+    pub database: DatabaseKind,
     /// When it started.
     pub started_at: DateTime<Utc>,
     /// What it is doing. It is starting while it cannot take the lease because the database or NATS fails.
@@ -46,6 +47,45 @@ pub struct RelayInstance {
     pub nats: NatsIdentity,
     /// What hinders it.
     pub issues: Vec<Issue>,
+}
+
+/// The kind of a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum DatabaseKind {
+    /// PostgreSQL.
+    Postgres,
+    /// SQLite.
+    Sqlite,
+    /// A kind that a later version of Tidings has added.
+    #[serde(other)]
+    Unknown,
+}
+
+impl DatabaseKind {
+    /// The word for status and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Sqlite => "sqlite",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    fn named(word: &str) -> Self {
+        let mut known = [Self::Postgres, Self::Sqlite].into_iter();
+        known
+            .find(|kind| kind.as_str() == word)
+            .unwrap_or(Self::Unknown)
+    }
+}
+
+impl fmt::Display for DatabaseKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
 }
 
 /// Written by the relay, read by status requests.
@@ -68,7 +108,7 @@ impl Reporter {
                 outbox: outbox.to_owned(),
                 owner: owner.to_owned(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
-                database: database.to_owned(),
+                database: DatabaseKind::named(database),
                 started_at: Utc::now(),
                 activity: Activity::Starting,
                 epoch: None,

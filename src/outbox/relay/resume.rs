@@ -9,9 +9,9 @@ use tokio::sync::watch;
 
 use super::{Fault, ledger::Ledger};
 use crate::{
-    nats::{Bus, BusError, Found, Holder, Identity, StartFrom, StoredMessage, StreamState},
+    nats::{Bus, BusError, Found, Holder, Identity, StartFrom, StoredMessage, StreamSnapshot},
     outbox::{
-        standing::{Losses, Standing, StoredLoss, standing},
+        standing::{Losses, StoredLoss, StreamState, standing},
         store::{Entry, Position, Positions},
     },
     policy::start::shifted,
@@ -164,7 +164,7 @@ async fn read_behind(bus: &Bus, streams: &Positions) -> Result<Stored, Fault> {
     let mut stored = Stored::default();
     for (stream, position) in streams {
         let (state, standing) = look(bus, stream, position).await?;
-        if standing != Standing::Known {
+        if standing != StreamState::Intact {
             let loss = StoredLoss::new(standing.clone(), position.clone());
             stored.losses.insert(stream.clone(), loss);
         }
@@ -173,7 +173,7 @@ async fn read_behind(bus: &Bus, streams: &Positions) -> Result<Stored, Fault> {
         stored.last.insert(stream.clone(), last);
         let found = tail(bus, stream, position, &state, &standing).await?;
         let mut behind = position.sequence;
-        if standing != Standing::Known {
+        if standing != StreamState::Intact {
             let reset = reset(position, &state, &found);
             behind = reset.sequence;
             stored.resets.insert(stream.clone(), reset);
@@ -207,12 +207,12 @@ async fn look(
     bus: &Bus,
     stream: &str,
     position: &Position,
-) -> Result<(Option<StreamState>, Standing), Fault> {
+) -> Result<(Option<StreamSnapshot>, StreamState), Fault> {
     let mut is_sure = false;
     loop {
         let state = bus.stream_state(stream).await?;
         let standing = standing(bus, stream, position, state.as_ref()).await?;
-        if standing == Standing::Known || is_sure {
+        if standing == StreamState::Intact || is_sure {
             return Ok((state, standing));
         }
         is_sure = true;
@@ -226,19 +226,19 @@ async fn tail(
     bus: &Bus,
     stream: &str,
     position: &Position,
-    state: &StreamState,
-    standing: &Standing,
+    state: &StreamSnapshot,
+    standing: &StreamState,
 ) -> Result<Found, Fault> {
     let end = state.last_sequence;
     let mut found = Found::default();
     let behind = match standing {
-        Standing::Recreated { .. } => 0,
+        StreamState::Recreated { .. } => 0,
         _ => position.sequence,
     };
     if end > behind {
         found = bus.ids_between(stream, behind, end).await?;
     }
-    if let Standing::RolledBack { .. } | Standing::Overwritten { .. } = standing {
+    if let StreamState::Truncated { .. } | StreamState::Diverged { .. } = standing {
         let since = position
             .since
             .map(|since| StartFrom::Time(shifted(since, -SLACK)));
@@ -249,7 +249,7 @@ async fn tail(
 }
 
 /// The new position of a stream that is not intact: before everything that was found.
-fn reset(position: &Position, state: &StreamState, found: &Found) -> Position {
+fn reset(position: &Position, state: &StreamSnapshot, found: &Found) -> Position {
     if state.incarnation != position.incarnation {
         return Position::new(state.incarnation.clone(), 0);
     }

@@ -211,10 +211,7 @@ impl<C: Cursor> Router<C> {
     /// The event of a row, or why NATS will never take it.
     fn envelope(&self, row: &Row) -> Result<Envelope, String> {
         let envelope = row.envelope()?;
-        let defaults = wire::Defaults {
-            source: &self.course.source,
-            time: row.at,
-        };
+        let defaults = wire::Defaults::new(&self.course.source, row.at);
         check_size(&envelope, defaults, self.course.bus.max_payload())
             .map_err(|error| format!("{error}, {}", error.why()))?;
         Ok(envelope)

@@ -44,10 +44,7 @@ impl Form {
     }
 
     pub(super) fn message(&self, item: &Item) -> Submission {
-        let defaults = wire::Defaults {
-            source: &self.source,
-            time: item.row.at,
-        };
+        let defaults = wire::Defaults::new(&self.source, item.row.at);
         let mut message = Submission::new(&item.envelope, defaults).republished(&self.mark);
         if self.prefix.is_some() {
             message = message.to(self.subject(&item.row.name));

@@ -17,7 +17,7 @@ use super::{
     tenure::Held,
 };
 use crate::{
-    nats::{BatchId, Bus, BusError, Confirmed, Found, Holder, Refusal, StreamState},
+    nats::{BatchId, Bus, BusError, Confirmed, Found, Holder, Refusal, StreamSnapshot},
     outbox::store::Entry,
 };
 
@@ -59,7 +59,7 @@ impl Lane {
         bus: Bus,
         held: Held,
         stream: String,
-        state: &StreamState,
+        state: &StreamSnapshot,
         end: Option<u64>,
         form: Form,
     ) -> Self {

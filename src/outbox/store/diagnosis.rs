@@ -1,6 +1,8 @@
 //! Cause and cure of a database error, by its code. Never decides what the outbox does about it.
 
-/// A cause and a cure, for operators.
+use crate::outbox::DatabaseError;
+
+/// Cause and cure of a [`DatabaseError`], for operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Diagnosis {
@@ -10,10 +12,17 @@ pub struct Diagnosis {
     pub cure: &'static str,
 }
 
+impl DatabaseError {
+    /// Cause and cure, when the error tells more than that a statement has failed.
+    #[must_use]
+    pub fn diagnosis(&self) -> Option<Diagnosis> {
+        Diagnosis::of(self.sqlx())
+    }
+}
+
 impl Diagnosis {
     /// Diagnoses a database error, when its code tells more than that a statement has failed.
-    #[must_use]
-    pub fn of(error: &sqlx::Error) -> Option<Self> {
+    pub(in crate::outbox) fn of(error: &sqlx::Error) -> Option<Self> {
         match error {
             sqlx::Error::Database(said) => Self::of_code(&said.code()?),
             sqlx::Error::PoolTimedOut => Some(Self {

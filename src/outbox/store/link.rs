@@ -92,7 +92,10 @@ pub(in crate::outbox) fn lost() -> sqlx::Error {
 
 /// Whether an error is that of `lost`.
 pub(in crate::outbox) fn is_lost(error: &OutboxError) -> bool {
-    matches!(error, OutboxError::Database(sqlx::Error::Io(error)) if error.kind() == io::ErrorKind::NotConnected)
+    let OutboxError::Database(error) = error else {
+        return false;
+    };
+    matches!(error.sqlx(), sqlx::Error::Io(error) if error.kind() == io::ErrorKind::NotConnected)
 }
 
 impl<DB: Store> Outbox<DB> {

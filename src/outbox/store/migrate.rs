@@ -2,7 +2,7 @@
 //! there: independent of the application's migrations.
 
 use super::{Names, taken::Taken};
-use crate::outbox::{Outbox, Store};
+use crate::outbox::{DatabaseError, Outbox, Store};
 use crate::schema::SchemaError;
 
 /// Why the tables could not be migrated.
@@ -24,7 +24,7 @@ pub enum MigrateError {
         migration: &'static str,
         /// The error of the database.
         #[source]
-        source: sqlx::Error,
+        source: DatabaseError,
     },
     /// Another transaction held a lock until the wait timed out; nothing of the migration was kept.
     #[error("{by}")]
@@ -33,11 +33,17 @@ pub enum MigrateError {
         by: String,
         /// The error of the database.
         #[source]
-        source: sqlx::Error,
+        source: DatabaseError,
     },
     /// The database cannot be used.
     #[error("the database cannot be migrated")]
-    Database(#[from] sqlx::Error),
+    Database(#[source] DatabaseError),
+}
+
+impl From<sqlx::Error> for MigrateError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error.into())
+    }
 }
 
 impl<DB: Store> Outbox<DB> {
@@ -68,10 +74,13 @@ impl<DB: Store> Outbox<DB> {
     ///
     /// # Errors
     /// [`MigrateError`]; the database is then at the last migration that succeeded.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, each migration has happened as a whole, or not at all. Calling it again runs the rest.
     pub async fn migrate(&self) -> Result<Vec<&'static str>, MigrateError> {
         match self.migrate_one_by_one().await {
             Err(MigrateError::Database(source) | MigrateError::Failed { source, .. })
-                if DB::is_locked_out(&source) =>
+                if DB::is_locked_out(source.sqlx()) =>
             {
                 let by = self.locked_by().await;
                 Err(MigrateError::Locked { by, source })
@@ -102,7 +111,7 @@ impl<DB: Store> Outbox<DB> {
                 .await
                 .map_err(|source| MigrateError::Failed {
                     migration: migration.name,
-                    source,
+                    source: source.into(),
                 })?;
             tx.commit().await?;
             tracing::info!(

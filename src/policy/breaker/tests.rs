@@ -42,12 +42,12 @@ fn it_opens_when_everything_fails_and_closes_after_a_probe() {
     assert_eq!(change, Some(Some(opened)));
     assert!(!circuit.counts_failures());
     assert_eq!(circuit.gate(now), Gate::Until(now + 5 * SECOND));
-    assert_eq!(circuit.word(now), "open");
+    assert_eq!(circuit.shown(now), CircuitState::Open);
 
     now += 5 * SECOND;
     assert_eq!(
-        (circuit.gate(now), circuit.word(now)),
-        (Gate::Probe, "half-open")
+        (circuit.gate(now), circuit.shown(now)),
+        (Gate::Probe, CircuitState::HalfOpen)
     );
     let probe = circuit.begin(now).expect("a probe");
     assert_eq!(

@@ -28,10 +28,7 @@ fn at(server: &NatsServer, auth: Auth) -> NatsOptions {
 #[tokio::test]
 async fn user_and_password_work_as_options_and_in_the_url() {
     let server = server("authorization { user: ada, password: s3cret }").await;
-    let user = |password: &str| Auth::User {
-        user: "ada".into(),
-        password: password.into(),
-    };
+    let user = |password: &str| Auth::user("ada", password);
     assert!(connects(at(&server, user("s3cret"))).await);
     assert!(!connects(at(&server, user("wrong"))).await);
     assert!(!connects(at(&server, Auth::Anonymous)).await);
@@ -131,12 +128,9 @@ async fn tls_works_with_a_root_and_a_client_certificate() {
         let server = NatsServer::options().config(config).start().await.unwrap();
         let url = server.url().replace("nats://", "tls://");
         let with = |client| {
-            let tls = Tls {
-                required: true,
-                first,
-                roots: Some(roots.clone()),
-                client,
-            };
+            let mut tls = Tls::default().required().roots(roots);
+            tls.first = first;
+            tls.client = client;
             NatsOptions::servers([url.clone()]).tls(tls)
         };
         assert!(connects(with(Some(authority.signed("client")))).await);
@@ -171,15 +165,11 @@ async fn one_server_with_tls_keeps_credentials_from_those_without() {
         "authorization {{ user: ada, password: s3cret }}\ntls {{ cert_file: {certificate:?}, key_file: {key:?} }}"
     );
     let server = NatsServer::options().config(config).start().await.unwrap();
-    let tls = Tls {
-        roots: Some(authority.roots.clone()),
-        ..Tls::default()
-    };
-    let (user, password) = ("ada".to_owned(), "s3cret".to_owned());
+    let tls = Tls::default().roots(&authority.roots);
     let url = server.url().replace("nats://", "tls://");
     let options = NatsOptions::servers([url, stranger.to_string()])
         .tls(tls)
-        .auth(Auth::User { user, password });
+        .auth(Auth::user("ada", "s3cret"));
     let bus = Bus::connect(options).await.unwrap();
     assert!(bus.is_connected());
     server.stop().await.unwrap();

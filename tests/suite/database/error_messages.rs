@@ -37,7 +37,7 @@ async fn a_postgres_error_has_code_detail_and_hint() {
             error.to_string().contains(" at line "),
             "the client's own words: {error}"
         );
-        let error = OutboxError::Database(error);
+        let error = OutboxError::Database(error.into());
         let texts = error_texts(&error);
         assert_eq!(texts[0], "the database failed");
         assert!(texts[1].starts_with(expected), "{texts:?}");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use sqlx::{Connection as _, PgConnection, Postgres, Sqlite, sqlite::SqlitePoolOptions};
 use tidings::{
     Outbox,
-    outbox::{Diagnosis, MigrateError, OutboxError, ParkedSelection},
+    outbox::{MigrateError, OutboxError, ParkedSelection},
 };
 
 use crate::support::{Database, User, World, eventually, log, within};
@@ -265,7 +265,7 @@ async fn a_sqlite_file_that_cannot_grow_is_reported_as_a_full_disk() {
     let Err(OutboxError::Database(error)) = tx.commit().await else {
         panic!("it has grown");
     };
-    let diagnosis = Diagnosis::of(&error).unwrap();
+    let diagnosis = error.diagnosis().unwrap();
     assert_eq!(diagnosis.cause, "the disk of the database is full");
     assert!(diagnosis.cure.contains("make room"), "{diagnosis:?}");
 }

@@ -330,7 +330,7 @@ async fn without_the_database_no_event_is_dead_lettered<DB: Database>(world: Wor
         .deliver(Envelope::of(&User::new("ada")).unwrap())
         .await;
     let outcome = delivered.outcome.unwrap();
-    assert!(matches!(outcome, Outcome::Postpone(_)), "{outcome:?}");
+    assert!(matches!(outcome, Outcome::Defer(_)), "{outcome:?}");
     let error = delivered.error.unwrap();
     assert!(
         error.contains("cannot record that the event is dead-lettered"),

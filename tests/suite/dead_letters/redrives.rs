@@ -13,6 +13,7 @@ use tidings::{
     Bus, CircuitBreaker, Context, EventPublisher, EventSubscriber, Failure, Retry, StreamSpec,
     Worker,
     dead_letters::{DeadLetterSelection, DeadLetters, DeadLettersError, Edit, StoredDeadLetter},
+    handler::Cause,
     worker::WorkerError,
 };
 use tidings_test_servers::NatsServer;
@@ -140,7 +141,7 @@ async fn a_redriven_event_reaches_only_the_subscriber_that_failed() {
     assert_eq!(letter.name, "user.created");
     assert_eq!(letter.key.as_deref(), Some("ada"));
     assert_eq!(letter.event.unwrap().to_string(), id);
-    assert_eq!(letter.cause.as_deref(), Some("exhausted"));
+    assert_eq!(letter.cause, Some(Cause::Exhausted));
     assert_eq!(letter.attempts, Some(2));
     assert!(letter.first_failed_at < letter.last_failed_at);
     assert!(letter.first_failed_at.is_some() && letter.consumer_sequence.is_some());

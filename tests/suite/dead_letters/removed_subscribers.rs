@@ -57,7 +57,7 @@ async fn dead_letters_and_retries_of_a_removed_subscriber_stay() {
         let issues = subscribers.overview().await.issues;
         issues
             .iter()
-            .any(|issue| issue.kind == "retries-orphaned" && issue.cause.contains("gone"))
+            .any(|issue| issue.kind.as_str() == "retries-orphaned" && issue.cause.contains("gone"))
     })
     .await;
     tool.done("STREAM.PURGE.RETRIES", json!({})).await;

@@ -76,12 +76,12 @@ async fn an_event_with_a_used_id_is_reported_and_not_repaired<DB: Journal>(world
     let found = verified(&world).await;
     let stream = &found.streams[0];
     assert_eq!(
-        (stream.sound, stream.altered, stream.missing),
+        (stream.ok, stream.modified, stream.missing),
         (2, 1, 0),
         "{found:?}"
     );
     let told = &stream.differences[0];
-    assert_eq!(told.kind, DifferenceKind::Altered);
+    assert_eq!(told.kind, DifferenceKind::Modified);
     assert_eq!(
         (&*told.name, told.sequence, told.detail),
         ("user.deleted", Some(1), Some("name"))
@@ -95,7 +95,7 @@ async fn an_event_with_a_used_id_is_reported_and_not_repaired<DB: Journal>(world
     let republish = || Republish::new(&world.bus, &world.outbox);
     let done = republish().run().await.unwrap();
     assert_eq!(
-        (done.events(), done.held, done.taken_ids),
+        (done.events(), done.stored, done.duplicate_ids),
         (0, 2, 1),
         "{done:?}"
     );
@@ -135,7 +135,7 @@ async fn payloads_of_one_size_are_compared<DB: Journal>(world: World<DB>) {
     let found = verified(&world).await;
     let stream = &found.streams[0];
     assert_eq!(
-        (stream.sound, stream.altered, stream.missing),
+        (stream.ok, stream.modified, stream.missing),
         (1, 1, 0),
         "{found:?}"
     );
@@ -149,7 +149,7 @@ async fn an_event_parked_for_its_id_is_not_traced_to_the_other<DB: Journal>(worl
     let events = traced(&world, Sought::Event(id)).await;
     let stored: Vec<usize> = events.iter().map(|event| event.stored.len()).collect();
     assert_eq!(stored, [1, 0], "{events:?}");
-    assert!(verified(&world).await.is_sound());
+    assert!(verified(&world).await.is_ok());
 }
 
 async fn foreign_events_with_one_id_are_not_judged<DB: Journal>(world: World<DB>) {
@@ -172,6 +172,6 @@ async fn foreign_events_with_one_id_are_not_judged<DB: Journal>(world: World<DB>
         }
     }
     let found = verified(&world).await;
-    assert!(found.is_sound(), "{found:?}");
-    assert_eq!((found.streams[0].sound, found.streams[0].others), (1, 4));
+    assert!(found.is_ok(), "{found:?}");
+    assert_eq!((found.streams[0].ok, found.streams[0].foreign), (1, 4));
 }

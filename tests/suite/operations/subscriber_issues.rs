@@ -7,9 +7,9 @@ use async_nats::jetstream::{self, consumer::pull};
 use chrono::{TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use tidings::{
-    Context, Event, EventPublisher, EventSubscriber, Failure, Retry, StreamSpec, Worker,
+    Context, Event, EventPublisher, EventSubscriber, Failure, Retry, StartFrom, StreamSpec, Worker,
     event::Pattern,
-    replays::{ReplayPoint, ReplayRequest, Replays},
+    replays::{ReplayRequest, Replays},
     subscribers::{SubscriberIssue, SubscriberState, Subscribers, SubscribersError},
 };
 
@@ -65,7 +65,10 @@ async fn listed(world: &World<Sqlite>) -> SubscriberState {
 }
 
 fn issue<'a>(state: &'a SubscriberState, kind: &str) -> Option<&'a SubscriberIssue> {
-    state.issues.iter().find(|issue| issue.kind == kind)
+    state
+        .issues
+        .iter()
+        .find(|issue| issue.kind.as_str() == kind)
 }
 
 /// Waits until the list has an issue of this kind; returns it with its subscriber.
@@ -172,7 +175,7 @@ async fn without_the_retry_stream_subscribers_stay_in_the_list() {
     let state = listed(&world).await;
     assert!(issue(&state, "retries-gone").is_some(), "nobody runs it");
     context.delete_stream("DEAD_LETTERS").await.unwrap();
-    becomes(&world, "letters-gone").await;
+    becomes(&world, "dead-letters-gone").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -227,7 +230,7 @@ async fn a_consumer_of_another_application_is_named_without_issues() {
     let names: Vec<_> = overview.subscribers.iter().map(|one| &*one.name).collect();
     assert_eq!(names, [NAME]);
     let others: Vec<_> = overview
-        .others
+        .foreign
         .iter()
         .map(|other| (&*other.stream, &*other.name))
         .collect();
@@ -332,7 +335,7 @@ async fn distant_retries_are_counted_with_the_time_of_the_last() {
 async fn a_replay_without_an_instance_is_an_issue_of_its_subscriber() {
     let world = World::<Sqlite>::start().await;
     handled_before(&world, &["a"]).await;
-    let request = ReplayRequest::new(ReplayPoint::Beginning).force();
+    let request = ReplayRequest::new(StartFrom::Beginning).force();
     let replays = Replays::new(&world.bus);
     let replay = replays.start(NAME, &request).await.unwrap();
     let (_, found) = becomes(&world, "replay-stuck").await;

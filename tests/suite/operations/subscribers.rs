@@ -7,7 +7,8 @@ use chrono::{TimeDelta, Utc};
 use tidings::{
     Context, EventPublisher, EventSubscriber, Failure, Rate, Retry, Worker,
     subscribers::{
-        Activity, Instance, SubscriberConsumer, SubscriberState, Subscribers, SubscribersError,
+        Activity, CircuitState, Instance, SubscriberConsumer, SubscriberState, Subscribers,
+        SubscribersError,
     },
 };
 use tokio::sync::watch;
@@ -150,7 +151,7 @@ async fn instances_report_their_activity_and_hot_keys() {
         (Some(true), Some(false))
     );
     assert_eq!((standing_by.running, standing_by.in_flight), (None, 0));
-    assert_eq!(working.circuit, "closed");
+    assert_eq!(working.circuit, CircuitState::Closed);
     assert_eq!(
         working.retry,
         "3 attempts: after 2 times 1 h (each 50 to 100 %), then dead letter"

@@ -6,9 +6,10 @@ use async_nats::jetstream;
 use chrono::{TimeDelta, Utc};
 use tidings::{
     CircuitBreaker, Context, Envelope, EventId, EventPublisher, EventSubscriber, Failure,
-    InboxTransaction, Retry, Worker,
+    InboxTransaction, Retry, StartFrom, Worker,
     dead_letters::{DeadLetterSelection, DeadLetters},
-    replays::{ReplayPoint, ReplayRequest, Replays},
+    handler::Cause,
+    replays::{ReplayRequest, ReplayState, Replays},
     trace::{
         DeliveryTrace, InboxTrace, OutboxTrace, Sought, SubscriberTrace, Trace, Traced,
         TracedEvent, TracedOutcome,
@@ -112,7 +113,7 @@ async fn a_relayed_event_has_batch_and_position_and_no_subscriber<DB: Database>(
     let running = world.run(worker);
     let first = world.commit("ada").await;
     world.publish_all().await;
-    becomes(&world, first, "mail", TracedOutcome::Answered).await;
+    becomes(&world, first, "mail", TracedOutcome::Acknowledged).await;
     running.stop().await.unwrap();
     let before = Utc::now() - TimeDelta::seconds(60);
     let ids = [world.commit("bob").await, world.commit("eve").await];
@@ -157,7 +158,7 @@ async fn a_handled_event_is_known_by_the_inbox_or_the_ack_floor<DB: Database>(wo
     let running = world.run(worker);
     let id = world.commit("ada").await;
     world.publish_all().await;
-    becomes(&world, id, "mail", TracedOutcome::Answered).await;
+    becomes(&world, id, "mail", TracedOutcome::Acknowledged).await;
     let event = becomes(&world, id, "books", TracedOutcome::Handled).await;
     running.stop().await.unwrap();
     assert!(
@@ -206,7 +207,7 @@ async fn a_failing_event_is_traced_from_retry_to_dead_letter<DB: Database>(world
     running.stop().await.unwrap();
     let letter = &at(&event, "mail").dead_letters[0];
     assert_eq!((letter.attempts, letter.redrives), (Some(1), 0));
-    assert_eq!(letter.cause.as_deref(), Some("exhausted"));
+    assert_eq!(letter.cause, Some(Cause::Exhausted));
     assert_eq!(letter.error, "the mail server is down");
 
     let letters = DeadLetters::new(&world.bus);
@@ -247,9 +248,7 @@ async fn dead_lettered_and_replayed_events_are_traced<DB: Database>(world: World
     letters.discard(&letter).await.unwrap();
     let other = world.commit("bob").await;
     world.publish_all().await;
-    let of_ada = ReplayRequest::new(ReplayPoint::Beginning)
-        .key("ada")
-        .force();
+    let of_ada = ReplayRequest::new(StartFrom::Beginning).key("ada").force();
     let replay = Replays::new(&world.bus)
         .start("books", &of_ada)
         .await
@@ -267,14 +266,14 @@ async fn dead_lettered_and_replayed_events_are_traced<DB: Database>(world: World
     else {
         panic!("{event:?}")
     };
-    assert_eq!((&**cause, &**error), ("rejected", "no mailbox"));
+    assert_eq!((cause, &**error), (&Cause::Rejected, "no mailbox"));
     assert!(when.unwrap() <= Utc::now());
     let [told] = &at_books.replays[..] else {
         panic!("{event:?}")
     };
     assert_eq!(
         (&told.id, told.state),
-        (&replay.id.to_string(), Some("running"))
+        (&replay.id.to_string(), Some(ReplayState::Running))
     );
     let event = world.traced(other).await;
     assert!(at(&event, "books").replays.is_empty(), "it has another key");

@@ -234,7 +234,7 @@ async fn an_unreadable_row_is_parked_and_blocks_no_other<DB: Database>(world: Wo
         verify.run().await.unwrap(),
         verify.payloads().run().await.unwrap(),
     ] {
-        assert!(found.is_sound(), "{found:?}");
+        assert!(found.is_ok(), "{found:?}");
     }
     assert_eq!(counts(&world.stored().await).len(), carried.len() + 1);
 }
@@ -274,7 +274,7 @@ async fn a_row_that_is_too_large_is_parked_unread<DB: Database>(world: World<DB>
 
     asked_in_vain(&world).await;
     let verify = Verify::new(&world.bus, &world.outbox);
-    assert!(verify.payloads().run().await.unwrap().is_sound());
+    assert!(verify.payloads().run().await.unwrap().is_ok());
     relay.stop().await.unwrap();
     // SQLite runs in this process, and has the row in memory while it copies it.
     if DB::KIND == "postgres" {
@@ -357,7 +357,7 @@ async fn a_text_that_is_not_utf_8_is_parked_and_blocks_no_other() {
         assert_eq!(dead_lettered.unwrap().len(), 3, "{encoding}");
         let verify = Verify::new(&world.bus, &world.outbox);
         let verified = verify.payloads().run().await.unwrap();
-        assert!(verified.is_sound(), "{encoding}: {verified:?}");
+        assert!(verified.is_ok(), "{encoding}: {verified:?}");
     }
 }
 

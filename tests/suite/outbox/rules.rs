@@ -117,10 +117,7 @@ fn of_bytes(is_event: bool, bytes: usize) -> Case {
 }
 
 fn header_bytes(case: &Case) -> usize {
-    let defaults = wire::Defaults {
-        source: wire::DEFAULT_SOURCE,
-        time: DateTime::UNIX_EPOCH,
-    };
+    let defaults = wire::Defaults::new(wire::DEFAULT_SOURCE, DateTime::UNIX_EPOCH);
     wire::header_bytes(&case.envelope().unwrap(), defaults)
 }
 

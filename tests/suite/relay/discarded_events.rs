@@ -126,23 +126,23 @@ async fn later_parked_events_are_restored_like_the_first_of_the_key<DB: Database
     let told: Vec<bool> = parked(&world)
         .await
         .iter()
-        .map(|row| row.goes_back)
+        .map(|row| row.is_returning)
         .collect();
     assert_eq!(told, [true, true, true, false, false]);
     for (id, expected) in [(second, true), (fifth, false)] {
         let event = world.traced(id).await;
         let OutboxTrace::Parked {
-            goes_back,
+            is_returning,
             blocked_on,
             ..
         } = &event.outbox
         else {
             panic!("{event:?}")
         };
-        assert_eq!((*goes_back, blocked_on), (expected, &None), "{event:?}");
+        assert_eq!((*is_returning, blocked_on), (expected, &None), "{event:?}");
     }
     let discarded = world.outbox.discard(&ParkedSelection::All, 10).await;
-    assert!(discarded.unwrap().iter().all(|row| !row.goes_back));
+    assert!(discarded.unwrap().iter().all(|row| !row.is_returning));
 }
 
 async fn a_discarded_row_is_in_no_ledger_entry_around_it<DB: Database>(world: World<DB>) {

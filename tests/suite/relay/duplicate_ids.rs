@@ -152,7 +152,7 @@ async fn other_headers_park_a_used_id_and_another_trace_does_not<DB: Journal>(wo
     tx.publish(of("bolt")).unwrap();
     assert!(matches!(
         tx.commit().await,
-        Err(OutboxError::TakenId { .. })
+        Err(OutboxError::DuplicateId { .. })
     ));
 }
 
@@ -415,7 +415,7 @@ async fn the_same_event_again_is_stored_once_and_nothing_is_parked<DB: Journal>(
         .run()
         .await
         .unwrap();
-    assert!(found.is_sound(), "{found:?}");
+    assert!(found.is_ok(), "{found:?}");
 }
 
 async fn two_events_of_one_id_in_a_transaction_are_refused_at_commit<DB: Journal>(
@@ -431,7 +431,7 @@ async fn two_events_of_one_id_in_a_transaction_are_refused_at_commit<DB: Journal
     tx.publish(second()).unwrap();
     let refused = tx.commit().await.unwrap_err();
     assert!(
-        matches!(refused, OutboxError::TakenId { event, .. } if event == id),
+        matches!(refused, OutboxError::DuplicateId { event, .. } if event == id),
         "{refused}"
     );
     let mut tx = world.outbox.begin().await.unwrap();
@@ -440,7 +440,7 @@ async fn two_events_of_one_id_in_a_transaction_are_refused_at_commit<DB: Journal
     assert!(tx.commit().await.is_err());
     let mut tx = world.outbox.pool().begin().await.unwrap();
     let all = world.outbox.enqueue_all(&mut tx, [first(), second()]).await;
-    assert!(matches!(all, Err(OutboxError::TakenId { .. })));
+    assert!(matches!(all, Err(OutboxError::DuplicateId { .. })));
     drop(tx);
     assert_eq!(world.outbox.status().await.unwrap().backlog, 0);
 }
@@ -454,7 +454,7 @@ async fn a_direct_publish_with_a_used_id_is_an_error<DB: Journal>(world: World<D
     let told = publisher
         .publish(event(id, "user.deleted", "k2", "2"))
         .await;
-    let Err(PublishError::TakenId { event, holder }) = told else {
+    let Err(PublishError::DuplicateId { event, holder }) = told else {
         panic!("{told:?}")
     };
     assert_eq!(event, id);

@@ -67,7 +67,7 @@ async fn a_full_disk_is_reported_until_the_server_writes_again<DB: Database>(_: 
     })
     .await;
     let found = Verify::new(&world.bus, &world.outbox).run().await.unwrap();
-    assert!(found.is_sound(), "{found:?}");
+    assert!(found.is_ok(), "{found:?}");
     assert_eq!(world.stored().await.len(), EVENTS);
     relay.stop().await.unwrap();
 }

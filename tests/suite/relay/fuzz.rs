@@ -12,7 +12,8 @@ use sqlx::{
 };
 use tidings::{
     Outbox, StreamSpec,
-    outbox::OutboxError,
+    error_text::error_texts,
+    outbox::{DatabaseError, OutboxError},
     testing::failpoint::{self, Point},
 };
 use tidings_test_servers::PostgresServer;
@@ -135,7 +136,7 @@ async fn write<DB: Journal>(
     world: &World<DB>,
     writer: u64,
     dice: &mut Dice,
-) -> Result<(), sqlx::Error> {
+) -> Result<(), DatabaseError> {
     let shared = |dice: &mut Dice| format!("key-{}", dice.roll(5));
     match dice.roll(10) {
         // Early: the transaction gets its id long before it writes an event.
@@ -198,22 +199,22 @@ async fn enqueue<DB: Journal>(
     world: &World<DB>,
     tx: &mut sqlx::Transaction<'_, DB>,
     key: &str,
-) -> Result<(), sqlx::Error> {
+) -> Result<(), DatabaseError> {
     let count = DB::count_up(tx, key).await?;
     let key = key.to_owned();
     let id = world.outbox.enqueue(tx, &Counted { key, count }).await;
-    DB::note(tx, id.map_err(database)?).await
+    Ok(DB::note(tx, id.map_err(database)?).await?)
 }
 
 /// Commits, or rolls back.
 async fn end<DB: Journal>(
     tx: sqlx::Transaction<'_, DB>,
     dice: &mut Dice,
-) -> Result<(), sqlx::Error> {
-    match dice.roll(5) {
-        0 => tx.rollback().await,
-        _ => tx.commit().await,
-    }
+) -> Result<(), DatabaseError> {
+    Ok(match dice.roll(5) {
+        0 => tx.rollback().await?,
+        _ => tx.commit().await?,
+    })
 }
 
 /// Transactions of another application, some of them long.
@@ -233,7 +234,7 @@ async fn make_noise<DB: Journal>(pool: sqlx::Pool<DB>, quiet: CancellationToken,
 }
 
 /// The events of this test are never refused.
-fn database(error: OutboxError) -> sqlx::Error {
+fn database(error: OutboxError) -> DatabaseError {
     match error {
         OutboxError::Database(error) => error,
         error => panic!("{error:?}"),
@@ -241,10 +242,10 @@ fn database(error: OutboxError) -> sqlx::Error {
 }
 
 /// SQLite's error when the busy timeout has passed.
-fn is_busy(error: &sqlx::Error) -> bool {
-    error
-        .as_database_error()
-        .is_some_and(|error| error.message() == "database is locked")
+fn is_busy(error: &DatabaseError) -> bool {
+    error_texts(error)
+        .concat()
+        .starts_with("database is locked")
 }
 
 async fn pause(milliseconds: u64) {

@@ -7,7 +7,7 @@ use async_nats::jetstream;
 use sqlx::{Postgres, Sqlite};
 use tidings::{
     EventPublisher,
-    outbox::{Loss, Standing},
+    outbox::{Loss, StreamState},
     testing::failpoint::{self, Point},
     verify::Verify,
 };
@@ -40,12 +40,12 @@ async fn losses<DB: Database>(world: &World<DB>) -> Vec<Loss> {
     world.outbox.status().await.unwrap().losses
 }
 
-async fn is_told<DB: Database>(world: &World<DB>) -> Standing {
+async fn is_told<DB: Database>(world: &World<DB>) -> StreamState {
     eventually("the loss is told", || async {
         !losses(world).await.is_empty()
     })
     .await;
-    losses(world).await.remove(0).standing
+    losses(world).await.remove(0).state
 }
 
 async fn counts<DB: Database>(world: &World<DB>) -> Vec<i64> {
@@ -71,7 +71,10 @@ async fn a_recreated_stream_is_reported_until_it_is_acknowledged<DB: Database>(w
     world.forget_ids_after(WINDOW).await;
     commit(&world, EVENTS).await;
     world.is_settled().await;
-    assert!(matches!(is_told(&world).await, Standing::Recreated { .. }));
+    assert!(matches!(
+        is_told(&world).await,
+        StreamState::Recreated { .. }
+    ));
     // New events were published, although the first batch into the new stream was confirmed before the loss was
     // noticed.
     assert_eq!(
@@ -92,7 +95,7 @@ async fn a_recreated_stream_is_reported_until_it_is_acknowledged<DB: Database>(w
     let verified = Verify::new(&world.bus, &world.outbox).run().await.unwrap();
     let stream = &verified.streams[0];
     assert!(
-        matches!(stream.standing, Standing::Recreated { .. }),
+        matches!(stream.state, StreamState::Recreated { .. }),
         "{verified:?}"
     );
 
@@ -124,7 +127,7 @@ async fn a_deleted_stream_is_reported<DB: Database>(world: World<DB>) {
         .await
         .unwrap();
     let relay = world.relay();
-    assert_eq!(is_told(&world).await, Standing::Gone);
+    assert_eq!(is_told(&world).await, StreamState::Missing);
     world.outbox.acknowledge_loss("EVENTS").await.unwrap();
     relay.stop().await.unwrap();
     let relay = world.relay();
@@ -134,7 +137,10 @@ async fn a_deleted_stream_is_reported<DB: Database>(world: World<DB>) {
     relay.stop().await.unwrap();
     // A new stream is another loss: that one was not acknowledged.
     let relay = world.relay();
-    assert!(matches!(is_told(&world).await, Standing::Recreated { .. }));
+    assert!(matches!(
+        is_told(&world).await,
+        StreamState::Recreated { .. }
+    ));
     relay.stop().await.unwrap();
 }
 
@@ -151,7 +157,7 @@ async fn an_older_copy_of_the_store_is_reported<DB: Database>() {
     // real time: the relay looks at its streams a second after it began, and then once a minute
     tokio::time::sleep(Duration::from_secs(2)).await;
     past.put_back(&world.nats).await;
-    let told = Standing::RolledBack {
+    let told = StreamState::Truncated {
         known: 2 * EVENTS as u64,
         now: EVENTS as u64,
     };
@@ -199,7 +205,7 @@ async fn an_older_copy_with_foreign_writes_is_reported() {
     let relay = world.relay();
     let told = is_told(&world).await;
     assert!(
-        matches!(told, Standing::Overwritten { sequence, .. } if sequence == EVENTS as u64),
+        matches!(told, StreamState::Diverged { sequence, .. } if sequence == EVENTS as u64),
         "{told}"
     );
     relay.stop().await.unwrap();
@@ -224,8 +230,8 @@ async fn an_older_copy_with_writes_without_ids_is_reported() {
         stored.await.unwrap();
     }
     let found = Verify::new(&world.bus, &world.outbox).run().await.unwrap();
-    let is_overwritten = |standing: &Standing| matches!(standing, Standing::Overwritten { sequence, .. } if *sequence == EVENTS as u64);
-    assert!(is_overwritten(&found.streams[0].standing), "{found:?}");
+    let is_overwritten = |standing: &StreamState| matches!(standing, StreamState::Diverged { sequence, .. } if *sequence == EVENTS as u64);
+    assert!(is_overwritten(&found.streams[0].state), "{found:?}");
     let relay = world.relay();
     let told = is_told(&world).await;
     assert!(is_overwritten(&told), "{told}");
@@ -256,7 +262,7 @@ async fn events_stored_before_the_loss_was_found_are_stored_once() {
     world.is_settled().await;
     assert!(matches!(
         is_told(&world).await,
-        Standing::RolledBack { known: 1000, .. }
+        StreamState::Truncated { known: 1000, .. }
     ));
     relay.stop().await.unwrap();
     assert_eq!(counts(&world).await, (0..2 * EVENTS).collect::<Vec<_>>());

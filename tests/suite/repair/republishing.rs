@@ -6,7 +6,7 @@ use async_nats::jetstream;
 use sqlx::{Postgres, Sqlite};
 use tidings::{
     Envelope, EventId, Rate, StreamSpec,
-    outbox::{ParkedSelection, RepublishError, Standing},
+    outbox::{ParkedSelection, RepublishError, StreamState},
     republish::Republish,
     verify::{Repair, Verification, Verify},
 };
@@ -121,8 +121,8 @@ async fn deleted_events_are_republished_unchanged_within_the_window<DB: Database
         }
     }
     let found = verify(&world).await;
-    assert!(found.is_sound(), "{found:?}");
-    assert_eq!(found.streams[0].sound, EVENTS as u64);
+    assert!(found.is_ok(), "{found:?}");
+    assert_eq!(found.streams[0].ok, EVENTS as u64);
     assert_eq!(ledger_says(&world, "republished").await, 21);
     let again = self::repair(&world).await;
     assert_eq!(again.events(), 0);
@@ -136,8 +136,8 @@ async fn a_repair_of_a_recreated_stream_ends_the_loss<DB: Database>(world: World
     let repair = repair(&world).await;
     assert_eq!(repair.events(), EVENTS as u64);
     assert!(matches!(
-        repair.settled[0].standing,
-        Standing::Recreated { .. }
+        repair.settled[0].state,
+        StreamState::Recreated { .. }
     ));
     assert_eq!(
         counts(&world, "EVENTS").await,
@@ -147,8 +147,8 @@ async fn a_repair_of_a_recreated_stream_ends_the_loss<DB: Database>(world: World
     publish(&world, EVENTS).await;
     assert_eq!(world.outbox.losses().await.unwrap(), []);
     let found = verify(&world).await;
-    assert!(found.is_sound(), "{found:?}");
-    assert_eq!(found.streams[0].sound, 2 * EVENTS as u64);
+    assert!(found.is_ok(), "{found:?}");
+    assert_eq!(found.streams[0].ok, 2 * EVENTS as u64);
     assert_eq!(
         counts(&world, "EVENTS").await,
         (0..2 * EVENTS).collect::<Vec<_>>()
@@ -167,14 +167,14 @@ async fn an_event_republished_behind_later_ones_is_only_late<DB: Database>(world
         (EVENTS as u64, EVENTS as u64)
     );
     let found = verify(&world).await;
-    assert!(found.is_sound(), "{found:?}");
+    assert!(found.is_ok(), "{found:?}");
     let stream = &found.streams[0];
     assert_eq!(
         (stream.late, stream.out_of_order),
         (EVENTS as u64, 0),
         "{found:?}"
     );
-    assert_eq!(stream.sound, 2 * EVENTS as u64);
+    assert_eq!(stream.ok, 2 * EVENTS as u64);
 }
 
 async fn a_discarded_event_is_not_republished<DB: Database>(world: World<DB>) {
@@ -256,15 +256,15 @@ async fn rows_are_copied_to_another_stream_under_a_prefix<DB: Database>(world: W
     assert_eq!(stored.0[0].header("ce-type"), "count.raised.v1");
     // The same command again continues where it was.
     let more = into().to_row(40).missing().run().await.unwrap();
-    assert_eq!((more.held, more.events()), (20, 10));
+    assert_eq!((more.stored, more.events()), (20, 10));
     assert_eq!(
         counts(&world, "RECOVERY").await,
         (10..40).collect::<Vec<_>>()
     );
     // Copied events do not count as duplicates in the stream of events.
     let found = verify(&world).await;
-    assert!(found.is_sound(), "{found:?}");
-    assert_eq!((found.streams.len(), found.streams[0].duplicated), (1, 0));
+    assert!(found.is_ok(), "{found:?}");
+    assert_eq!((found.streams.len(), found.streams[0].duplicates), (1, 0));
     assert_eq!(ledger_says(&world, "copied").await, 30);
 }
 
@@ -274,7 +274,7 @@ async fn a_forced_event_is_stored_twice<DB: Database>(world: World<DB>) {
     let forced = forced.from_row(1).to_row(3).force();
     assert_eq!(forced.run().await.unwrap().events(), 3);
     assert_eq!(world.stored().await.duplicated(), 3);
-    assert_eq!(verify(&world).await.streams[0].duplicated, 3);
+    assert_eq!(verify(&world).await.streams[0].duplicates, 3);
 }
 
 async fn a_name_without_a_stream_is_reported<DB: Database>(world: World<DB>) {
@@ -360,11 +360,14 @@ async fn scattered_missing_events_are_republished_in_order<DB: Database>(world: 
     let looked = republish.dry_run().await.unwrap();
     let done = republish.run().await.unwrap();
     let all = (ROWS as u64, held.len() as u64, missing.len() as u64, late);
-    assert_eq!((looked.rows, looked.held, looked.wanted, looked.late), all);
-    assert_eq!((done.rows, done.held, done.events(), done.late), all);
+    assert_eq!(
+        (looked.rows, looked.stored, looked.wanted, looked.late),
+        all
+    );
+    assert_eq!((done.rows, done.stored, done.events(), done.late), all);
     assert_eq!(done.gone, 0);
     assert_eq!(counts(&world, "EVENTS").await, [held, missing].concat());
-    assert_eq!(verify(&world).await.streams[0].sound, ROWS as u64);
+    assert_eq!(verify(&world).await.streams[0].ok, ROWS as u64);
     assert_eq!(republish.run().await.unwrap().events(), 0);
 }
 
@@ -390,10 +393,10 @@ async fn missing_events_of_a_large_shared_stream_are_found() {
     delete(&world, [7, 8, 30]).await;
     let republish = || Republish::new(&world.bus, &world.outbox);
     let dry = republish().dry_run().await.unwrap();
-    assert_eq!((dry.rows, dry.held, dry.wanted), (60, 57, 3), "{dry:?}");
+    assert_eq!((dry.rows, dry.stored, dry.wanted), (60, 57, 3), "{dry:?}");
     let done = republish().from_row(8).run().await.unwrap();
     assert_eq!(
-        (done.held, done.events(), done.late),
+        (done.stored, done.events(), done.late),
         (51, 2, 2),
         "{done:?}"
     );
@@ -422,7 +425,7 @@ async fn an_older_copy_of_the_store_is_repaired<DB: Database>() {
         (0..3 * EVENTS).collect::<Vec<_>>()
     );
     let found = verify(&world).await;
-    assert!(found.is_sound(), "{found:?}");
+    assert!(found.is_ok(), "{found:?}");
     assert_eq!(world.outbox.losses().await.unwrap(), []);
 }
 

@@ -6,7 +6,7 @@ use async_nats::{HeaderMap, jetstream};
 use sqlx::{Postgres, postgres::PgPoolOptions};
 use tidings::{
     Outbox,
-    outbox::Standing,
+    outbox::StreamState,
     republish::Republish,
     verify::{Difference, DifferenceKind, Verification, Verify},
 };
@@ -66,8 +66,8 @@ async fn a_complete_stream_is_ok<DB: Database>(world: World<DB>) {
     publish(&world, 0).await;
     let found = verify(&world).await;
     let stream = &found.streams[0];
-    assert_eq!((stream.sound, stream.others), (EVENTS, 0), "{found:?}");
-    assert!(found.is_sound());
+    assert_eq!((stream.ok, stream.foreign), (EVENTS, 0), "{found:?}");
+    assert!(found.is_ok());
 }
 
 async fn deleted_modified_and_duplicate_events_are_named<DB: Database>(world: World<DB>) {
@@ -101,8 +101,8 @@ async fn deleted_modified_and_duplicate_events_are_named<DB: Database>(world: Wo
     assert_eq!(
         kinds(&stream.differences),
         [
-            (DifferenceKind::Altered, Some(62)),
-            (DifferenceKind::Duplicated, Some(61)),
+            (DifferenceKind::Modified, Some(62)),
+            (DifferenceKind::Duplicate, Some(61)),
             (DifferenceKind::Missing, None),
         ],
         "{found:?}"
@@ -110,8 +110,8 @@ async fn deleted_modified_and_duplicate_events_are_named<DB: Database>(world: Wo
     let missing = &stream.differences[2];
     assert_eq!(missing.key.as_deref(), Some("key-0"));
     assert_eq!(missing.detail, Some("it was deleted"));
-    assert_eq!(stream.sound, EVENTS - 2);
-    assert!(!found.is_sound());
+    assert_eq!(stream.ok, EVENTS - 2);
+    assert!(!found.is_ok());
 }
 
 async fn a_recreated_stream_misses_the_events_of_the_old_one<DB: Database>(world: World<DB>) {
@@ -122,10 +122,10 @@ async fn a_recreated_stream_misses_the_events_of_the_old_one<DB: Database>(world
     let found = verify(&world).await;
     let stream = &found.streams[0];
     assert!(
-        matches!(stream.standing, Standing::Recreated { .. }),
+        matches!(stream.state, StreamState::Recreated { .. }),
         "{found:?}"
     );
-    assert_eq!((stream.sound, stream.missing), (0, EVENTS));
+    assert_eq!((stream.ok, stream.missing), (0, EVENTS));
 }
 
 async fn a_deleted_stream_misses_everything<DB: Database>(world: World<DB>) {
@@ -139,8 +139,8 @@ async fn a_deleted_stream_misses_everything<DB: Database>(world: World<DB>) {
     let found = verify(&world).await;
     let stream = &found.streams[0];
     assert_eq!(
-        (&stream.standing, stream.missing),
-        (&Standing::Gone, EVENTS)
+        (&stream.state, stream.missing),
+        (&StreamState::Missing, EVENTS)
     );
 }
 
@@ -154,11 +154,8 @@ async fn events_removed_by_a_limit_are_not_missing<DB: Database>(world: World<DB
     context.update_stream(config).await.unwrap();
     let found = verify(&world).await;
     let told = &found.streams[0];
-    assert_eq!(
-        (told.sound, told.missing, told.expired),
-        (EVENTS - 20, 0, 20)
-    );
-    assert!(found.is_sound(), "{found:?}");
+    assert_eq!((told.ok, told.missing, told.expired), (EVENTS - 20, 0, 20));
+    assert!(found.is_ok(), "{found:?}");
     // A limit removes only from the start: this message is missing, although the limit has removed the first ones of
     // its batch.
     stream.delete_message(31).await.unwrap();
@@ -185,8 +182,8 @@ async fn a_purge_of_a_stream_without_limits_is_a_repairable_loss<DB: Database>(w
     let repair = Verify::new(&world.bus, &world.outbox).repair().await;
     assert_eq!(repair.unwrap().events(), EVENTS);
     let found = verify(&world).await;
-    assert_eq!(found.streams[0].sound, EVENTS, "{found:?}");
-    assert!(found.is_sound(), "{found:?}");
+    assert_eq!(found.streams[0].ok, EVENTS, "{found:?}");
+    assert!(found.is_ok(), "{found:?}");
 }
 
 /// Replaces the folder of the store by an earlier copy.
@@ -199,12 +196,12 @@ async fn an_older_copy_is_not_taken_for_the_confirmed_stream() {
     past.put_back(&world.nats).await;
     let found = verify(&world).await;
     let stream = &found.streams[0];
-    let standing = Standing::RolledBack {
+    let standing = StreamState::Truncated {
         known: 2 * EVENTS,
         now: EVENTS,
     };
-    assert_eq!(stream.standing, standing);
-    assert_eq!((stream.sound, stream.missing), (EVENTS, EVENTS));
+    assert_eq!(stream.state, standing);
+    assert_eq!((stream.ok, stream.missing), (EVENTS, EVENTS));
 }
 
 /// The number of entries read from the id index of the log, including those that connections have not reported yet.
@@ -245,7 +242,7 @@ async fn each_page_of_a_log_without_statistics_reads_one_page() {
 
     let before = entries_read(&world).await;
     let found = Verify::new(&world.bus, &world.outbox).run().await.unwrap();
-    assert_eq!(found.streams[0].sound, ROWS as u64);
+    assert_eq!(found.streams[0].ok, ROWS as u64);
     eventually("it is reported", || async {
         entries_read(&world).await - before >= ROWS
     })

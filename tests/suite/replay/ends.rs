@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::{self, consumer};
 use futures::StreamExt;
 use tidings::{
-    Context, EventPublisher, EventSubscriber, Failure, Rate, Retry, Worker,
-    replays::{Replay, ReplayError, ReplayPoint, ReplayState, Replays},
+    Context, EventPublisher, EventSubscriber, Failure, Rate, Retry, StartFrom, Worker,
+    replays::{Replay, ReplayError, ReplayState, Replays},
     worker::WorkerError,
 };
 use tokio::sync::watch;
@@ -65,7 +65,7 @@ async fn consumer(world: &World<Sqlite>, replay: &Replay) -> consumer::Info {
 async fn nothing_is_pulled_beyond_the_last_event_in_flight(subscriber: EventSubscriber<State>) {
     let world = World::<Sqlite>::start().await;
     let (running, noted, open) = start(&world, subscriber).await;
-    let request = everything().to(ReplayPoint::Sequence(20));
+    let request = everything().to(StartFrom::Sequence(20));
     let replay = world.replay(NAME, &request).await;
     noted.reach(19).await;
     // A worker that continues to pull always has a pull waiting at the server.
@@ -103,7 +103,7 @@ async fn a_lost_delivery_is_pulled_again_after_the_end() {
     let world = World::<Sqlite>::start().await;
     let (running, noted, open) = start(&world, EventSubscriber::durable(NAME).concurrency(4)).await;
     let slowly = everything()
-        .to(ReplayPoint::Sequence(20))
+        .to(StartFrom::Sequence(20))
         .rate_limit(Rate::per_second(10));
     let replay = world.replay(NAME, &slowly).await;
     noted.reach(1).await;

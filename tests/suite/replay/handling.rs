@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use tidings::{
     BatchResult, Batching, Context, Envelope, EventPublisher, EventSubscriber, Failure, Rate,
-    Retry, Worker,
+    Retry, StartFrom, Worker,
     dead_letters::DeadLetters,
     handler::{BatchContext, Item},
-    replays::{ReplayPoint, ReplayRequest, ReplayState},
+    replays::{ReplayRequest, ReplayState},
 };
 use tokio::sync::{Mutex, watch};
 
@@ -43,7 +43,7 @@ fn again(noted: &Noted) -> Vec<u32> {
 }
 
 fn sequences(from: u64, to: u64) -> ReplayRequest {
-    ReplayRequest::new(ReplayPoint::Sequence(from)).to(ReplayPoint::Sequence(to))
+    ReplayRequest::new(StartFrom::Sequence(from)).to(StartFrom::Sequence(to))
 }
 
 #[tokio::test(flavor = "multi_thread")]

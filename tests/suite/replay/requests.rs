@@ -3,8 +3,8 @@
 use async_nats::jetstream;
 use chrono::{DateTime, TimeDelta, Utc};
 use tidings::{
-    Context, EventPublisher, EventSubscriber, Failure, Worker,
-    replays::{Replay, ReplayError, ReplayPoint, ReplayRequest, ReplayState, Replays},
+    Context, EventPublisher, EventSubscriber, Failure, StartFrom, Worker,
+    replays::{Replay, ReplayError, ReplayRequest, ReplayState, Replays},
     worker::WorkerError,
 };
 
@@ -51,7 +51,7 @@ async fn ask(world: &World<Sqlite>, request: &ReplayRequest) -> Result<Replay, R
     Replays::new(&world.bus).start(NAME, request).await
 }
 
-fn from(point: ReplayPoint) -> ReplayRequest {
+fn from(point: StartFrom) -> ReplayRequest {
     ReplayRequest::new(point)
 }
 
@@ -75,10 +75,11 @@ async fn range(world: &World<Sqlite>, request: ReplayRequest) -> (u64, u64, u64)
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_range_of_a_replay_is_fixed_by_its_request() {
-    use ReplayPoint::{Beginning, Sequence, Time};
+    use StartFrom::{Beginning, New, Sequence, Time};
     let (world, running) = world().await;
     let (second, fourth) = (stored_at(&world, 2).await, stored_at(&world, 4).await);
     assert_eq!(range(&world, from(Beginning)).await, (1, 5, 5));
+    assert_eq!(range(&world, from(Beginning).to(New)).await, (1, 5, 5));
     assert_eq!(
         range(&world, from(Sequence(2)).to(Sequence(4))).await,
         (2, 4, 3)
@@ -103,7 +104,7 @@ async fn the_range_of_a_replay_is_fixed_by_its_request() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_impossible_replay_is_refused_with_its_reason() {
-    use ReplayPoint::{Beginning, Sequence, Time};
+    use StartFrom::{Beginning, New, Sequence, Time};
     let (world, running) = world().await;
     let refused =
         async |request: ReplayRequest| ask(&world, &request).await.unwrap_err().to_string();
@@ -115,6 +116,7 @@ async fn an_impossible_replay_is_refused_with_its_reason() {
     let shadow = refused(from(Beginning).shadow("v2")).await;
     assert!(shadow.contains("has a shadow v2"), "{shadow}");
     for nothing in [
+        from(New),
         from(Sequence(6)),
         from(Sequence(4)).to(Sequence(3)),
         from(Sequence(3)).to(Sequence(3)).names(["user.created"]),
@@ -136,7 +138,7 @@ async fn a_deleted_stream_is_not_taken_for_an_empty_one() {
     let client = async_nats::connect(world.nats.url()).await.unwrap();
     let context = jetstream::new(client);
     context.delete_stream("EVENTS").await.unwrap();
-    let request = from(ReplayPoint::Beginning);
+    let request = from(StartFrom::Beginning);
     let refused = ask(&world, &request).await.unwrap_err();
     assert!(
         matches!(&refused, ReplayError::Gone { stream } if stream == "EVENTS"),
@@ -149,7 +151,7 @@ async fn a_deleted_stream_is_not_taken_for_an_empty_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_range_with_removed_events_is_refused_unless_forced() {
-    use ReplayPoint::{Beginning, Sequence, Time};
+    use StartFrom::{Beginning, Sequence, Time};
     let (world, running) = world().await;
     let first = stored_at(&world, 1).await;
     let whole = ask(&world, &from(Time(first - TimeDelta::hours(1))))
@@ -184,7 +186,7 @@ async fn a_range_with_removed_events_is_refused_unless_forced() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sequence_is_a_position_in_one_stream() {
-    use ReplayPoint::{Beginning, Sequence};
+    use StartFrom::{Beginning, Sequence};
     let world = World::<Sqlite>::start().await;
     world.two_streams().await;
     let noted = Noted::default();
@@ -216,10 +218,10 @@ async fn a_sequence_is_a_position_in_one_stream() {
 async fn without_an_instance_only_a_forced_replay_starts() {
     let (world, running) = world().await;
     running.stop().await.unwrap();
-    let request = from(ReplayPoint::Beginning);
+    let request = from(StartFrom::Beginning);
     let refused = ask(&world, &request).await.unwrap_err();
     assert!(
-        matches!(refused, ReplayError::NoReplica { .. }),
+        matches!(refused, ReplayError::NoInstance { .. }),
         "{refused}"
     );
     let forced = ask(&world, &request.force()).await.unwrap();
@@ -228,9 +230,7 @@ async fn without_an_instance_only_a_forced_replay_starts() {
     let replays = Replays::new(&world.bus);
     let status = replays.find(forced.id).await.unwrap();
     assert_eq!((&status.replay, status.progress), (&forced, None));
-    let refused = ask(&world, &from(ReplayPoint::Beginning))
-        .await
-        .unwrap_err();
+    let refused = ask(&world, &from(StartFrom::Beginning)).await.unwrap_err();
     assert!(
         matches!(&refused, ReplayError::Unfinished { id, .. } if *id == forced.id),
         "{refused}"

@@ -80,7 +80,7 @@ impl Limited {
         let slowly = everything().rate_limit(Rate::per_second(50));
         loop {
             match Replays::new(&self.all).start(NAME, &slowly).await {
-                Err(ReplayError::NoReplica { .. } | ReplayError::Unknown { .. }) => {}
+                Err(ReplayError::NoInstance { .. } | ReplayError::Unknown { .. }) => {}
                 started => return started.unwrap(),
             }
         }
@@ -125,10 +125,7 @@ impl Working {
 }
 
 async fn connect(server: &NatsServer, user: &str) -> Bus {
-    let options = NatsOptions::servers([server.url()]).auth(Auth::User {
-        user: user.into(),
-        password: "secret".into(),
-    });
+    let options = NatsOptions::servers([server.url()]).auth(Auth::user(user, "secret"));
     Bus::connect(options).await.expect("a connection")
 }
 
@@ -300,7 +297,7 @@ async fn a_replay_without_a_stream_leader_reports_it_and_resumes() {
             match replays.start(NAME, &slowly).await {
                 // The consumers of the subscriber have no leader yet.
                 Err(ReplayError::Bus(_)) => {}
-                Err(ReplayError::NoReplica { .. } | ReplayError::Unknown { .. }) => {}
+                Err(ReplayError::NoInstance { .. } | ReplayError::Unknown { .. }) => {}
                 started => return started.unwrap(),
             }
         }

@@ -3,8 +3,9 @@
 
 use serde_json::{Value, json};
 use tidings::{
+    StartFrom,
     dead_letters::{DeadLetterSelection, DeadLetters},
-    replays::{ReplayPoint, ReplayRequest, Replays},
+    replays::{ReplayRequest, Replays},
 };
 
 use crate::support::{
@@ -140,7 +141,7 @@ async fn an_invalid_entry_breaks_no_other_and_is_named() {
     publish(&bus, "first").await;
     worker.has("first").await;
     let replays = Replays::new(&bus);
-    let request = ReplayRequest::new(ReplayPoint::Beginning);
+    let request = ReplayRequest::new(StartFrom::Beginning);
     let replay = replays.start("busy", &request).await.unwrap();
     let entry = serde_json::to_value(&replay).unwrap();
     let mut nameless = entry.clone();

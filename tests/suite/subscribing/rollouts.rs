@@ -75,7 +75,7 @@ async fn an_unhandled_name_is_dropped_when_an_operator_prunes() {
     let subscribers = Subscribers::new(&world.bus);
     let nobody = subscribers.prune("w").await;
     assert!(
-        matches!(nobody, Err(SubscribersError::NoReplica { .. })),
+        matches!(nobody, Err(SubscribersError::NoInstance { .. })),
         "{nobody:?}"
     );
 

@@ -248,10 +248,7 @@ async fn limited(less: &str) -> (NatsServer, Bus, Bus) {
     let server = server.expect("nats-server starts");
     let as_user = |user: &str| {
         let options = NatsOptions::servers([server.url()]);
-        Bus::connect(options.auth(tidings::nats::Auth::User {
-            user: user.into(),
-            password: "secret".into(),
-        }))
+        Bus::connect(options.auth(tidings::nats::Auth::user(user, "secret")))
     };
     let all = as_user("all").await.expect("a connection");
     apply_streams(&all).await;

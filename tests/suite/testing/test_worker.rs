@@ -2,6 +2,7 @@
 
 use std::{
     panic::AssertUnwindSafe,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -90,9 +91,13 @@ async fn counting() -> TestWorker<App> {
     )
 }
 
-async fn counted(worker: &TestWorker<App>) -> i64 {
-    let pool = worker.state().outbox.as_ref().unwrap().pool();
+async fn counted(worker: Arc<TestWorker<App>>) -> i64 {
+    sum(worker.state()).await
+}
+
+async fn sum(app: &App) -> i64 {
     let sum = sqlx::query_scalar("select coalesce(sum(count), 0) from counter");
+    let pool = app.outbox.as_ref().unwrap().pool();
     sum.fetch_one(pool).await.unwrap()
 }
 
@@ -151,8 +156,8 @@ async fn each_outcome_is_reported() {
     let rejected = worker.deliver(&User::new("rejected")).await;
     let letter = rejected.dead_letter().unwrap();
     assert_eq!(
-        (letter.cause, &*letter.error, letter.attempts),
-        (Cause::Rejected, "never", 1)
+        (&letter.cause, &*letter.error, letter.attempts),
+        (&Cause::Rejected, "never", 1)
     );
 
     let broken = Envelope::raw("user.created", 1, None, "nonsense").unwrap();
@@ -205,8 +210,8 @@ async fn hours_of_retries_take_no_time_and_end_as_a_dead_letter() {
     );
     let last = attempts.last().unwrap();
     assert_eq!(
-        (last.attempt, last.dead_letter().unwrap().cause),
-        (9, Cause::Exhausted)
+        (last.attempt, &last.dead_letter().unwrap().cause),
+        (9, &Cause::Exhausted)
     );
     assert_eq!(
         (last.at, worker.elapsed()),
@@ -284,7 +289,7 @@ async fn the_inbox_finds_duplicates_and_follow_ups_can_be_read() {
     let rejected = worker.deliver(&User::new("failing")).await;
     assert!(rejected.dead_letter().is_some());
     assert_eq!(
-        counted(&worker).await,
+        sum(worker.state()).await,
         1,
         "what was rejected was rolled back"
     );
@@ -306,7 +311,7 @@ async fn a_database_without_tables_defers_and_costs_no_attempt() {
     let mut worker = TestWorker::new(subscriber, App::default());
     let postponed = worker.deliver(&User::new("ada")).await;
     assert!(
-        matches!(postponed.outcome, Some(Outcome::Postpone(_))),
+        matches!(postponed.outcome, Some(Outcome::Defer(_))),
         "{postponed:?}"
     );
     assert!(postponed.error.unwrap().contains("tidings migrate"));
@@ -336,7 +341,7 @@ async fn circuit_and_rate_limit_use_the_clock_of_the_worker() {
     worker.deliver(&User::new("twice")).await;
     let postponed = worker.deliver(&User::new("failing")).await;
     assert!(
-        matches!(postponed.outcome, Some(Outcome::Postpone(_))),
+        matches!(postponed.outcome, Some(Outcome::Defer(_))),
         "{postponed:?}"
     );
     assert_eq!(worker.elapsed(), HOUR, "the probe");
@@ -408,6 +413,19 @@ async fn the_check_passes_idempotent_handlers() {
     .await;
 }
 
+/// Compiles only when the future of the check is `Send`, also with closures that borrow.
+#[tokio::test]
+async fn the_check_runs_in_a_spawned_task() {
+    let checks = async {
+        let (user, handler, most) = (User::new("ada"), Arc::new(add_by_id), 5);
+        assert_idempotent(&user, counting, counted).await;
+        let setup = async || plain(*Arc::clone(&handler)).await;
+        let observe = async |worker| counted(worker).await.min(most);
+        assert_idempotent(&user, setup, observe).await;
+    };
+    tokio::spawn(checks).await.unwrap();
+}
+
 #[tokio::test]
 async fn the_check_finds_an_insert_without_a_key_and_names_the_cure() {
     let user = User::new("ada");
@@ -454,6 +472,11 @@ async fn a_check_that_could_not_fail_is_an_error() {
     let user = User::new("ada");
     let blind = assert_idempotent(&user, counting, async |_| 0);
     assert!(verdict(blind).await.contains("sees no effect"));
+
+    let kept = std::sync::Mutex::new(None);
+    let keeping = async |worker| *kept.lock().unwrap() = Some(worker);
+    let keeping = verdict(assert_idempotent(&user, counting, keeping)).await;
+    assert!(keeping.contains("still has the worker"), "{keeping}");
 
     let rejected = User::new("failing");
     let failing = assert_idempotent(&rejected, counting, counted);

@@ -189,11 +189,11 @@ async fn a_duplicate_of_a_foreign_publisher_is_no_stream_issue<DB: Database>(wor
     let found = Verify::new(&world.bus, &world.outbox).run().await.unwrap();
     let stream = &found.streams[0];
     assert_eq!(
-        (stream.sound, stream.others, stream.duplicated),
+        (stream.ok, stream.foreign, stream.duplicates),
         (1, 7, 0),
         "{found:?}"
     );
-    assert!(found.is_sound(), "{found:?}");
+    assert!(found.is_ok(), "{found:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -167,9 +167,9 @@ async fn a_delete_marker_is_not_read_traced_or_verified() {
     )
     .await
     .unwrap();
-    assert!(found.is_sound(), "{found:?}");
+    assert!(found.is_ok(), "{found:?}");
     assert_eq!(
-        (found.streams[0].sound, found.streams[0].others),
+        (found.streams[0].ok, found.streams[0].foreign),
         (1, 0),
         "{found:?}"
     );

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use async_nats::{HeaderMap, jetstream};
-use tidings::dead_letters::{DeadLetterSelection, DeadLetters, StoredDeadLetter};
+use tidings::{
+    dead_letters::{DeadLetterSelection, DeadLetters, StoredDeadLetter},
+    handler::Cause,
+};
 
 use crate::{
     both,
@@ -78,7 +81,7 @@ async fn an_event_with_forged_headers_is_an_ordinary_event<DB: Database>(world: 
         (letter.stream.as_deref(), letter.stream_sequence),
         (Some("EVENTS"), Some(1))
     );
-    assert_eq!(letter.cause.as_deref(), Some("rejected"));
+    assert_eq!(letter.cause, Some(Cause::Rejected));
     let ours = letter
         .headers
         .iter()

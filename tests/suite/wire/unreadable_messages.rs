@@ -102,7 +102,7 @@ async fn verify_and_trace_read_past_unreadable_messages<DB: Database>(world: Wor
 
     let verify = Verify::new(&world.bus, &world.outbox).payloads();
     let found = within("it is verified", verify.run()).await.unwrap();
-    assert_eq!(found.streams[0].sound, 6, "{found:?}");
+    assert_eq!(found.streams[0].ok, 6, "{found:?}");
 
     let trace = Trace::new(&world.bus).streams(["EVENTS"]);
     let key = Sought::Key("one".to_owned());

@@ -8,7 +8,7 @@ use sqlx::{
 };
 use tidings::{
     Outbox,
-    outbox::{Diagnosis, OutboxError},
+    outbox::{DatabaseError, OutboxError},
 };
 
 use super::report::{Exit, Report};
@@ -63,13 +63,13 @@ impl Database {
     /// # Errors
     /// A report with [`Exit::Unreachable`] when it cannot be opened.
     pub(crate) async fn open_or_create(config: &Config) -> Result<Self, Report> {
-        let unreachable = |error: sqlx::Error| {
+        let unreachable = |error: DatabaseError| {
             let report = Report::new(
                 Exit::Unreachable,
                 format!("cannot open the database {}", config.database),
             )
             .because(Some(&error));
-            match (Diagnosis::of(&error), &config.database) {
+            match (error.diagnosis(), &config.database) {
                 (Some(diagnosis), _) => report.diagnosed(diagnosis),
                 (None, DatabaseUrl::Postgres(_)) => {
                     report.cure("start it, or correct --database-url")
@@ -89,7 +89,9 @@ impl Database {
                         .cure("postgres://USER:PASSWORD@HOST:PORT/DATABASE")
                 })?;
                 let options = options.application_name("tidings");
-                knock(&options).await.map_err(unreachable)?;
+                knock(&options)
+                    .await
+                    .map_err(|error| unreachable(error.into()))?;
                 let pool = PgPoolOptions::new()
                     .max_connections(MAX_CONNECTIONS)
                     .acquire_timeout(PATIENCE)
@@ -116,22 +118,19 @@ async fn knock(options: &PgConnectOptions) -> Result<(), sqlx::Error> {
     }
 }
 
-/// The exit code after a failure of the database.
-pub(crate) fn exit_of(error: &sqlx::Error) -> Exit {
-    match error {
-        sqlx::Error::Io(_)
-        | sqlx::Error::Tls(_)
-        | sqlx::Error::PoolTimedOut
-        | sqlx::Error::PoolClosed => Exit::Unreachable,
-        _ => Exit::Failed,
+/// The exit code after a failure of the database. A database that answers is reachable.
+pub(crate) fn exit_of(error: &DatabaseError) -> Exit {
+    match error.is_unavailable() && error.code().is_none() {
+        true => Exit::Unreachable,
+        false => Exit::Failed,
     }
 }
 
 /// Whether a prepared statement was missing, or existed already: this happens behind a pooler that the configuration
 /// does not mention.
-pub(crate) fn is_unannounced_pooler(error: &sqlx::Error) -> bool {
+pub(crate) fn is_unannounced_pooler(error: &DatabaseError) -> bool {
     const NO_SUCH_STATEMENT: &str = "26000";
     const DUPLICATE_STATEMENT: &str = "42P05";
-    let code = error.as_database_error().and_then(|error| error.code());
+    let code = error.code();
     code.is_some_and(|code| code == NO_SUCH_STATEMENT || code == DUPLICATE_STATEMENT)
 }

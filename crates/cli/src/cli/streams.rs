@@ -8,7 +8,7 @@ use serde_json::json;
 use tidings::{
     Bus, StartFrom, StreamSpec,
     event::{Pattern, PatternError},
-    nats::{Plan, ReaderError, setting_text},
+    nats::{Plan, ReaderError, SettingChange, setting_text},
 };
 
 use super::{
@@ -182,7 +182,7 @@ async fn apply_one(bus: &Bus, found: &mut Found<'_>, consent: Consent) -> Outcom
 async fn shortens(bus: &Bus, found: &Found<'_>) -> Result<Option<String>, Report> {
     let is_changed = changes(&found.plan)
         .iter()
-        .any(|(setting, ..)| setting == "max_age");
+        .any(|change| change.setting == "max_age");
     let Some(age) = found.spec.max_age.filter(|_| is_changed) else {
         return Ok(None);
     };
@@ -285,8 +285,9 @@ fn as_text(found: &Found<'_>, mode: Mode) -> String {
     for objection in &found.objections {
         text += &format!("\n  {objection}");
     }
-    for (setting, now, wanted) in changes(plan) {
-        let (now, wanted) = (shown(setting, now), shown(setting, wanted));
+    for change in changes(plan) {
+        let setting = &change.setting;
+        let (now, wanted) = (shown(setting, &change.now), shown(setting, &change.wanted));
         text += &format!("\n  {setting}: {now} -> {wanted}");
     }
     for extra in &found.extra {
@@ -311,14 +312,13 @@ fn as_json(found: &Found<'_>, mode: Mode) -> serde_json::Value {
         Plan::Update(_) => "update",
         _ => "unchanged",
     };
-    let change = |(setting, now, wanted): &(String, String, String)| json!({ "setting": setting, "now": now, "wanted": wanted });
     let extra = |(subject, events): &(String, u64)| json!({ "subject": subject, "events": events });
     let is_applied = matches!(mode, Mode::Apply(_));
     json!({
         "stream": found.spec.name,
         "subjects": subjects(found.spec),
         "plan": plan_name,
-        "changes": changes(&found.plan).iter().map(change).collect::<Vec<_>>(),
+        "changes": changes(&found.plan),
         "extra_subjects": found.extra.iter().map(extra).collect::<Vec<_>>(),
         "objections": found.objections,
         "warnings": found.limits,
@@ -333,7 +333,7 @@ fn subjects(spec: &StreamSpec) -> Vec<&str> {
         .collect()
 }
 
-fn changes(plan: &Plan) -> &[(String, String, String)] {
+fn changes(plan: &Plan) -> &[SettingChange] {
     match plan {
         Plan::Update(changes) => changes,
         _ => &[],

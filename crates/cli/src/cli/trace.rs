@@ -6,6 +6,8 @@ use chrono::{DateTime, Utc};
 use clap::{Args, builder::NonEmptyStringValueParser};
 use tidings::{
     EventId,
+    handler::Cause,
+    replays::ReplayState,
     trace::{
         DeadLetterTrace, DeliveryTrace, InboxTrace, OutboxTrace, ReplayTrace, RetryTrace, Searched,
         Sought, SubscriberTrace, Trace, Traced, TracedBatch, TracedEvent, TracedOutcome,
@@ -220,12 +222,12 @@ fn of_outbox(outbox: &OutboxTrace) -> Vec<Line> {
             error,
             blocked_on,
             unpark_requested_at,
-            goes_back,
+            is_returning,
         } => {
             let back = match (blocked_on, unpark_requested_at) {
                 (_, Some(at)) => format!("is restored as requested at {}", output::time(*at)),
                 (Some(what), _) => format!("is restored automatically, with {what}"),
-                (None, None) if *goes_back => {
+                (None, None) if *is_returning => {
                     "is restored automatically, with an earlier event of its key".to_owned()
                 }
                 (None, None) => "stays until `tidings outbox unpark` or `discard`".to_owned(),
@@ -303,7 +305,7 @@ fn of_subscriber(one: &SubscriberTrace) -> Vec<Line> {
 }
 
 fn of_letter(letter: &DeadLetterTrace) -> String {
-    let cause = letter.cause.as_deref().unwrap_or("unknown");
+    let cause = letter.cause.as_ref().map_or("unknown", Cause::as_str);
     let attempts = letter
         .attempts
         .map_or_else(|| "an unknown number of".to_owned(), |n| n.to_string());
@@ -313,7 +315,7 @@ fn of_letter(letter: &DeadLetterTrace) -> String {
     };
     format!(
         "dead-lettered: {cause} after {attempts} attempts{redriven}: {} (dead letter {})",
-        letter.error, letter.letter
+        letter.error, letter.sequence
     )
 }
 
@@ -325,7 +327,7 @@ fn of_replay(replay: &ReplayTrace) -> String {
         }
         _ => String::new(),
     };
-    let state = replay.state.unwrap_or("forgotten");
+    let state = replay.state.map_or("forgotten", ReplayState::as_str);
     format!(
         "in the range of the replay {}, which is {state}{outcome}",
         replay.id
@@ -358,7 +360,9 @@ fn summary(one: &SubscriberTrace) -> String {
         DeliveryTrace::Delivered { floor, delivered } => format!(
             "delivered; the server does not say which of {floor} to {delivered} are acknowledged"
         ),
-        DeliveryTrace::Answered { floor } => format!("everything up to {floor} is acknowledged"),
+        DeliveryTrace::Acknowledged { floor } => {
+            format!("everything up to {floor} is acknowledged")
+        }
         DeliveryTrace::Before { beginning } => format!("its consumer begins {beginning}"),
         DeliveryTrace::Unknown { why } => why.clone(),
         other => format!("{other:?}"),
@@ -369,7 +373,7 @@ fn summary(one: &SubscriberTrace) -> String {
         TracedOutcome::WaitsForRetry => "waits for its next attempt",
         TracedOutcome::DeadLetter => "dead-lettered",
         TracedOutcome::Handled => "handled, says the inbox",
-        TracedOutcome::Answered => {
+        TracedOutcome::Acknowledged => {
             "acknowledged; the outcome is not recorded, and no retry and no dead letter of it exists"
         }
         TracedOutcome::Before => "never delivered by its present consumer",

@@ -66,7 +66,7 @@ impl RunVerify {
             true => output::json(&found)?,
             false => self.print(&found)?,
         }
-        if found.is_sound() {
+        if found.is_ok() {
             return Ok(());
         }
         if let Some(unfound) = unfound(&found) {
@@ -107,7 +107,12 @@ impl RunVerify {
         let what = "modified, duplicate, out-of-order and unreachable events cannot be repaired";
         let report = Report::new(Exit::Failed, what);
         Err(
-            match repair.found.streams.iter().any(|stream| stream.altered > 0) {
+            match repair
+                .found
+                .streams
+                .iter()
+                .any(|stream| stream.modified > 0)
+            {
                 true => report.cure(OF_ITS_OWN),
                 false => report,
             },
@@ -156,7 +161,7 @@ fn unfound(found: &Verification) -> Option<Report> {
 
 fn cure(found: &Verification) -> String {
     const REPAIR: &str = "tidings verify --repair, which republishes missing events";
-    match found.streams.iter().any(|stream| stream.altered > 0) {
+    match found.streams.iter().any(|stream| stream.modified > 0) {
         false => REPAIR.to_owned(),
         true => format!("{REPAIR}; {OF_ITS_OWN}"),
     }
@@ -186,16 +191,16 @@ const DIFFERENCES: [&str; 8] = [
 fn row(stream: &VerifiedStream) -> [String; 11] {
     [
         stream.stream.clone(),
-        stream.sound.to_string(),
+        stream.ok.to_string(),
         stream.missing.to_string(),
-        stream.altered.to_string(),
-        stream.duplicated.to_string(),
+        stream.modified.to_string(),
+        stream.duplicates.to_string(),
         stream.out_of_order.to_string(),
         stream.late.to_string(),
         stream.unconfirmed.to_string(),
         stream.expired.to_string(),
-        stream.others.to_string(),
-        stream.standing.to_string(),
+        stream.foreign.to_string(),
+        stream.state.to_string(),
     ]
 }
 
@@ -216,26 +221,21 @@ fn done(repair: &Repair) -> Vec<[String; 2]> {
         rows.push(["unreachable".into(), gone]);
     }
     for loss in &repair.settled {
-        let settled = format!("stream {} {}", loss.stream, loss.standing);
+        let settled = format!("stream {} {}", loss.stream, loss.state);
         rows.push(["settled".into(), settled]);
     }
     rows
 }
 
-/// The printed word for a kind of difference. JSON has its own.
-fn kind(kind: DifferenceKind) -> &'static str {
-    match kind {
-        DifferenceKind::Altered => "modified",
-        DifferenceKind::Duplicated => "duplicate",
-        DifferenceKind::OutOfOrder => "out of order",
-        kind => kind.as_str(),
-    }
+/// The printed words for a kind of difference.
+fn kind(kind: DifferenceKind) -> String {
+    kind.as_str().replace('-', " ")
 }
 
 fn line(stream: &str, difference: &Difference) -> [String; 8] {
     let number = |number: Option<String>| number.unwrap_or_else(|| "-".into());
     [
-        kind(difference.kind).to_owned(),
+        kind(difference.kind),
         stream.to_owned(),
         number(difference.sequence.map(|sequence| sequence.to_string())),
         number(difference.id.map(|id| id.to_string())),

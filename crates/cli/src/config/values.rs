@@ -141,7 +141,7 @@ impl Values {
     fn one_auth(&self) -> Auth {
         if let Some(user) = self.optional(&settings::NATS_USER) {
             let password = self.text(&settings::NATS_PASSWORD);
-            return Auth::User { user, password };
+            return Auth::user(user, password);
         }
         if let Some(token) = self.optional(&settings::NATS_TOKEN) {
             return Auth::Token(token);
@@ -169,12 +169,12 @@ impl Values {
             }
         };
         let roots = self.path(&settings::NATS_TLS_ROOTS);
-        Ok(Tls {
-            required: roots.is_some() || client.is_some(),
-            first: self.read(&settings::NATS_TLS_FIRST, yes_or_no)?,
-            roots,
-            client,
-        })
+        let mut tls = Tls::default();
+        tls.required = roots.is_some() || client.is_some();
+        tls.first = self.read(&settings::NATS_TLS_FIRST, yes_or_no)?;
+        tls.roots = roots;
+        tls.client = client;
+        Ok(tls)
     }
 
     fn half(&self, given: &'static Setting, missing: &'static Setting) -> ConfigError {

@@ -14,7 +14,7 @@ use super::{
     turn::{query, query_of},
 };
 use crate::outbox::{
-    Outbox,
+    DatabaseError, Outbox,
     origin::{Origin, STANDBY},
     store::{Names, Statements, positions_from, taken::Taken, unsigned},
 };
@@ -59,7 +59,7 @@ pub struct AdoptedEvent {
 pub enum AdoptError {
     /// The tables are missing.
     #[error("the database has no outbox: run `tidings migrate`, or call `Outbox::migrate`")]
-    NotMigrated(#[source] sqlx::Error),
+    NotMigrated(#[source] DatabaseError),
     /// The server is a standby.
     #[error("{STANDBY}")]
     Standby,
@@ -73,10 +73,10 @@ pub enum AdoptError {
     },
     /// Transactions hold the outbox.
     #[error("the outbox is in use: end the transactions that read or write it")]
-    InUse(#[source] sqlx::Error),
+    InUse(#[source] DatabaseError),
     /// The database failed.
-    #[error("the database failed")]
-    Database(#[source] sqlx::Error),
+    #[error(transparent)]
+    Database(DatabaseError),
 }
 
 /// The transaction id of published rows: every snapshot sees it.
@@ -303,11 +303,11 @@ impl From<sqlx::Error> for AdoptError {
         const LOCK_NOT_AVAILABLE: &str = "55P03";
         let code = error.as_database_error().and_then(|error| error.code());
         if code.is_some_and(|code| code == LOCK_NOT_AVAILABLE) {
-            Self::InUse(error)
+            Self::InUse(error.into())
         } else if Postgres::is_missing_table(&error) {
-            Self::NotMigrated(error)
+            Self::NotMigrated(error.into())
         } else {
-            Self::Database(error)
+            Self::Database(error.into())
         }
     }
 }

@@ -11,7 +11,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use crate::outbox::{MigrateError, Outbox};
+use crate::outbox::{DatabaseError, MigrateError, Outbox};
 
 impl Outbox<Sqlite> {
     /// Opens a database file, creating it if it is missing, with the settings that an outbox needs: write-ahead log,
@@ -20,7 +20,7 @@ impl Outbox<Sqlite> {
     ///
     /// # Errors
     /// The error of SQLite.
-    pub async fn open(path: impl AsRef<Path>) -> Result<Self, sqlx::Error> {
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, DatabaseError> {
         create(path.as_ref())?;
         let options = options(path.as_ref()).synchronous(SqliteSynchronous::Full);
         Ok(Self::new(pool().connect_with(options).await?))

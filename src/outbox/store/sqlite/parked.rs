@@ -400,6 +400,6 @@ fn shown_event(row: &SqliteRow) -> Result<ParkedEvent, sqlx::Error> {
         error: shown(row, 9)?.unwrap_or_default(),
         blocked_on: shown(row, 10)?,
         unpark_requested_at: perhaps(row, 11)?,
-        goes_back: row.try_get(13)?,
+        is_returning: row.try_get(13)?,
     })
 }

@@ -130,7 +130,7 @@ fn read(row: &SqliteRow) -> Result<TracedRow, sqlx::Error> {
             error: shown(row, 9)?.unwrap_or_default(),
             blocked_on: shown(row, 10)?,
             unpark_requested_at: perhaps(row, 11)?,
-            goes_back: false,
+            is_returning: false,
         },
         "delayed" => Spot::Delayed {
             due: moment(row, 8)?,

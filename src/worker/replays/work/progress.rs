@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use super::Work;
 use crate::{
     nats::BusError,
+    policy::breaker::CircuitState,
     replay::{ReplayProgress, StreamProgress, tag::Count},
     worker::replays::issue::lasting,
 };
@@ -46,7 +47,8 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
         let executor = &self.desk.executor;
         let circuit = || {
             let circuit = executor.flow().circuit();
-            (circuit != "closed").then(|| format!("the circuit of the subscriber is {circuit}"))
+            (circuit != CircuitState::Closed)
+                .then(|| format!("the circuit of the subscriber is {circuit}"))
         };
         let why = stall.or(unknown).or_else(circuit);
         let why = why.or_else(|| executor.tally().why_unconfirmed());

@@ -95,8 +95,8 @@ async fn plain<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Be
         Ok(Consumed {
             worked,
             wrong: Wrong {
-                // Without order, inversions are not errors.
-                inversions: 0,
+                // Without order, out_of_order are not errors.
+                out_of_order: 0,
                 ..wrong
             },
             in_flight: IN_FLIGHT,

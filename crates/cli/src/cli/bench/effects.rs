@@ -56,6 +56,6 @@ pub(super) async fn wrong<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow
     Ok(Wrong {
         lost: job.events.saturating_sub(events),
         duplicates: rows - events,
-        inversions: 0,
+        out_of_order: 0,
     })
 }

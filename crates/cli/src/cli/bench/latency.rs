@@ -86,7 +86,7 @@ pub(super) async fn run<DB: BenchStore>(
     let wrong = Wrong {
         lost: job.events - times.len(),
         duplicates: handled.values().map(|(_, times)| times - 1).sum(),
-        inversions: 0,
+        out_of_order: 0,
     };
     let [p50, p99, max] = percentiles(times);
     let [commit_p50, commit_p99, _] = percentiles(of_each(|event, _, _| event.done - event.asked));

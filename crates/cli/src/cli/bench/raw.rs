@@ -24,10 +24,7 @@ pub(super) const IN_FLIGHT: usize = 512;
 
 /// The messages that the relay would send.
 fn messages(job: Job) -> impl Iterator<Item = anyhow::Result<(HeaderMap, Bytes)>> {
-    let defaults = wire::Defaults {
-        source: wire::DEFAULT_SOURCE,
-        time: Utc::now(),
-    };
+    let defaults = wire::Defaults::new(wire::DEFAULT_SOURCE, Utc::now());
     (0..job.events).map(move |number| {
         let envelope = Envelope::of(&Written::new(job, number))?;
         let mut headers = HeaderMap::new();

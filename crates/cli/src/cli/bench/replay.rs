@@ -9,7 +9,7 @@ use anyhow::{Context as _, ensure};
 use chrono::Utc;
 use tidings::{
     StartFrom, Worker,
-    replays::{Replay, ReplayPoint, ReplayRequest, ReplayState, Replays},
+    replays::{Replay, ReplayRequest, ReplayState, Replays},
     subscribers::Subscribers,
 };
 use tokio_util::sync::CancellationToken;
@@ -76,7 +76,7 @@ async fn replay<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<R
     );
 
     let replays = Replays::new(&world.bus);
-    let request = ReplayRequest::new(ReplayPoint::Beginning);
+    let request = ReplayRequest::new(StartFrom::Beginning);
     let asking = Instant::now();
     let job_of_it = replays.start(NAME, &request).await?;
     // The worker may have started before the answer to the request arrived here.
@@ -96,8 +96,8 @@ async fn replay<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<R
         handled,
         done,
         wrong: Wrong {
-            // Without order, inversions are not errors.
-            inversions: 0,
+            // Without order, out_of_order are not errors.
+            out_of_order: 0,
             ..tally.wrong()
         },
     })

@@ -21,7 +21,7 @@ pub(super) struct Report {
 pub(super) struct Wrong {
     pub(super) lost: usize,
     pub(super) duplicates: usize,
-    pub(super) inversions: usize,
+    pub(super) out_of_order: usize,
 }
 
 impl Add for Wrong {
@@ -31,7 +31,7 @@ impl Add for Wrong {
         Self {
             lost: self.lost + other.lost,
             duplicates: self.duplicates + other.duplicates,
-            inversions: self.inversions + other.inversions,
+            out_of_order: self.out_of_order + other.out_of_order,
         }
     }
 }
@@ -68,7 +68,7 @@ impl Report {
     pub(super) fn wrong(self, wrong: Wrong) -> Self {
         self.figure("lost", wrong.lost)
             .figure("duplicates", wrong.duplicates)
-            .figure("inversions", wrong.inversions)
+            .figure("out_of_order", wrong.out_of_order)
     }
 
     /// Adds the measured rate, the limit of the same run, and the processor time of each.
@@ -106,7 +106,8 @@ impl Report {
     /// Fails when events were lost, duplicated or reordered: then the rate is meaningless.
     pub(super) fn verdict(&self) -> anyhow::Result<()> {
         for (name, value) in &self.figures {
-            if matches!(*name, "lost" | "duplicates" | "inversions") && value.as_u64() != Some(0) {
+            if matches!(*name, "lost" | "duplicates" | "out_of_order") && value.as_u64() != Some(0)
+            {
                 bail!("{name} is {value}: the measurement does not count");
             }
         }

@@ -12,7 +12,7 @@ pub(super) struct Tally {
     last: Vec<AtomicUsize>,
     entered: AtomicUsize,
     duplicates: AtomicUsize,
-    inversions: AtomicUsize,
+    out_of_order: AtomicUsize,
     strangers: AtomicUsize,
 }
 
@@ -30,7 +30,7 @@ impl Tally {
             last: (0..job.keys).map(|_| AtomicUsize::new(0)).collect(),
             entered: AtomicUsize::new(0),
             duplicates: AtomicUsize::new(0),
-            inversions: AtomicUsize::new(0),
+            out_of_order: AtomicUsize::new(0),
             strangers: AtomicUsize::new(0),
         }
     }
@@ -49,7 +49,7 @@ impl Tally {
         }
         let before = self.last[number % self.last.len()].swap(number + 1, Relaxed);
         if before > number {
-            self.inversions.fetch_add(1, Relaxed);
+            self.out_of_order.fetch_add(1, Relaxed);
         }
     }
 
@@ -69,7 +69,7 @@ impl Tally {
         Wrong {
             lost: self.events - seen as usize,
             duplicates: self.duplicates.load(Relaxed),
-            inversions: self.inversions.load(Relaxed),
+            out_of_order: self.out_of_order.load(Relaxed),
         }
     }
 }
@@ -99,10 +99,16 @@ mod tests {
         let backwards = (0..13).flat_map(|of_key| (0..10).rev().map(move |key| of_key * 10 + key));
         assert_eq!(tallied(backwards).wrong(), Wrong::default());
         let wrong = tallied((0..128).filter(|n| *n != 64).chain([5])).wrong();
-        assert_eq!((wrong.lost, wrong.duplicates, wrong.inversions), (3, 1, 0));
+        assert_eq!(
+            (wrong.lost, wrong.duplicates, wrong.out_of_order),
+            (3, 1, 0)
+        );
         let numbers = (0..110).chain([121, 111, 110]);
         let wrong = tallied(numbers.chain(112..121).chain(122..130)).wrong();
-        assert_eq!((wrong.lost, wrong.duplicates, wrong.inversions), (0, 0, 1));
+        assert_eq!(
+            (wrong.lost, wrong.duplicates, wrong.out_of_order),
+            (0, 0, 1)
+        );
     }
 
     #[test]

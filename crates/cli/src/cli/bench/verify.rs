@@ -22,9 +22,9 @@ pub(super) async fn run<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::
     });
     let between = between.await?;
     let (found, took) = &between.measured;
-    let sound: u64 = found.streams.iter().map(|stream| stream.sound).sum();
+    let sound: u64 = found.streams.iter().map(|stream| stream.ok).sum();
     ensure!(
-        found.is_sound() && sound == job.events as u64,
+        found.is_ok() && sound == job.events as u64,
         "{sound} events are ok, and {} were written",
         job.events
     );

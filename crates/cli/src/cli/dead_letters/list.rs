@@ -3,7 +3,10 @@
 use std::num::NonZeroUsize;
 
 use clap::Args;
-use tidings::dead_letters::{DeadLetterGroup, DeadLetterSelection, DeadLetters, StoredDeadLetter};
+use tidings::{
+    dead_letters::{DeadLetterGroup, DeadLetterSelection, DeadLetters, StoredDeadLetter},
+    handler::Cause,
+};
 
 use super::{Filter, head_of, or_dash};
 use crate::{
@@ -139,7 +142,7 @@ fn row(letter: &StoredDeadLetter) -> [String; 9] {
         name,
         key,
         output::time(letter.stored_at),
-        or_dash(letter.cause.as_deref()),
+        or_dash(letter.cause.as_ref().map(Cause::as_str)),
         or_dash(attempts.as_deref()),
         or_dash(letter.fingerprint.as_deref()),
         shortened(&letter.error),
@@ -165,7 +168,7 @@ fn group_row(group: &DeadLetterGroup) -> [String; 8] {
     [
         or_dash(group.fingerprint.as_deref()),
         group.count.to_string(),
-        or_dash(group.cause.as_deref()),
+        or_dash(group.cause.as_ref().map(Cause::as_str)),
         output::time(group.first_at),
         output::time(group.last_at),
         joined(&group.subscribers),

@@ -12,6 +12,7 @@ use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 use tidings::{
     dead_letters::{DeadLetterSelection, StoredDeadLetter},
     event::Pattern,
+    handler::Cause,
 };
 
 use super::report::{Exit, Outcome, Report};
@@ -108,7 +109,7 @@ impl Filter {
         selection.name.clone_from(&self.name);
         selection.key.clone_from(&self.key);
         selection.fingerprint.clone_from(&self.fingerprint);
-        selection.cause.clone_from(&self.cause);
+        selection.cause = self.cause.as_deref().map(Cause::from);
         selection.since = self.since;
         selection.until = self.until;
         selection

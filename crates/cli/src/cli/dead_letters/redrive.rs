@@ -216,7 +216,7 @@ impl Redrive {
                 "handled": done.fates.as_ref().map(|fates| fates.handled),
                 "failed_again": done.fates.as_ref().map(|fates| fates.failed_again),
                 "open": done.fates.as_ref().map(|fates| fates.open),
-                "letters": done.fates.as_ref().map(|fates| &fates.letters),
+                "dead_letters": done.fates.as_ref().map(|fates| &fates.dead_letters),
                 "gone": done.gone,
                 "impossible": done.impossible,
                 "parked_keys": done.parked.iter().map(|(subscriber, key)| {
@@ -365,7 +365,10 @@ impl Done {
             [] if failed > 0 => {
                 let count = self.count();
                 let why = format!("{failed} of {count} redriven events failed again");
-                let letters = self.fates.iter().flat_map(|fates| fates.letters.first());
+                let letters = self
+                    .fates
+                    .iter()
+                    .flat_map(|fates| fates.dead_letters.first());
                 let letter = letters.map(ToString::to_string).next().unwrap_or_default();
                 let cure = format!("tidings dead-letters show {letter}, which says why");
                 Err(Report::new(Exit::Failed, why).cure(cure))

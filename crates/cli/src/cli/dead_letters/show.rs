@@ -57,7 +57,7 @@ impl Show {
             ("first failed at", letter.first_failed_at.map(output::time)),
             ("last failed at", letter.last_failed_at.map(output::time)),
             ("attempts", attempts),
-            ("cause", letter.cause.clone()),
+            ("cause", letter.cause.as_ref().map(ToString::to_string)),
             ("error", Some(letter.error.clone())),
             ("fingerprint", letter.fingerprint.clone()),
             ("handler", letter.handler.clone()),

@@ -99,7 +99,7 @@ impl<DB: DemoStore> Load<DB> {
     async fn transaction(&self, writer: usize, n: usize) -> Result<(), Report> {
         let user = self.users[(writer * 31 + n * 7) % USERS];
         let failed =
-            |error: sqlx::Error| Report::from(tidings::outbox::OutboxError::Database(error));
+            |error: sqlx::Error| Report::from(tidings::outbox::OutboxError::Database(error.into()));
         let mut tx = self.outbox.begin().await?;
         let change = DB::change(&mut tx, user).await.map_err(failed)?;
         let now = Utc::now();

@@ -35,7 +35,7 @@ impl AcknowledgeLoss {
             true => output::json(&loss),
             false => output::line(format!(
                 "acknowledged: stream {} {}",
-                loss.stream, loss.standing
+                loss.stream, loss.state
             )),
         }?)
     }

@@ -258,7 +258,7 @@ fn row(event: &ParkedEvent) -> [String; 7] {
     let goes_back = match (&event.unpark_requested_at, &event.blocked_on) {
         (Some(_), _) => "soon, as requested".to_owned(),
         (None, Some(blocked_on)) => format!("automatically, waits for {blocked_on}"),
-        (None, None) if event.goes_back => {
+        (None, None) if event.is_returning => {
             "automatically, with an earlier event of its key".to_owned()
         }
         (None, None) => "on request".to_owned(),

@@ -95,7 +95,7 @@ impl RunRepublish {
                 if let Some(told) = told.as_object_mut()
                     && !self.looks()
                 {
-                    told.remove("held");
+                    told.remove("stored");
                 }
                 output::json(&told)?;
             }
@@ -111,7 +111,7 @@ impl RunRepublish {
         Err(Report::new(Exit::Failed, what))
     }
 
-    /// Whether the streams are checked for existing events. Without the check `held` is unknown, not 0, and is not
+    /// Whether the streams are checked for existing events. Without the check `stored` is unknown, not 0, and is not
     /// printed.
     fn looks(&self) -> bool {
         !self.force && (self.into.is_none() || self.missing)
@@ -189,16 +189,16 @@ impl RunRepublish {
     fn rows(&self, done: &Republished) -> Vec<[String; 2]> {
         let mut rows = vec![["selected".into(), output::events(done.rows)]];
         if self.looks() {
-            rows.push(["stored already".into(), output::events(done.held)]);
+            rows.push(["stored already".into(), output::events(done.stored)]);
         }
         // Without the check only rows that are not valid events are counted here.
         if !self.force && self.into.is_none() || done.unconfirmed > 0 {
             rows.push(["never confirmed".into(), output::events(done.unconfirmed)]);
         }
-        if done.taken_ids > 0 {
+        if done.duplicate_ids > 0 {
             let taken = format!(
                 "{}, left out: publish them with new ids",
-                output::events(done.taken_ids)
+                output::events(done.duplicate_ids)
             );
             rows.push(["id in use".into(), taken]);
         }

@@ -69,15 +69,7 @@ impl ShowStatus {
             place, cause, cure, ..
         } = first;
         let what = match (&status.losses[..], more.len()) {
-            (
-                [
-                    Loss {
-                        stream, standing, ..
-                    },
-                    ..,
-                ],
-                _,
-            ) => format!("stream {stream} {standing}"),
+            ([Loss { stream, state, .. }, ..], _) => format!("stream {stream} {state}"),
             (_, 0) => format!("{place}: {cause}"),
             (_, more) => format!("{place}: {cause}; and {more} more"),
         };
@@ -243,7 +235,7 @@ fn lost(loss: &Loss) -> String {
     let since = loss.since.to_rfc3339_opts(SecondsFormat::Secs, true);
     format!(
         "stream {}, since {since}: it {}; try: {REPAIR}",
-        loss.stream, loss.standing
+        loss.stream, loss.state
     )
 }
 

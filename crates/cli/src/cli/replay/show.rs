@@ -1,8 +1,9 @@
 //! `tidings replay show`: one replay in full. Never changes anything.
 
 use clap::Args;
-use tidings::replays::{
-    Replay, ReplayId, ReplayIssue, ReplayPoint, ReplayProgress, ReplayStatus, Replays,
+use tidings::{
+    StartFrom,
+    replays::{Replay, ReplayId, ReplayIssue, ReplayProgress, ReplayStatus, Replays},
 };
 
 use super::rehearsal;
@@ -152,10 +153,11 @@ fn counts(progress: &ReplayProgress) -> impl Iterator<Item = Row> + use<> {
 
 fn asked_for(replay: &Replay) -> String {
     let request = &replay.request;
-    let point = |point: &ReplayPoint| match point {
-        ReplayPoint::Beginning => "the beginning".to_owned(),
-        ReplayPoint::Sequence(sequence) => format!("sequence {sequence}"),
-        ReplayPoint::Time(at) => output::second(*at),
+    let point = |point: &StartFrom| match point {
+        StartFrom::Beginning => "the beginning".to_owned(),
+        StartFrom::New => "now".to_owned(),
+        StartFrom::Sequence(sequence) => format!("sequence {sequence}"),
+        StartFrom::Time(at) => output::second(*at),
         _ => "a position of a later version".to_owned(),
     };
     let mut text = vec![format!("from {}", point(&request.from))];

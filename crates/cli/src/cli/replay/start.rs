@@ -3,8 +3,8 @@
 use clap::{Args, builder::NonEmptyStringValueParser};
 use serde_json::json;
 use tidings::{
-    Rate, StartFrom as Place,
-    replays::{Replay, ReplayPoint, ReplayRequest, ReplayState, Replays},
+    Rate, StartFrom,
+    replays::{Replay, ReplayRequest, ReplayState, Replays},
 };
 
 use super::{
@@ -28,10 +28,10 @@ pub(super) struct Start {
     subscriber: String,
     /// The start: events stored since 2h ago or TIME, a sequence, or the beginning
     #[arg(long, value_name = "2h|TIME|SEQ|beginning", value_parser = place::parse)]
-    from: Place,
+    from: StartFrom,
     /// The end: events stored before 5m ago or TIME, or a sequence, inclusive [default: the newest event]
     #[arg(long, value_name = "5m|TIME|SEQ|now", value_parser = end)]
-    to: Option<Place>,
+    to: Option<StartFrom>,
     /// Only events with this name; can be repeated [default: all names that the subscriber handles]
     #[arg(long = "name", value_name = "NAME")]
     names: Vec<String>,
@@ -101,12 +101,14 @@ impl Start {
     }
 
     fn request(&self) -> Result<ReplayRequest, Report> {
-        let from = point(self.from).ok_or_else(|| {
+        if self.from == StartFrom::New {
             let what = "a replay handles events that are stored already, and --from now is after all of them";
-            Report::new(Exit::Usage, what).cure("--from 2h, a time, a sequence or beginning")
-        })?;
-        let mut request = ReplayRequest::new(from).names(&self.names);
-        request.to = self.to.and_then(point);
+            return Err(
+                Report::new(Exit::Usage, what).cure("--from 2h, a time, a sequence or beginning")
+            );
+        }
+        let mut request = ReplayRequest::new(self.from).names(&self.names);
+        request.to = self.to.filter(|to| *to != StartFrom::New);
         request.stream.clone_from(&self.stream);
         request.key.clone_from(&self.key);
         request.correlation.clone_from(&self.correlation);
@@ -211,20 +213,10 @@ fn tell_ranges(replay: &Replay) -> Outcome {
     Ok(())
 }
 
-/// A position in the stored events; `None` for the position after the last one.
-fn point(place: Place) -> Option<ReplayPoint> {
-    match place {
-        Place::Beginning => Some(ReplayPoint::Beginning),
-        Place::Sequence(sequence) => Some(ReplayPoint::Sequence(sequence)),
-        Place::Time(time) => Some(ReplayPoint::Time(time)),
-        _ => None,
-    }
-}
-
 /// Parses the end of a replay.
-fn end(text: &str) -> Result<Place, String> {
+fn end(text: &str) -> Result<StartFrom, String> {
     match place::parse(text)? {
-        Place::Beginning => Err(
+        StartFrom::Beginning => Err(
             "there is nothing before the beginning: write 5m, a time, a sequence or now".to_owned(),
         ),
         place => Ok(place),

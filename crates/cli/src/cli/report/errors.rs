@@ -6,7 +6,7 @@ use tidings::{
     dead_letters::DeadLettersError,
     nats::{BusError, ConnectError, PublishError, ReaderError},
     outbox::{
-        AdoptError, Diagnosis, ElsewhereError, MigrateError, OutboxError, RelayError,
+        AdoptError, DatabaseError, ElsewhereError, MigrateError, OutboxError, RelayError,
         RepublishError, SchemaError,
     },
     replays::ReplayError,
@@ -139,7 +139,7 @@ impl From<SubscribersError> for Report {
         match &error {
             SubscribersError::Unknown { .. } => Self::of(Exit::Failed, &error)
                 .cure("tidings subscribers list, which lists all subscribers"),
-            SubscribersError::NoReplica { .. } => {
+            SubscribersError::NoInstance { .. } => {
                 Self::of(Exit::Failed, &error).cure("start a worker that runs it")
             }
             SubscribersError::Partly { source, .. } => {
@@ -195,7 +195,7 @@ impl From<ReplayError> for Report {
     fn from(error: ReplayError) -> Self {
         let (exit, cure) = match &error {
             ReplayError::Unknown { .. } => (Exit::Failed, "tidings subscribers list".to_owned()),
-            ReplayError::NoReplica { .. } => {
+            ReplayError::NoInstance { .. } => {
                 let cure = "start a worker that runs it, or use --force: the replay then waits for a worker";
                 (Exit::Failed, cure.to_owned())
             }
@@ -337,13 +337,13 @@ impl From<WorkerError> for Report {
     }
 }
 
-fn of_database(source: &sqlx::Error, error: &(dyn Error + 'static)) -> Report {
+fn of_database(source: &DatabaseError, error: &(dyn Error + 'static)) -> Report {
     let report = Report::of(database::exit_of(source), error);
     if database::is_unannounced_pooler(source) {
         return report
             .cure("append ?statement-cache-capacity=0 to database.url when the connection passes a pooler");
     }
-    match Diagnosis::of(source) {
+    match source.diagnosis() {
         Some(diagnosis) => report.diagnosed(diagnosis),
         None => report,
     }

@@ -72,13 +72,13 @@ fn print(found: &SubscriberOverview) -> Outcome {
         1 => output::line("there are no subscribers")?,
         _ => output::table(&rows)?,
     }
-    let others = found.others.iter();
-    let others: Vec<String> = others
+    let foreign = found.foreign.iter();
+    let foreign: Vec<String> = foreign
         .map(|other| format!("{} of {}", other.name, other.stream))
         .collect();
-    if !others.is_empty() {
-        let others = output::printable(&others.join(", "));
-        output::line(format!("durables of other applications: {others}"))?;
+    if !foreign.is_empty() {
+        let foreign = output::printable(&foreign.join(", "));
+        output::line(format!("durables of other applications: {foreign}"))?;
     }
     for unseen in unseen {
         output::line(output::printable(&format!("not seen: {unseen}")))?;
@@ -92,13 +92,13 @@ fn print_json(found: &SubscriberOverview) -> Outcome {
         output::json(subscriber)?;
     }
     let SubscriberOverview {
-        others,
+        foreign,
         issues,
         unseen,
         ..
     } = found;
-    if !(others.is_empty() && issues.is_empty() && unseen.is_empty()) {
-        let rest = json!({ "others": others, "issues": issues, "unseen": unseen });
+    if !(foreign.is_empty() && issues.is_empty() && unseen.is_empty()) {
+        let rest = json!({ "foreign": foreign, "issues": issues, "unseen": unseen });
         output::json(&rest)?;
     }
     Ok(())

@@ -172,7 +172,7 @@ fn add_instance(rows: &mut Vec<[String; 2]>, instance: &Instance) {
         row("instance", place),
         row("  activity", instance.activity.as_str()),
         row("  issue", instance.issue.as_deref().unwrap_or("-")),
-        row("  circuit", &instance.circuit),
+        row("  circuit", instance.circuit.as_str()),
         row("  order", lease),
         row("  in flight", in_flight),
         row("  since its start", counts),

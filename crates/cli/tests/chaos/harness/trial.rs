@@ -264,7 +264,7 @@ async fn write<DB: Chaos>(
     let mut tx = world.outbox.begin().await?;
     let key = format!("key-{}", (writer * 7 + n * 3) % 5);
     let counting = world.count(&mut tx, &key).await;
-    counting.map_err(tidings::outbox::OutboxError::Database)?;
+    counting.map_err(tidings::outbox::DatabaseError::from)?;
     if (writer + n).is_multiple_of(7) {
         return tx.rollback().await;
     }

@@ -9,8 +9,8 @@ use std::{
 
 use async_nats::jetstream::{self, consumer};
 use tidings::{
-    Rate,
-    replays::{Replay, ReplayPoint, ReplayRequest, ReplayState},
+    Rate, StartFrom,
+    replays::{Replay, ReplayRequest, ReplayState},
 };
 
 use crate::{
@@ -47,7 +47,7 @@ fn size() -> (u64, u32) {
 
 /// The oldest events.
 fn the_past() -> ReplayRequest {
-    everything().to(ReplayPoint::Sequence(size().0))
+    everything().to(StartFrom::Sequence(size().0))
 }
 
 /// Workers that have handled the events to be replayed, and continue to handle live events.

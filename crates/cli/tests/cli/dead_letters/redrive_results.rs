@@ -28,7 +28,7 @@ async fn a_redrive_reports_handled_failed_and_open_events() {
         ["redriven", "handled", "failed_again", "open"].map(|count| report[count].as_u64().unwrap())
     };
     assert_eq!(counts(&report), [5, 0, 5, 0], "{report}");
-    assert_eq!(report["letters"], serde_json::json!([6, 7, 8, 9, 10]));
+    assert_eq!(report["dead_letters"], serde_json::json!([6, 7, 8, 9, 10]));
 
     shop.is_repaired.store(true, Ordering::SeqCst);
     let said = world

@@ -89,7 +89,7 @@ async fn every_bench_counts_right_on_given_servers(world: World) {
             (&name.into(), &store(&world).into())
         );
         assert_eq!(report["servers"], "given");
-        for wrong in ["lost", "duplicates", "inversions"] {
+        for wrong in ["lost", "duplicates", "out_of_order"] {
             assert_eq!(report[wrong], 0, "{bench}: {report}");
         }
         assert!(

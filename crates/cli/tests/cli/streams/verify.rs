@@ -25,10 +25,7 @@ async fn a_stream_with_a_lost_event_is_reported_and_others_are_ok(world: World) 
 
     let sound = world.json(&["verify", "--json"]).await;
     let stream = &sound[0]["streams"][0];
-    assert_eq!(
-        (&stream["sound"], &stream["missing"]),
-        (&1.into(), &0.into())
-    );
+    assert_eq!((&stream["ok"], &stream["missing"]), (&1.into(), &0.into()));
     world.ok(&["verify", "--payloads", "--since", "1h"]).await;
 
     let client = async_nats::connect(world.nats.url()).await.unwrap();
@@ -109,7 +106,7 @@ async fn lost_events_of_a_stream_are_republished(world: World) {
     ];
     let planned = world.json(&planned).await.remove(0);
     assert_eq!(
-        (&planned["held"], &planned["wanted"]),
+        (&planned["stored"], &planned["wanted"]),
         (&2.into(), &1.into())
     );
 
@@ -187,7 +184,7 @@ async fn lost_events_of_a_stream_are_republished(world: World) {
     assert_eq!(relay.signalled("TERM").await, Some(0));
     world.ok(&["outbox", "status"]).await;
     let sound = world.json(&["verify", "--json"]).await.remove(0);
-    assert_eq!(sound["streams"][0]["sound"], 4);
+    assert_eq!(sound["streams"][0]["ok"], 4);
 }
 
 async fn a_loss_can_be_acknowledged(world: World) {
@@ -212,12 +209,12 @@ async fn a_loss_can_be_acknowledged(world: World) {
     let told = world.run(&["outbox", "status", "--json"]).await;
     assert_eq!(told.code, Some(1), "{told:?}");
     let status: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
-    assert_eq!(status["losses"][0]["standing"]["is"], "gone");
+    assert_eq!(status["losses"][0]["state"]["is"], "missing");
 
     let accepted = world
         .json(&["outbox", "acknowledge-loss", &name, "--json"])
         .await;
-    assert_eq!(accepted[0]["standing"]["is"], "gone");
+    assert_eq!(accepted[0]["state"]["is"], "missing");
     world.ok(&["outbox", "status"]).await;
     let refused = world
         .refused(1, &["outbox", "acknowledge-loss", &name])

@@ -351,7 +351,7 @@ async fn durables_of_other_applications_are_listed_separately() {
         &["durables of other applications: reporting of EVENTS"],
     );
     let json = world.json(&["subscribers", "list", "--json"]).await;
-    assert_eq!(json[1]["others"][0]["name"], "reporting");
+    assert_eq!(json[1]["foreign"][0]["name"], "reporting");
     let refused = world
         .refused(1, &["subscribers", "remove", "reporting", "--yes"])
         .await;

@@ -58,7 +58,7 @@ async fn an_event_is_traced_from_its_commit_to_its_subscribers(world: World) {
     let done = || async {
         let event = &world.json(&["trace", &id, "--json"]).await[0]["events"][0];
         let all = event["subscribers"].as_array().unwrap().clone();
-        all.len() == 2 && all.iter().all(|one| one["outcome"] == "answered")
+        all.len() == 2 && all.iter().all(|one| one["outcome"] == "acknowledged")
     };
     crate::support::eventually("both have answered", done).await;
     service.stop().await;
