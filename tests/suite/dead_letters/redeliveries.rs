@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use async_nats::jetstream;
 use serde_json::json;
 use tidings::{
     BatchContext, BatchResult, Batching, Bus, Context, DeadLetterSelection, DeadLetters, Envelope,

@@ -8,9 +8,9 @@ use tokio::process::{Child, Command};
 
 use crate::support::{Folder, ended, eventually, fresh_database, tidings, user};
 
-const COMPOSE: &str = include_str!("../../../../docker-compose.yml");
-const NATS: &str = include_str!("../../../../deploy/nats/nats.conf");
-const PERMISSIONS: &str = include_str!("../../../../deploy/nats/permissions.conf");
+const COMPOSE: &str = include_str!("../../../../../docker-compose.yml");
+const NATS: &str = include_str!("../../../../../deploy/nats/nats.conf");
+const PERMISSIONS: &str = include_str!("../../../../../deploy/nats/permissions.conf");
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const OWNER: &str = "admin";
 const USER: &str = "0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11";
