@@ -76,7 +76,7 @@ async fn a_panic_while_decoding_is_a_failed_attempt() {
         Ok(())
     }
     let subscriber = EventSubscriber::durable("w").retry(quick());
-    a_bad_event_is_dead_lettered_and_a_good_one_handled(subscriber.on(note_id)).await;
+    a_bad_event_is_dead_lettered_and_a_good_one_handled(subscriber.on(note)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
