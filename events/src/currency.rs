@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn every_code_is_three_capital_letters_and_occurs_once() {
+    fn every_code_is_three_capitals_and_occurs_once() {
         let mut codes: Vec<&str> = CODES.iter().flat_map(|(_, c)| c.split(' ')).collect();
         let is_code = |code: &str| code.len() == 3 && code.bytes().all(|b| b.is_ascii_uppercase());
         assert!(codes.iter().all(|code| is_code(code)));

@@ -35,7 +35,7 @@ pub use replays::everything;
 pub use shop::{CHARGES, Shop};
 pub use small_disk::SmallDisk;
 pub use stuck::App;
-pub use tool::Tool;
+pub use tool::{Tool, put_over};
 pub use world::{Database, Folder, Running, World, events_stream};
 
 /// The longest that any step may take on a busy machine.

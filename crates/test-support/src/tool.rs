@@ -73,7 +73,8 @@ impl Tool {
     }
 }
 
-fn put_over(config: &mut Value, settings: &Value) {
+/// Replaces settings of a configuration.
+pub fn put_over(config: &mut Value, settings: &Value) {
     for (setting, value) in settings.as_object().expect("settings") {
         config[setting] = value.clone();
     }

@@ -13,7 +13,7 @@ use super::{Noted, User, events_stream, eventually, note_id, within};
 pub struct Working {
     pub noted: Noted,
     stop: CancellationToken,
-    task: JoinHandle<Result<(), tidings::worker::WorkerError>>,
+    pub task: JoinHandle<Result<(), tidings::worker::WorkerError>>,
 }
 
 pub fn subscriber(name: &str) -> EventSubscriber<Noted> {

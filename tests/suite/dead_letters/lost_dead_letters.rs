@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream;
 use serde_json::json;
 use tidings::{
     EventPublisher, StreamSpec,

@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use async_nats::jetstream;
 use serde_json::json;
 use tidings::{
     BatchResult, Batching, Bus, Context, Envelope, EventSubscriber, Failure, InboxTransaction,

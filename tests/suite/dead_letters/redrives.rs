@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{HeaderMap, jetstream};
+use async_nats::HeaderMap;
 use tidings::{
     Bus, CircuitBreaker, Context, EventPublisher, EventSubscriber, Failure, Retry, StreamSpec,
     Worker,

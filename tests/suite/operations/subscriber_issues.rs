@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::{self, consumer::pull};
+use async_nats::jetstream::consumer::pull;
 use chrono::{TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use tidings::{

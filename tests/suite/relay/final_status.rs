@@ -13,8 +13,8 @@ both!(
     a_row_that_still_waits_is_in_the_status,
 );
 
-/// Runs a relay that is held up by a name that no stream takes.
-async fn held_up<DB: Database>(world: &World<DB>) {
+/// Commits an event that no stream takes, and waits until the relay has written the issue.
+async fn an_issue_is_written<DB: Database>(world: &World<DB>) {
     let mut tx = world.outbox.begin().await.unwrap();
     let envelope = Envelope::raw("nobody.listens", 1, Some("ada"), "{}").unwrap();
     tx.publish(envelope).unwrap();
@@ -33,7 +33,7 @@ async fn places<DB: Database>(world: &World<DB>) -> Vec<String> {
 
 async fn a_row_discarded_before_the_stop_is_no_issue_in_the_status<DB: Database>(world: World<DB>) {
     let relay = world.relay();
-    held_up(&world).await;
+    an_issue_is_written(&world).await;
     let all = ParkedSelection::All;
     assert_eq!(world.outbox.discard(&all, 9).await.unwrap().len(), 1);
     relay.stop().await.unwrap();
@@ -42,7 +42,7 @@ async fn a_row_discarded_before_the_stop_is_no_issue_in_the_status<DB: Database>
 
 async fn a_row_restored_before_the_stop_is_no_issue_in_the_status<DB: Database>(world: World<DB>) {
     let relay = world.relay();
-    held_up(&world).await;
+    an_issue_is_written(&world).await;
     let late = StreamSpec::new("LATE", ["nobody.>".parse().unwrap()]).unwrap();
     world.bus.apply_stream(&late).await.unwrap();
     eventually("it went back", || async { world.parked().await == 0 }).await;
@@ -52,7 +52,7 @@ async fn a_row_restored_before_the_stop_is_no_issue_in_the_status<DB: Database>(
 
 async fn a_row_that_still_waits_is_in_the_status<DB: Database>(world: World<DB>) {
     let relay = world.relay();
-    held_up(&world).await;
+    an_issue_is_written(&world).await;
     relay.stop().await.unwrap();
     assert_eq!(places(&world).await, ["subject nobody.listens"]);
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use async_nats::{HeaderMap, jetstream};
+use async_nats::HeaderMap;
 use sqlx::{Postgres, Sqlite, postgres::PgPoolOptions};
 use tidings::{Envelope, Outbox, StreamSpec, event::Pattern};
 

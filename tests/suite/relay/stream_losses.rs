@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream;
 use sqlx::{Postgres, Sqlite};
 use tidings::{
     EventPublisher,

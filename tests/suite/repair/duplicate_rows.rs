@@ -1,6 +1,5 @@
 //! P8: an outbox may have one event in several rows; republishing stores it once, in every mode.
 
-use async_nats::jetstream;
 use tidings::{
     Envelope, EventId, StreamSpec,
     outbox::ParkedSelection,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::{self, consumer};
+use async_nats::jetstream::consumer;
 use futures::StreamExt;
 use tidings::{
     Context, EventPublisher, EventSubscriber, Failure, Rate, Retry, StartFrom, Worker,

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream;
 use tidings::{
     EventSubscriber, Rate, Retry, Worker,
     replays::{Replay, ReplayState},

@@ -6,7 +6,7 @@ use tidings::Bus;
 use tidings_test_servers::NatsServer;
 
 use crate::support::{
-    Stream, Tool, events_stream, eventually,
+    Stream, Tool, events_stream, eventually, put_over,
     working::{Working, apply_streams, has_no_issue, publish, reports, server, subscriber},
 };
 

@@ -51,7 +51,7 @@ async fn a_panic_before_the_first_await_is_a_failed_attempt() {
     a_bad_event_is_dead_lettered_and_a_good_one_handled(subscriber.on(
         |user: User, cx: Context<Noted>| {
             assert!(user.id != "bad", "not this one");
-            note(user, cx)
+            note_id(user, cx)
         },
     ))
     .await;
@@ -76,7 +76,7 @@ async fn a_panic_while_decoding_is_a_failed_attempt() {
         Ok(())
     }
     let subscriber = EventSubscriber::durable("w").retry(quick());
-    a_bad_event_is_dead_lettered_and_a_good_one_handled(subscriber.on(note_id)).await;
+    a_bad_event_is_dead_lettered_and_a_good_one_handled(subscriber.on(note)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,7 +92,7 @@ async fn a_panic_in_the_text_of_an_error_is_a_failed_attempt() {
     async fn refuse(user: User, cx: Context<Noted>) -> Result<(), Failure> {
         match &*user.id {
             "bad" => Err(Failure::reject(Unspeakable)),
-            _ => note(user, cx).await,
+            _ => note_id(user, cx).await,
         }
     }
     let subscriber = EventSubscriber::durable("w").retry(quick());
@@ -112,7 +112,7 @@ async fn a_panic_while_a_late_handler_is_dropped_is_a_failed_attempt() {
             let _bomb = Bomb;
             std::future::pending::<()>().await;
         }
-        note(user, cx).await
+        note_id(user, cx).await
     }
     let subscriber = EventSubscriber::durable("w").retry(quick());
     let subscriber = subscriber.timeout(Duration::from_millis(30));

@@ -87,7 +87,7 @@ async fn a_rejected_event_is_dead_lettered_at_once_and_others_flow() {
         if user.id == "bad" {
             return Err(Failure::reject("no such mailbox"));
         }
-        note(user, cx).await
+        note_id(user, cx).await
     }
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
@@ -156,7 +156,7 @@ async fn a_foreign_event_without_headers_is_delivered() {
 async fn a_panic_is_a_failure_and_does_not_stop_the_worker() {
     async fn panic_once(user: User, cx: Context<Noted>) -> Result<(), Failure> {
         assert!(user.id != "bad" || cx.attempt() > 1, "not this time");
-        note(user, cx).await
+        note_id(user, cx).await
     }
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();
@@ -321,7 +321,7 @@ async fn a_drain_loses_nothing_and_repeats_no_acked_event() {
     async fn slow(user: User, cx: Context<Noted>) -> Result<(), Failure> {
         // real time: so that the shutdown begins while handlers run
         tokio::time::sleep(Duration::from_millis(3)).await;
-        note(user, cx).await
+        note_id(user, cx).await
     }
     let world = World::<Sqlite>::start().await;
     let noted = Noted::default();

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream;
 use serde_json::{Value, json};
 use sqlx::Sqlite;
 use tidings::{

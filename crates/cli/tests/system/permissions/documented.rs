@@ -27,7 +27,7 @@ use crate::support::{Folder, Noted, User, eventually, publish_raw, within};
 
 type Sqlite = sqlx::Sqlite;
 
-pub const DOCUMENT: &str = include_str!("../../../../deploy/nats/permissions.conf");
+pub const DOCUMENT: &str = include_str!("../../../../../deploy/nats/permissions.conf");
 const PROGRAM: &str = r#"
 [[stream]]
 name = "EVENTS"
@@ -350,9 +350,9 @@ fn covers(wide: &str, subject: &str) -> bool {
     tokens.next().is_none()
 }
 
-/// Subjects that are used only after a fault: a server that has lost a part of its store (`lost_letters.rs`), a stream
-/// that has removed events before a replay reached them, a bad entry of the bucket, a relay that takes over from one
-/// that is not dead yet (`isolation_by_rights.rs`).
+/// Subjects that are used only after a fault: a server that has lost a part of its store (`lost_dead_letters.rs`), a
+/// stream that has removed events before a replay reached them, a bad entry of the bucket, a relay that takes over from
+/// one that is not dead yet (`isolation_by_rights.rs`).
 fn is_of_a_fault(subject: &str) -> bool {
     const SUBJECTS: [&str; 2] = [
         "$JS.API.STREAM.INFO.DEAD_LETTERS",
