@@ -230,7 +230,7 @@ async fn only_what_is_named_and_missing_is_published_again<DB: Database>(world: 
     let done = named.run().await.unwrap();
     assert_eq!(done.events(), 4);
     assert_eq!(counts(&world, "EVENTS").await, [59, 9, 12, 15, 18]);
-    assert_eq!(named.run().await.unwrap().held, 4);
+    assert_eq!(named.run().await.unwrap().stored, 4);
     assert_eq!(world.stored().await.len(), 5);
     let now = chrono::Utc::now();
     let later = Republish::new(&world.bus, &world.outbox).since(now);
