@@ -226,7 +226,7 @@ async fn only_selected_missing_events_are_republished<DB: Database>(world: World
     let done = named.run().await.unwrap();
     assert_eq!(done.events(), 4);
     assert_eq!(counts(&world, "EVENTS").await, [59, 9, 12, 15, 18]);
-    assert_eq!(named.run().await.unwrap().held, 4);
+    assert_eq!(named.run().await.unwrap().stored, 4);
     assert_eq!(world.stored().await.len(), 5);
     let now = chrono::Utc::now();
     let later = Republish::new(&world.bus, &world.outbox).since(now);
