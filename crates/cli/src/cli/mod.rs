@@ -15,6 +15,8 @@ mod output;
 mod place;
 mod process;
 mod publish;
+#[cfg(test)]
+mod reference;
 mod relay;
 mod replay;
 mod report;
