@@ -27,7 +27,8 @@ check: ## format, clippy and documentation, warnings are errors
 test: servers ## run all tests against real servers; ARGS go to the test runner
 	$(CARGO) test --locked --doc --workspace
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then set -x; $(CARGO) nextest run --locked --workspace $(ARGS); \
-	else set -x; $(CARGO) test --locked --workspace --lib --bins --tests $(ARGS); fi
+	else set -x; $(CARGO) build --locked --workspace --examples && \
+	    $(CARGO) test --locked --workspace --lib --bins --tests $(ARGS); fi
 
 # So many inputs for each parser of untrusted text, and where they begin: INPUTS=5000000 SEED=1 make fuzz
 INPUTS ?= 1000000

@@ -54,6 +54,7 @@ mod outbox;
 mod parked_lists;
 mod poison;
 mod producers;
+mod quickstart;
 mod refusals;
 mod refused;
 mod rehearsals;

@@ -156,6 +156,40 @@ fn the_documents_show_the_examples_as_they_are_compiled() {
 }
 
 #[test]
+fn the_readme_lists_what_its_program_needs() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let block = |fence: &str| {
+        let (_, block) = readme.split_once(fence).unwrap();
+        block.split_once("```").unwrap().0
+    };
+    let program = block("```rust,no_run\n");
+    let listed: toml::Table = block("```toml\n").parse().unwrap();
+    let listed = listed["dependencies"].as_table().unwrap();
+    let workspace = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let workspace: toml::Table = workspace.parse().unwrap();
+    let here = &workspace["workspace"]["dependencies"];
+    let version = |dependency: &toml::Value| {
+        let version = dependency.get("version").unwrap_or(dependency).as_str();
+        version.map(str::to_owned)
+    };
+    for (name, dependency) in listed {
+        assert!(program.contains(&format!("{name}::")), "{name} is unused");
+        let tested = version(&here[name]);
+        let is_tested = version(dependency).is_none_or(|listed| {
+            tested
+                .as_ref()
+                .is_some_and(|tested| tested.starts_with(&listed))
+        });
+        assert!(is_tested, "{name} is tested in version {tested:?}");
+    }
+    for line in program.lines() {
+        if let Some((name, _)) = line.strip_prefix("use ").and_then(|it| it.split_once("::")) {
+            assert!(listed.contains_key(name), "{name} is not listed");
+        }
+    }
+}
+
+#[test]
 fn every_rust_block_of_the_book_is_compiled() {
     let library = fs::read_to_string(root().join("src/lib.rs")).unwrap();
     let chapters = texts().filter(|(path, text)| {
