@@ -8,7 +8,7 @@ ARGS    ?=
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help servers build check test fuzz chaos demo bench deny sbom clean-dev
+.PHONY: help servers build check test fuzz chaos demo bench docs deny sbom clean-dev
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,11 +51,14 @@ bench: servers ## measure on this machine, beside the raw limit; ARGS go to `tid
 	$(CARGO) build --locked --release --package tidings-cli
 	@$(CARGO) run --locked --release --quiet --package tidings-cli -- bench $(ARGS)
 
+docs: ## build the book into target/book, and check its links (installs a pinned mdBook into .dev/, once)
+	@tools/docs
+
 deny: ## check licences, bans, sources and advisories of the dependencies
 	@tools/deny
 
 sbom: ## print the bill of materials of the program (CycloneDX)
 	@tools/sbom
 
-clean-dev: ## remove the installed servers
+clean-dev: ## remove what is installed into .dev/
 	rm -rf .dev

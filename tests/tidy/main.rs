@@ -4,10 +4,11 @@
 #![allow(unreachable_pub)] // one binary
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
+mod links;
 mod rules;
 mod source;
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use rules::{RULES, RelativePath, Rule, has_foreign_word};
 use source::{Source, has_word, lines_where};
@@ -190,6 +191,27 @@ fn the_readme_lists_what_its_program_needs() {
 }
 
 #[test]
+fn every_link_of_a_document_leads_somewhere() {
+    let documents: BTreeMap<_, _> = documents().collect();
+    no_more(&links::broken(&documents, |path| {
+        root().join(path).exists()
+    }));
+}
+
+#[test]
+fn every_chapter_is_in_the_book() {
+    let summary = fs::read_to_string(root().join("docs/SUMMARY.md")).unwrap();
+    let chapters = links::linked_files("docs/SUMMARY.md", &summary);
+    let missing = documents().filter(|(path, _)| {
+        path.starts_with("docs/") && path != "docs/SUMMARY.md" && !chapters.contains(path)
+    });
+    let broken: Vec<_> = missing
+        .map(|(path, _)| format!("{path}:1: docs/SUMMARY.md does not list it"))
+        .collect();
+    no_more(&broken);
+}
+
+#[test]
 fn every_rust_block_of_the_book_is_compiled() {
     let library = fs::read_to_string(root().join("src/lib.rs")).unwrap();
     let chapters = texts().filter(|(path, text)| {
@@ -242,6 +264,11 @@ fn sources() -> impl Iterator<Item = Source> {
     let rust =
         texts().filter(|(path, _)| path.ends_with(".rs") && !path.starts_with("tests/tidy/"));
     rust.map(|(path, text)| Source::new(&path, &text))
+}
+
+/// The documents in Markdown, with their paths.
+fn documents() -> impl Iterator<Item = (String, String)> {
+    texts().filter(|(path, _)| path.ends_with(".md"))
 }
 
 /// Every text of the repository that is written by hand, with its path.
