@@ -8,7 +8,11 @@ mod links;
 mod rules;
 mod source;
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use rules::{RULES, RelativePath, Rule, has_foreign_word};
 use source::{Source, has_word, lines_where};
@@ -208,6 +212,38 @@ fn every_chapter_is_in_the_book() {
     let broken: Vec<_> = missing
         .map(|(path, _)| format!("{path}:1: docs/SUMMARY.md does not list it"))
         .collect();
+    no_more(&broken);
+}
+
+#[test]
+fn every_file_of_tests_is_in_the_index() {
+    const SUITES: &[&str] = &[
+        "tests/suite/",
+        "crates/cli/tests/cli/",
+        "crates/cli/tests/system/",
+    ];
+    const HELPERS: &[&str] = &["main", "mod", "support", "service"];
+    let contributing = fs::read_to_string(root().join("CONTRIBUTING.md")).unwrap();
+    let (_, index) = contributing.split_once("## Test index").unwrap();
+    let (_, index) = index.split_once("|---|").unwrap();
+    let named: BTreeSet<&str> = index
+        .split('`')
+        .map(|name| name.rsplit('/').next().unwrap())
+        .collect();
+    let mut broken = Vec::new();
+    for (path, _) in texts() {
+        let file = SUITES.iter().find_map(|suite| path.strip_prefix(suite));
+        let Some(file) = file.and_then(|file| file.strip_suffix(".rs")) else {
+            continue;
+        };
+        // A folder that the index names stands for its files.
+        let mut parts = file.split('/');
+        if !parts.any(|part| named.contains(part) || HELPERS.contains(&part)) {
+            broken.push(format!(
+                "{path}:1: the index in CONTRIBUTING.md does not name it"
+            ));
+        }
+    }
     no_more(&broken);
 }
 
