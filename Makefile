@@ -8,7 +8,7 @@ ARGS    ?=
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help servers build check test fuzz chaos demo bench deny sbom clean-dev
+.PHONY: help servers build check test fuzz chaos demo bench docs deny sbom clean-dev
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,7 +27,8 @@ check: ## format, clippy and documentation, warnings are errors
 test: servers ## run all tests against real servers; ARGS go to the test runner
 	$(CARGO) test --locked --doc --workspace
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then set -x; $(CARGO) nextest run --locked --workspace $(ARGS); \
-	else set -x; $(CARGO) test --locked --workspace --lib --bins --tests $(ARGS); fi
+	else set -x; $(CARGO) build --locked --workspace --examples && \
+	    $(CARGO) test --locked --workspace --lib --bins --tests $(ARGS); fi
 
 # So many inputs for each parser of untrusted text, and where they begin: INPUTS=5000000 SEED=1 make fuzz
 INPUTS ?= 1000000
@@ -50,11 +51,14 @@ bench: servers ## measure on this machine, beside the raw limit; ARGS go to `tid
 	$(CARGO) build --locked --release --package tidings-cli
 	@$(CARGO) run --locked --release --quiet --package tidings-cli -- bench $(ARGS)
 
+docs: ## build the book into target/book, and check its links (installs a pinned mdBook into .dev/, once)
+	@tools/docs
+
 deny: ## check licences, bans, sources and advisories of the dependencies
 	@tools/deny
 
 sbom: ## print the bill of materials of the program (CycloneDX)
 	@tools/sbom
 
-clean-dev: ## remove the installed servers
+clean-dev: ## remove what is installed into .dev/
 	rm -rf .dev

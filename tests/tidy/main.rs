@@ -4,11 +4,16 @@
 #![allow(unreachable_pub)] // one binary
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
+mod links;
 mod rules;
 mod sizes;
 mod source;
 
-use std::{fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use rules::{RULES, RelativePath, Rule, has_foreign_word};
 use source::{Source, has_word, lines_where};
@@ -168,6 +173,93 @@ fn the_documents_show_the_examples_as_they_are_compiled() {
 }
 
 #[test]
+fn the_readme_lists_what_its_program_needs() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let block = |fence: &str| {
+        let (_, block) = readme.split_once(fence).unwrap();
+        block.split_once("```").unwrap().0
+    };
+    let program = block("```rust,no_run\n");
+    let listed: toml::Table = block("```toml\n").parse().unwrap();
+    let listed = listed["dependencies"].as_table().unwrap();
+    let workspace = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let workspace: toml::Table = workspace.parse().unwrap();
+    let here = &workspace["workspace"]["dependencies"];
+    let version = |dependency: &toml::Value| {
+        let version = dependency.get("version").unwrap_or(dependency).as_str();
+        version.map(str::to_owned)
+    };
+    for (name, dependency) in listed {
+        assert!(program.contains(&format!("{name}::")), "{name} is unused");
+        let tested = version(&here[name]);
+        let is_tested = version(dependency).is_none_or(|listed| {
+            tested
+                .as_ref()
+                .is_some_and(|tested| tested.starts_with(&listed))
+        });
+        assert!(is_tested, "{name} is tested in version {tested:?}");
+    }
+    for line in program.lines() {
+        if let Some((name, _)) = line.strip_prefix("use ").and_then(|it| it.split_once("::")) {
+            assert!(listed.contains_key(name), "{name} is not listed");
+        }
+    }
+}
+
+#[test]
+fn every_link_of_a_document_leads_somewhere() {
+    let documents: BTreeMap<_, _> = documents().collect();
+    no_more(&links::broken(&documents, |path| {
+        root().join(path).exists()
+    }));
+}
+
+#[test]
+fn every_chapter_is_in_the_book() {
+    let summary = fs::read_to_string(root().join("docs/SUMMARY.md")).unwrap();
+    let chapters = links::linked_files("docs/SUMMARY.md", &summary);
+    let missing = documents().filter(|(path, _)| {
+        path.starts_with("docs/") && path != "docs/SUMMARY.md" && !chapters.contains(path)
+    });
+    let broken: Vec<_> = missing
+        .map(|(path, _)| format!("{path}:1: docs/SUMMARY.md does not list it"))
+        .collect();
+    no_more(&broken);
+}
+
+#[test]
+fn every_file_of_tests_is_in_the_index() {
+    const SUITES: &[&str] = &[
+        "tests/suite/",
+        "crates/cli/tests/cli/",
+        "crates/cli/tests/system/",
+    ];
+    const HELPERS: &[&str] = &["main", "mod", "support", "service"];
+    let contributing = fs::read_to_string(root().join("CONTRIBUTING.md")).unwrap();
+    let (_, index) = contributing.split_once("## Test index").unwrap();
+    let (_, index) = index.split_once("|---|").unwrap();
+    let named: BTreeSet<&str> = index
+        .split('`')
+        .map(|name| name.rsplit('/').next().unwrap())
+        .collect();
+    let mut broken = Vec::new();
+    for (path, _) in texts() {
+        let file = SUITES.iter().find_map(|suite| path.strip_prefix(suite));
+        let Some(file) = file.and_then(|file| file.strip_suffix(".rs")) else {
+            continue;
+        };
+        // A folder that the index names stands for its files.
+        let mut parts = file.split('/');
+        if !parts.any(|part| named.contains(part) || HELPERS.contains(&part)) {
+            broken.push(format!(
+                "{path}:1: the index in CONTRIBUTING.md does not name it"
+            ));
+        }
+    }
+    no_more(&broken);
+}
+
+#[test]
 fn every_rust_block_of_the_book_is_compiled() {
     let library = fs::read_to_string(root().join("src/lib.rs")).unwrap();
     let chapters = texts().filter(|(path, text)| {
@@ -220,6 +312,11 @@ fn sources() -> impl Iterator<Item = Source> {
     let rust =
         texts().filter(|(path, _)| path.ends_with(".rs") && !path.starts_with("tests/tidy/"));
     rust.map(|(path, text)| Source::new(&path, &text))
+}
+
+/// The documents in Markdown, with their paths.
+fn documents() -> impl Iterator<Item = (String, String)> {
+    texts().filter(|(path, _)| path.ends_with(".md"))
 }
 
 /// Every text of the repository that is written by hand, with its path.

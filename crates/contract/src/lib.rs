@@ -65,3 +65,7 @@ pub use lineage::Lineage;
 pub use name::{Name, NameError};
 pub use subject::{Pattern, PatternError};
 pub use tidings_derive::Event;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

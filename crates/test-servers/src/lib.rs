@@ -31,3 +31,7 @@ mod server_error;
 pub use nats_server::{NatsServer, NatsServerOptions};
 pub use postgres_server::{PostgresServer, PostgresServerOptions};
 pub use server_error::ServerError;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -41,10 +41,10 @@ pub use world::{Database, Folder, Running, World, events_stream};
 /// The longest that any step may take on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A program of this workspace that is not built with the package of the test.
+/// A program or an example (`examples/NAME`) of this workspace that is not built with the test.
 ///
 /// # Panics
-/// When the program does not exist: `cargo test --workspace` and `cargo build --workspace` build it.
+/// When the program does not exist: `cargo test --workspace` and `cargo build --workspace --all-targets` build it.
 pub fn program(name: &str) -> std::path::PathBuf {
     let test = std::env::current_exe().expect("a program");
     // target/PROFILE/deps/TEST
@@ -52,7 +52,7 @@ pub fn program(name: &str) -> std::path::PathBuf {
     let program = folder.join(name);
     assert!(
         program.is_file(),
-        "{} is not built: cargo build --workspace",
+        "{} is not built: cargo build --workspace --all-targets",
         program.display()
     );
     program

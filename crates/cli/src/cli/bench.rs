@@ -43,8 +43,6 @@ use latency::{How, Place};
 use report::Report;
 use world::{Given, World};
 
-/// Measure a job on servers that are started for it, with fsync and `sync_interval: always`, or on those that
-/// `--nats-url` and `--database-url` name (without support for credentials)
 #[derive(Args)]
 pub(super) struct BenchCommand {
     #[command(subcommand)]
@@ -74,10 +72,13 @@ enum Measurement {
     /// Measure the time from commit to handler at a given rate, against a confirmed publish and a pull alone
     Latency(LatencyOptions),
     /// Measure handlers on a full stream, with confirmed acknowledgements, against a loop that does the same alone; and
-    /// the memory of this process meanwhile
+    /// the memory of this process at the start, in the middle and at the end
     Consume(ConsumeOptions),
     /// Measure a replay: a full stream is handled again by a subscriber that has passed it, against a loop that reads
     /// and acknowledges the same alone
+    ///
+    /// Counts from the start of the replay until the last event is handled, and prints how long the request took and
+    /// when the replay was done.
     Replay(StoreOptions),
     /// Measure `verify`: comparing the outbox with a stream, against reading the stream alone
     Verify(StoreOptions),

@@ -15,6 +15,8 @@ mod output;
 mod place;
 mod process;
 mod publish;
+#[cfg(test)]
+mod reference;
 mod relay;
 mod replay;
 mod report;
@@ -75,6 +77,8 @@ enum Command {
     /// Publish an event, through the outbox or directly to NATS
     Publish(publish::Publish),
     /// Print events as they arrive
+    ///
+    /// Acknowledges nothing, so it disturbs no subscriber.
     Tail(tail::Tail),
     /// Inspect and operate the outbox
     Outbox(outbox::OutboxCommand),
@@ -85,12 +89,29 @@ enum Command {
     /// Inspect subscribers, and pause, resume, reset or remove them
     Subscribers(subscribers::SubscribersCommand),
     /// Find an event: in the outbox, in the streams, at its subscribers
+    ///
+    /// Prints when an event, or each event of a key or a conversation, was written, relayed and stored, and its outcome
+    /// at each subscriber. Unknown facts are reported as unknown, with the reason. Without a database it prints what
+    /// NATS knows, and without NATS what the database knows. Exits with 1 when nothing is found, and with 3 when
+    /// something could not be seen.
     Trace(trace::RunTrace),
     /// Check that the streams hold the events that were confirmed
+    ///
+    /// Compares the outbox with the streams: every confirmed event must be there, as it was written, once, and in the
+    /// order of its key. The relay may run meanwhile. Exits with 1 when something is wrong. Events that a stream's
+    /// limits may have removed (`expired`) are not wrong. A stream without such limits has none of them: events that
+    /// were purged from it are missing.
+    ///
+    /// With --repair, events that were confirmed and are missing are republished, in the order in which they were
+    /// written, with their ids. Exits with 0 when nothing is wrong any more. Streams are append-only: a republished
+    /// event may follow later events of its key (`late`), and modified, duplicate or reordered events stay as they are.
     Verify(verify::RunVerify),
     /// Run a demo on private servers: commits, rollbacks, a killed relay, and a check of the result
     Demo(demo::Demo),
     /// Measure a job on this machine, and the limit of the servers in the same run
+    ///
+    /// The servers are started for it, with fsync and `sync_interval: always`, or are those that `--nats-url` and
+    /// `--database-url` name (without support for credentials).
     Bench(bench::BenchCommand),
     /// Print every setting in effect, and its source
     Config(config::ShowConfig),

@@ -38,7 +38,6 @@ enum Action {
     /// A stream may take subjects that the configuration does not name: they belong to other services, or are old. They
     /// are removed only with consent on the terminal, or with --yes. The same holds for a `max_age` that removes
     /// events.
-    /// removes events.
     Apply {
         /// Print what would be done, and change nothing
         #[arg(long, conflicts_with = "yes")]

@@ -23,10 +23,6 @@ use super::{
 };
 use crate::config::{Config, DatabaseUrl};
 
-/// Find an event, or the events of a key or a conversation: when each was written, relayed and stored, and its outcome
-/// at each subscriber. Unknown facts are reported as unknown, with the reason. Without a database it prints what NATS
-/// knows, and without NATS what the database knows. Exits with 1 when nothing is found, and with 3 when something could
-/// not be seen.
 #[derive(Args)]
 pub(super) struct RunTrace {
     #[command(flatten)]

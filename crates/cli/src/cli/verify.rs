@@ -17,14 +17,6 @@ use super::{
 };
 use crate::config::Config;
 
-/// Compare the outbox with the streams: every confirmed event must be there, as it was written, once, and in the order
-/// of its key. The relay may run meanwhile. Exits with 1 when something is wrong. Events that a stream's limits may
-/// have removed (`expired`) are not wrong. A stream without such limits has none of them: events that were purged from
-/// it are missing.
-///
-/// With --repair, events that were confirmed and are missing are republished, in the order in which they were written,
-/// with their ids. Exits with 0 when nothing is wrong any more. Streams are append-only: a republished event may follow
-/// later events of its key (`late`), and modified, duplicate or reordered events stay as they are.
 #[derive(Args)]
 pub(super) struct RunVerify {
     /// Only events written since then: 2h ago, or a time such as 2026-01-31T12:00:00Z

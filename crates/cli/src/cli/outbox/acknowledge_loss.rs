@@ -11,8 +11,6 @@ use crate::{
     config::Config,
 };
 
-/// Acknowledge that a stream has lost events that are not needed back: the stream was recreated on purpose, or the
-/// events were restored in another way. `tidings verify` still reports the missing events.
 #[derive(Args)]
 pub(super) struct AcknowledgeLoss {
     /// The stream's name

@@ -13,10 +13,6 @@ use crate::{
     config::Config,
 };
 
-/// Adopt an outbox that was restored from a dump or copied logically. Such a copy has the rows of the outbox and the
-/// relay's cursor, but their transaction ids belong to the old database. This command gives every row an id that is
-/// valid in this database, so that the relay publishes exactly the events that were not published when the copy was
-/// made. A copy of the server's files needs it only after pg_upgrade. Stop the services that write events first.
 #[derive(Args)]
 pub(super) struct RunAdopt {
     /// Print what would be done, and change nothing

@@ -21,7 +21,11 @@ pub(super) struct OutboxCommand {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Print the backlog, the active relay, the last confirmed batch, parked events, and issues
+    /// Print the backlog, the active relay, the last confirmed batch, parked events, issues of the relay, and streams
+    /// that have lost events
+    ///
+    /// Exits with 1 when something is stuck, lost, not relayed, or waits for a decision. When no relay renews the
+    /// lease, or the database cannot be read, the relays are asked over NATS.
     Status(status::ShowStatus),
     /// List the events that NATS refuses and the events that wait for them, in the order in which they were written
     Parked(parked::ListParked),
@@ -36,12 +40,30 @@ enum Action {
     /// Cancel delayed events, so that they are never published
     Cancel(delayed::Cancel),
     /// Publish events again that the outbox still keeps
+    ///
+    /// Rows are published in the order in which they were written, with their ids and all metadata; `relay.retention`
+    /// says how long the outbox keeps them. Without --into and --force, an event is published only if its stream once
+    /// stored it and does not hold it any more. Rows that the relay has yet to publish and parked rows are left to the
+    /// relay.
     Republish(republish::RunRepublish),
     /// Acknowledge that a stream has lost events: relay and status no longer report the loss
+    ///
+    /// For events that are not needed back: the stream was recreated on purpose, or the events were restored in another
+    /// way. `tidings verify` still reports the missing events.
     AcknowledgeLoss(acknowledge_loss::AcknowledgeLoss),
     /// Relay the outbox into the configured NATS from now on, because the previous one was replaced
+    ///
+    /// Without this, relay and repair refuse another NATS than before: a cluster of another name, a server of another
+    /// name, or a server without a name that has none of the outbox's streams. Events that the previous NATS held and
+    /// the new one does not are then reported as lost; `tidings verify --repair` republishes those that the outbox
+    /// still keeps.
     UseNats(use_nats::UseNats),
     /// Adopt an outbox that was restored from a dump, or copied row by row
+    ///
+    /// Such a copy has the rows of the outbox and the relay's cursor, but their transaction ids belong to the old
+    /// database. This command gives every row an id that is valid in this database, so that the relay publishes exactly
+    /// the events that were not published when the copy was made. A copy of the server's files needs it only after
+    /// pg_upgrade. Stop the services that write events first.
     Adopt(adopt::RunAdopt),
 }
 

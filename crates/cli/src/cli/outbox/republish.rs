@@ -21,9 +21,6 @@ use crate::{
     config::Config,
 };
 
-/// Publish rows again that the outbox still keeps (`relay.retention`), in the order in which they were written, with
-/// their ids and all metadata. Without --into and --force, an event is published only if its stream once stored it and
-/// does not hold it any more. Rows that the relay has yet to publish and parked rows are left to the relay.
 #[derive(Args)]
 pub(super) struct RunRepublish {
     /// The start: 2h ago, a time such as 2026-01-31T12:00:00Z, or a row id

@@ -22,9 +22,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The cure for a loss.
 const REPAIR: &str = "tidings verify --repair, or tidings outbox acknowledge-loss STREAM";
 
-/// Print the backlog, the active relay, the last confirmed batch, parked events, issues of the relay, and streams that
-/// have lost events. Exits with 1 when something is stuck, lost, not relayed, or waits for a decision. When no relay
-/// renews the lease, or the database cannot be read, the relays are asked over NATS.
 #[derive(Args)]
 pub(super) struct ShowStatus {
     /// Print one JSON object

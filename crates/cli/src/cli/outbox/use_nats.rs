@@ -16,11 +16,6 @@ use crate::{
     config::Config,
 };
 
-/// Accept the configured NATS as the one that the outbox is relayed into from now on, because the previous one was
-/// replaced on purpose. Without this, relay and repair refuse another NATS than before: a cluster of another name, a
-/// server of another name, or a server without a name that has none of the outbox's streams. Events that the previous
-/// NATS held and the new one does not are then reported as lost; `tidings verify --repair` republishes those that the
-/// outbox still keeps.
 #[derive(Args)]
 pub(super) struct UseNats {
     /// Print what would be done, and change nothing
