@@ -47,9 +47,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Outbox, Store,
-    home::{Home, StoredHome, text},
-    origin::Origin,
-    store::{Claim, Statements, Tenure, Waiting},
+    home::text,
+    store::{
+        Claim, Statements, Tenure, Waiting,
+        home::{Home, StoredHome},
+        origin::Origin,
+    },
 };
 use crate::{nats::Bus, task::background::Background};
 use course::LaneContext;

@@ -15,10 +15,7 @@ use super::{
 };
 use crate::{
     nats::Bus,
-    outbox::{
-        parked::BlockedOn,
-        store::{Cursor, Parked},
-    },
+    outbox::store::{Cursor, Parked, parked::BlockedOn},
 };
 
 /// One exists for restoring parked rows, another for new rows.

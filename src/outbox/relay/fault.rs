@@ -9,9 +9,11 @@ use crate::{
     outbox::{
         Diagnosis, OutboxError,
         home::{USE_NATS, of_version},
-        origin::{PROMOTE, REBASE, STANDBY},
-        parked::BlockedOn,
-        store::{Names, Statements},
+        store::{
+            Names, Statements,
+            origin::{PROMOTE, REBASE, STANDBY},
+            parked::BlockedOn,
+        },
         version_sentence,
     },
 };

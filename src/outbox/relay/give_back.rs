@@ -33,8 +33,7 @@ use crate::{
     outbox::{
         Outbox, Store,
         history::page_size::PageSize,
-        parked::BlockedOn,
-        store::{Bound, Reason, Row, Rows, Waiting},
+        store::{Bound, Reason, Row, Rows, Waiting, parked::BlockedOn},
     },
 };
 

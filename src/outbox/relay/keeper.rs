@@ -32,8 +32,8 @@ use crate::{
     nats::Bus,
     outbox::{
         Outbox, Store,
-        standing::{keep, losses_from},
-        store::{Checkpoint, Entry, Position, Positions, Tenure},
+        losses::keep,
+        store::{Checkpoint, Entry, Position, Positions, Tenure, losses::losses_from},
     },
 };
 

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     nats::{BatchId, Cause, Confirmed, Refusal, StreamState, cause_of_denial, cause_of_no_ack},
-    outbox::{parked::BlockedOn, store::Cursor},
+    outbox::store::{Cursor, parked::BlockedOn},
 };
 
 /// The most payload in one batch, in bytes, one row excepted.

@@ -3,10 +3,7 @@
 use super::flight::Item;
 use crate::{
     nats::Confirmed,
-    outbox::{
-        republish::LedgerKind,
-        store::{Entry, Row},
-    },
+    outbox::store::{Entry, Row, ledger::LedgerKind},
 };
 
 /// Builds entries for one stream.

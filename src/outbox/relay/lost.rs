@@ -3,7 +3,10 @@
 
 use chrono::Utc;
 
-use crate::outbox::standing::{Losses, REPAIR, Standing};
+use crate::outbox::{
+    losses::REPAIR,
+    store::losses::{Losses, Standing},
+};
 
 /// The known losses.
 #[derive(Debug, Default)]

@@ -11,8 +11,11 @@ use super::{Fault, ledger::Ledger};
 use crate::{
     nats::{Bus, BusError, Found, Holder, Identity, StartFrom, StoredMessage, StreamState},
     outbox::{
-        standing::{Losses, Standing, StoredLoss, standing},
-        store::{Entry, Position, Positions},
+        losses::standing,
+        store::{
+            Entry, Position, Positions,
+            losses::{Losses, Standing, StoredLoss},
+        },
     },
     policy::start::shifted,
 };

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    Chosen, LEASE, LedgerKind, RepublishError,
+    Chosen, LEASE, RepublishError,
     form::{Form, Item, fresh},
     lane::Lane,
     reading,
@@ -15,7 +15,10 @@ use super::{
 };
 use crate::{
     nats::Bus,
-    outbox::{Outbox, OutboxError, Store, store::Entry},
+    outbox::{
+        Outbox, OutboxError, Store,
+        store::{Entry, ledger::LedgerKind},
+    },
 };
 
 /// How many characters of a run's name its messages carry, from the end, which is random: each byte of a header

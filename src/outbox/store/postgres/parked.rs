@@ -8,13 +8,11 @@ use super::{
     columns::{Statement, bytes, is_of_a_row, moment, perhaps, read, rows, shown},
     turn::{StatementScope, execute, fetch_all, query},
 };
-use crate::outbox::{
+use crate::outbox::store::{
+    Bound, Names, Parked, Rows, Waiting,
+    columns::{LONGEST_PAYLOAD, event_or_nil},
     parked::{BlockedOn, Extent, ParkedEvent, ParkedSelection, ParkedSize, goes_back, kept},
-    store::{
-        Bound, Names, Parked, Rows, Waiting,
-        columns::{LONGEST_PAYLOAD, event_or_nil},
-        unsigned,
-    },
+    unsigned,
 };
 
 /// A row that is parked already gets the new error. The unpark requests of its followers are cleared; when it waits for

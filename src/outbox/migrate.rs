@@ -1,8 +1,10 @@
 //! Migrates the tables of the outbox to this program's version. Forward only, in the outbox's own schema, and recorded
 //! there: independent of the application's migrations.
 
-use super::{Names, taken::Taken};
-use crate::outbox::{Outbox, Store};
+use super::{
+    Outbox, Store,
+    store::{Names, leased_connection::LeasedConnection},
+};
 use crate::schema::SchemaError;
 
 /// Why the tables could not be migrated.
@@ -84,7 +86,7 @@ impl<DB: Store> Outbox<DB> {
         let names = &self.shared.names;
         let mut applied = Vec::new();
         loop {
-            let mut tx = Taken::begin(&self.shared.pool, DB::BEGIN_OWN).await?;
+            let mut tx = LeasedConnection::begin(&self.shared.pool, DB::BEGIN_OWN).await?;
             let version = DB::begin_migration(&mut tx, names).await?;
             let place = usize::try_from(version).unwrap_or(0);
             let known = names.version::<DB>();
