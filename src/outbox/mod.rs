@@ -16,6 +16,7 @@ mod distinct;
 mod fuzz;
 mod home;
 mod inbox;
+mod lane;
 mod link;
 mod losses;
 mod migrate;

@@ -20,7 +20,6 @@ use super::{
     Fault,
     failpoint::{self, Point},
     fault::is_of_version,
-    fence::Fence,
     give_back::{LookAgain, may_go},
     issue::{Issues, RELAY, SAY_AGAIN},
     janitor::Janitor,
@@ -35,6 +34,7 @@ use crate::{
         losses::keep,
         store::{Checkpoint, Entry, Position, Positions, Tenure, losses::losses_from},
     },
+    task::fence::Fence,
 };
 
 /// The minimum time between two checkpoints of progress.
