@@ -22,10 +22,11 @@ impl Outbox<Postgres> {
     /// # Cancel safety
     /// Runs in one transaction: either all of it has happened, or nothing.
     pub async fn adopt(&self) -> Result<Option<Adoption>, AdoptError> {
-        let mut tx = LeasedConnection::begin(&self.shared.pool, Postgres::BEGIN_OWN).await?;
-        let adopted = adopt::adopt(&mut tx, &self.shared.names).await?;
-        tx.commit().await?;
-        Ok(adopted)
+        let names = &self.shared.names;
+        self.in_transaction(Postgres::BEGIN_OWN, async |connection| {
+            adopt::adopt(connection, names).await
+        })
+        .await
     }
 
     /// Returns what [`Outbox::adopt`] would do. Changes nothing, and blocks no other transaction.

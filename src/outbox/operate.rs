@@ -32,6 +32,22 @@ impl<DB: Store> Outbox<DB> {
         }
     }
 
+    /// Runs work in a transaction of its own. It commits when the work is done; otherwise nothing of it is kept.
+    pub(in crate::outbox) async fn in_transaction<T, E, W>(
+        &self,
+        begin: &'static str,
+        work: W,
+    ) -> Result<T, E>
+    where
+        E: From<sqlx::Error>,
+        W: AsyncFnOnce(&mut DB::Connection) -> Result<T, E>,
+    {
+        let mut tx = LeasedConnection::begin(&self.shared.pool, begin).await?;
+        let done = work(&mut tx).await?;
+        tx.commit().await?;
+        Ok(done)
+    }
+
     async fn operated<T, W>(&self, operation: Operation, work: W) -> Result<T, sqlx::Error>
     where
         W: AsyncFnOnce(&mut DB::Connection) -> Result<T, sqlx::Error>,
