@@ -4,6 +4,8 @@
 
 pub(in crate::outbox) mod chunks;
 pub(in crate::outbox) mod columns;
+#[cfg(test)]
+mod conformance;
 pub(in crate::outbox) mod delayed;
 pub(in crate::outbox) mod diagnosis;
 pub(in crate::outbox) mod dialect;

@@ -15,7 +15,9 @@ impl Source {
         let is_test = ["/tests.rs", "/fuzz.rs"]
             .iter()
             .any(|end| path.ends_with(end))
-            || path.contains("/fuzz/");
+            || ["/fuzz/", "/conformance/"]
+                .iter()
+                .any(|folder| path.contains(folder));
         let code = match is_test {
             true => "\n".repeat(text.lines().count()),
             false => without_tests(without_words(text)),
