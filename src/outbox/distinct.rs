@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use tidings_contract::{Envelope, EventId};
 
-use super::{OutboxError, delayed::Delayed};
+use super::{OutboxError, store::delayed::Delayed};
 use crate::nats::Identity;
 
 /// Keeps the first of equal events: an event that occurs twice, with the same id, name, version, key, payload and

@@ -1,22 +1,23 @@
 //! Fuzzes what the outbox reads from rows, which any writer may have written. Only for tests.
 
 use tidings_contract::Envelope;
+use tidings_fuzz::{fuzz, fuzz_json, fuzz_text};
 
 use super::{
-    delayed::due_in,
-    home::Home,
-    parked::{BlockedOn, kept},
     relay::RelayInstance,
-    republish::LedgerKind,
-    standing::losses_from,
-    status::{ago, stored_troubles, troubles_from},
+    status::ago,
     store::{
         columns::{Columns, Text, nearest, time},
+        delayed::due_in,
+        home::Home,
+        ledger::LedgerKind,
+        losses::losses_from,
         names::Names,
+        parked::{BlockedOn, kept},
         positions_from, positions_text,
+        status::{stored_troubles, troubles_from},
     },
 };
-use tidings_fuzz::{fuzz, fuzz_json, fuzz_text};
 
 const POSITIONS: &str = r#"{"EVENTS":{"incarnation":"2026-11-21T09:30:00Z","sequence":18446744073709551615,
     "last":{"sequence":17,"event":"0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11"},"since":"2026-11-21T09:30:00Z"},
@@ -161,7 +162,7 @@ fn fuzz_losses() {
         let Ok(losses) = losses_from(&String::from_utf8_lossy(text)) else {
             return false;
         };
-        super::standing::open(&losses);
+        super::store::losses::open(&losses);
         let text = serde_json::to_string(&losses).unwrap();
         assert_eq!(losses_from(&text).unwrap(), losses);
         true

@@ -8,11 +8,16 @@
 use std::{collections::BTreeMap, fmt};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{
     Outbox, OutboxError, Store,
-    store::{Position, Positions, Statements, names::Names, taken::Operation},
+    operate::Operation,
+    store::{
+        Position, Statements,
+        home::{Home, StoredHome},
+        names::Names,
+    },
 };
 use crate::{
     nats::{Bus, BusError, NatsIdentity},
@@ -24,45 +29,6 @@ pub(super) const USE_NATS: &str = "use another --nats-url; or, to relay the outb
                                    tidings outbox use-nats";
 /// The largest assumed difference between the clocks of two servers.
 const SLACK: TimeDelta = TimeDelta::minutes(1);
-
-/// The NATS that an outbox is relayed into, as the database stores it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::outbox) struct StoredHome {
-    #[serde(flatten)]
-    pub(super) nats: NatsIdentity,
-    /// The streams that existed when an operator accepted this NATS, with the creation time of each.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    accepted: BTreeMap<String, String>,
-}
-
-/// What the database records about that NATS.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Home {
-    pub(super) kept: Option<StoredHome>,
-    pub(super) streams: Positions,
-}
-
-/// The statements about the NATS of an outbox and the version of its tables.
-pub trait HomeKeeping: sqlx::Database {
-    /// Returns the newest migration that was run; `None` when this role has no right to read it.
-    fn version(
-        connection: &mut Self::Connection,
-        names: &Names,
-    ) -> impl Future<Output = Result<Option<i32>, sqlx::Error>> + Send;
-
-    /// Returns the NATS that the outbox is relayed into, and how far.
-    fn home(
-        connection: &mut Self::Connection,
-        names: &Names,
-    ) -> impl Future<Output = Result<Home, sqlx::Error>> + Send;
-
-    /// Stores another NATS, given as JSON.
-    fn keep_home(
-        connection: &mut Self::Connection,
-        names: &Names,
-        nats: &str,
-    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
-}
 
 /// The move of an outbox to another NATS.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -89,15 +55,6 @@ pub enum ElsewhereError {
 }
 
 impl Home {
-    pub(super) fn of(nats: Option<String>, streams: Positions) -> Result<Self, sqlx::Error> {
-        let kept = nats.map(|nats| serde_json::from_str(&nats));
-        let kept = kept.transpose();
-        Ok(Self {
-            kept: kept.map_err(|error| sqlx::Error::Decode(error.into()))?,
-            streams,
-        })
-    }
-
     /// Checks that this NATS is the recorded one; returns what to store of it, when that has changed.
     pub(super) async fn check(&self, bus: &Bus) -> Result<Option<StoredHome>, ElsewhereError> {
         let here = bus.identity();

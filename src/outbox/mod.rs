@@ -8,17 +8,24 @@
 
 mod history;
 
+#[cfg(feature = "postgres")]
+mod adopt;
 mod delayed;
 mod distinct;
 #[cfg(test)]
 mod fuzz;
 mod home;
 mod inbox;
-mod origin;
+mod lane;
+mod link;
+mod losses;
+mod migrate;
+#[cfg(feature = "sqlite")]
+mod open;
+mod operate;
 mod parked;
 mod relay;
 mod republish;
-mod standing;
 mod status;
 mod store;
 mod transaction;
@@ -41,37 +48,38 @@ use crate::{
     handler::context,
     nats::{Bus, TooLarge, check_size},
 };
-pub use delayed::DelayedEvent;
 use distinct::distinct;
-pub(crate) use history::relayed::{Passed, Range, Relayed, Stretch};
-pub(crate) use history::traced::{Asked, Spot, Spotted, TracedBatch, TracedRow, Wanted};
+pub(crate) use history::traced::Spotted;
 pub(crate) use history::walk::{Walked, WantsWhole};
 pub use home::{ElsewhereError, NatsMove};
 use home::{of_version, version_sentence};
 use inbox::IdleConnections;
 pub use inbox::{BatchTransactionalHandler, InboxTransaction, TransactionalHandler};
-pub use parked::{ParkedEvent, ParkedSelection};
+use link::{Link, Waits};
+pub(crate) use losses::standing;
+pub use migrate::MigrateError;
 #[cfg(feature = "failpoints")]
 pub use relay::failpoint;
 pub use relay::{DatabaseKind, Relay, RelayError, RelayInstance};
 pub use republish::RepublishError;
-pub(crate) use republish::{Chosen, Ends, LedgerKind, Sender, Sending, Streams};
-pub use standing::{Loss, StreamState};
-pub(crate) use standing::{Settled, standing};
-pub use status::{HeldSlot, Issue, LastBatch, LeaseStatus, Status};
+pub(crate) use republish::{Chosen, Ends, Sender, Sending, Streams};
 #[cfg(feature = "failpoints")]
 use store::Migration;
 use store::Names;
 pub use store::Store;
 use store::chunks::chunks;
+pub use store::delayed::DelayedEvent;
 pub use store::diagnosis::Diagnosis;
-use store::link::Link;
-use store::link::Waits;
-pub use store::migrate::MigrateError;
+use store::leased_connection::LeasedConnection;
+pub(crate) use store::ledger::{LedgerKind, Passed, Range, Relayed, Stretch};
+pub(crate) use store::losses::Settled;
+pub use store::losses::{Loss, StreamState};
+pub use store::parked::{ParkedEvent, ParkedSelection};
 #[cfg(feature = "postgres")]
 pub use store::postgres::{AdoptError, AdoptedEvent, Adoption};
 pub(crate) use store::row::Row;
-use store::taken::Taken;
+pub use store::status::{HeldSlot, Issue, LastBatch, LeaseStatus, Status};
+pub(crate) use store::trace::{Asked, Spot, TracedBatch, TracedRow, Wanted};
 pub(crate) use store::{Entry, Position};
 pub use transaction::OutboxTransaction;
 use wake::Wake;
@@ -260,7 +268,7 @@ impl<DB: Store> Outbox<DB> {
     /// May be dropped at any time: no connection of the pool is left in a transaction. The futures that end the
     /// transaction may be dropped, too; whether a dropped commit has taken effect is unknown.
     pub async fn begin(&self) -> Result<OutboxTransaction<DB>, OutboxError> {
-        let begun = self.begin_on(Taken::from(&self.shared.pool).await, DB::BEGIN);
+        let begun = self.begin_on(LeasedConnection::from(&self.shared.pool).await, DB::BEGIN);
         begun
             .await
             .map(|tx| OutboxTransaction::new(tx, self.clone()))
@@ -276,7 +284,7 @@ impl<DB: Store> Outbox<DB> {
                 return Ok(OutboxTransaction::new(tx, self.clone()).taken(taken));
             }
             Some(None) => {}
-            None => return Err(OutboxError::database(store::link::lost())),
+            None => return Err(OutboxError::database(link::lost())),
         }
         let begun = self.begin_attended(DB::BEGIN_TO_REMEMBER).await;
         begun

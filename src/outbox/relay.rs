@@ -12,7 +12,6 @@
 //! that were found.
 
 mod complaint;
-mod course;
 mod delay_schedule;
 mod error;
 #[cfg(feature = "failpoints")]
@@ -20,15 +19,13 @@ pub mod failpoint;
 #[cfg(not(feature = "failpoints"))]
 mod failpoint;
 mod fault;
-mod fence;
 mod fetch;
-mod flight;
 mod give_back;
 mod issue;
 mod janitor;
 mod keeper;
 mod lane;
-mod ledger;
+mod lane_context;
 mod life;
 mod lost;
 mod parked_keys;
@@ -47,18 +44,23 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Outbox, Store,
-    home::{Home, StoredHome, text},
-    origin::Origin,
-    store::{Claim, Statements, Tenure, Waiting},
+    home::text,
+    store::{
+        Claim, Statements, Tenure, Waiting,
+        home::{Home, StoredHome},
+        origin::Origin,
+    },
 };
-use crate::{nats::Bus, task::background::Background};
-use course::LaneContext;
+use crate::{
+    nats::Bus,
+    task::{background::Background, fence::Fence},
+};
 pub use error::RelayError;
 use fault::{Fault, fault_of, is_of_version};
-use fence::Fence;
 use fetch::Fetcher;
 use give_back::{give_back, nothing_aside};
 use keeper::{Keeper, Post};
+use lane_context::LaneContext;
 use life::{RelayState, owner};
 use parked_keys::ParkedKeys;
 use progress::Report;
@@ -304,11 +306,11 @@ impl<DB: Store> Relay<DB> {
                 // moment.
                 Ok(Ok(())) => tokio::select! {
                     result = &mut resuming => result?,
-                    () = fence.passed() => return Err(fence.over()),
+                    over = fence.passed() => return Err(over.into()),
                 },
                 ended => return Err(fault_of(ended)),
             },
-            () = fence.passed() => return Err(fence.over()),
+            over = fence.passed() => return Err(over.into()),
         }
         // The channel of reports is closed: the keeper writes the last checkpoint.
         tokio::select! {
@@ -317,7 +319,7 @@ impl<DB: Store> Relay<DB> {
                 Some(Ok(Ok(()))) | None => Ok(Tenured::Turned),
                 Some(ended) => Err(fault_of(ended)),
             },
-            () = fence.passed() => Err(fence.over()),
+            over = fence.passed() => Err(over.into()),
         }
     }
 
@@ -387,7 +389,7 @@ impl<DB: Store> Relay<DB> {
         (mut keys, mut waiting): (Vec<(String, i64)>, Waiting),
         way: Channels<DB::Cursor>,
     ) -> Result<(), Fault> {
-        let course = |aside: ParkedKeys, patience: Duration| LaneContext {
+        let context = |aside: ParkedKeys, patience: Duration| LaneContext {
             owner: self.settings.owner.clone(),
             bus: life.bus.clone(),
             source: self.outbox.shared.source.clone(),
@@ -400,7 +402,7 @@ impl<DB: Store> Relay<DB> {
             reports: way.reports.clone(),
             stop: way.turn.clone(),
         };
-        let returning = course(nothing_aside(), Duration::ZERO);
+        let returning = context(nothing_aside(), Duration::ZERO);
         returning
             .report(Report::Began {
                 ends: stored.ends.clone(),
@@ -423,7 +425,7 @@ impl<DB: Store> Relay<DB> {
         let closed = waiting.reasons.into_iter();
         let closed = closed.map(|reason| (reason.blocked_on, reason.error));
         let feeds = claim.streams.keys().cloned();
-        let relaying = course(ParkedKeys::new(keys, closed, feeds), self.settings.patience);
+        let relaying = context(ParkedKeys::new(keys, closed, feeds), self.settings.patience);
         relaying.report(Report::Relaying).await?;
 
         let (pages, paged) = mpsc::channel(PAGES_AHEAD);

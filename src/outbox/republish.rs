@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use super::{
     Outbox, OutboxError, Store,
-    store::{Entry, Rows, names::Names, taken::Operation},
+    operate::Operation,
+    store::{Entry, Rows, ledger::LedgerKind},
 };
 use crate::nats::BusError;
 pub(crate) use reading::Chosen;
@@ -22,19 +23,6 @@ pub(crate) use streams::Streams;
 
 /// How long a republisher may be silent before another one may take over.
 pub(super) const LEASE: Duration = Duration::from_secs(10);
-
-/// How events came into a stream, as the ledger records it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LedgerKind {
-    /// The relay has published them.
-    Relayed,
-    /// They were republished.
-    Republished,
-    /// They were republished under another subject.
-    Copied,
-    /// They did not come into a stream: they were parked, and an operator has discarded them.
-    Discarded,
-}
 
 /// Why events were not republished.
 #[derive(Debug, thiserror::Error)]
@@ -93,60 +81,6 @@ pub enum RepublishError {
     /// The server does not answer.
     #[error(transparent)]
     Bus(#[from] BusError),
-}
-
-/// The statements of a republisher.
-pub trait RepublishStatements: sqlx::Database {
-    /// Takes or renews the republisher's lease; false while another republisher has it.
-    fn mend(
-        connection: &mut Self::Connection,
-        names: &Names,
-        mender: &str,
-        lease: Duration,
-    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
-
-    /// Ends the lease.
-    fn mended(
-        connection: &mut Self::Connection,
-        names: &Names,
-        mender: &str,
-    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
-
-    /// Writes entries into the ledger.
-    fn record(
-        connection: &mut Self::Connection,
-        names: &Names,
-        entries: &[Entry],
-        way: LedgerKind,
-    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
-
-    /// Returns rows by their row ids, in that order, as many as fit into a page. Rows that no longer exist are left
-    /// out.
-    fn rows_at(
-        connection: &mut Self::Connection,
-        names: &Names,
-        places: &[i64],
-    ) -> impl Future<Output = Result<Rows, sqlx::Error>> + Send;
-}
-
-impl LedgerKind {
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Relayed => "relayed",
-            Self::Republished => "republished",
-            Self::Copied => "copied",
-            Self::Discarded => "discarded",
-        }
-    }
-
-    pub(super) fn parse(text: &str) -> Self {
-        match text {
-            "republished" => Self::Republished,
-            "copied" => Self::Copied,
-            "discarded" => Self::Discarded,
-            _ => Self::Relayed,
-        }
-    }
 }
 
 impl<DB: Store> Outbox<DB> {

@@ -9,16 +9,12 @@ use tokio::time::Instant;
 
 use super::{
     Outbox, OutboxError, Store,
-    delayed::Delayed,
     distinct::distinct,
     inbox::Concluded,
-    store::{
-        link::{Backend, Waits},
-        taken::Taken,
-    },
+    link::{self, Waits},
+    store::{delayed::Delayed, leased_connection::LeasedConnection, sessions::Backend},
 };
 use crate::handler::context;
-use crate::outbox::store::link;
 
 /// A transaction of the outbox's database. It derefs to the sqlx connection; events that are published in it become
 /// visible when it commits, and are gone when it is rolled back or dropped.
@@ -27,7 +23,7 @@ use crate::outbox::store::link;
 /// so the events of one key are in the order in which their transactions took effect.
 #[must_use = "a transaction that is dropped is rolled back"]
 pub struct OutboxTransaction<DB: Store> {
-    tx: Taken<DB>,
+    tx: LeasedConnection<DB>,
     /// The transaction at the server, if it is known.
     backend: Option<Backend>,
     /// Whether the caller has used the connection.
@@ -40,7 +36,7 @@ pub struct OutboxTransaction<DB: Store> {
 }
 
 impl<DB: Store> OutboxTransaction<DB> {
-    pub(super) fn new(tx: Taken<DB>, outbox: Outbox<DB>) -> Self {
+    pub(super) fn new(tx: LeasedConnection<DB>, outbox: Outbox<DB>) -> Self {
         Self {
             tx,
             backend: None,

@@ -18,6 +18,7 @@ use crate::{
     nats::{Bus, BusError},
     position::Position,
     replay::tag::ReplayId,
+    task::fence::Fence,
 };
 
 /// How long a standby waits for a holder that died.
@@ -57,7 +58,7 @@ pub(super) struct Lease {
 pub(super) struct Tenure {
     revision: u64,
     /// When it expires unless it is renewed.
-    until: Instant,
+    fence: Fence,
     /// What the previous holder has handled, if it stopped cleanly.
     pub(super) handled: Handled,
     /// How many previous holders in a row did not release it: their processes died, or lost their connection.
@@ -168,7 +169,7 @@ impl Lease {
         let written = self.bus.write_state(&self.key, mine, revision);
         Ok(written.await?.map(|revision| Tenure {
             revision,
-            until: now + LEASE,
+            fence: Fence::until(now + LEASE),
             handled: found.handled,
             unclean,
         }))
@@ -178,8 +179,13 @@ impl Lease {
     pub(super) async fn hold(&self, tenure: &mut Tenure) {
         loop {
             tokio::time::sleep(LEASE / 3).await;
-            let renewed = tokio::time::timeout_at(tenure.until, self.renew(tenure)).await;
-            if !matches!(renewed, Ok(true)) {
+            let fence = tenure.fence.clone();
+            let is_renewed = tokio::select! {
+                biased;
+                is_renewed = self.renew(tenure) => is_renewed,
+                _ = fence.passed() => false,
+            };
+            if !is_renewed {
                 tracing::warn!(
                     subscriber = self.subscriber,
                     "subscriber lease lost: the instance stops and becomes a standby"
@@ -193,12 +199,13 @@ impl Lease {
     async fn renew(&self, tenure: &mut Tenure) -> bool {
         loop {
             let now = Instant::now();
+            tenure.fence.asks();
             let mine = self.mine(tenure.unclean);
             let written = self.bus.write_state(&self.key, mine, tenure.revision);
             match written.await {
                 Ok(Some(revision)) => {
                     tenure.revision = revision;
-                    tenure.until = now + LEASE;
+                    tenure.fence.extend(now + LEASE);
                     return true;
                 }
                 // The entry may be its own write, if the response was lost.

@@ -125,6 +125,19 @@ pub const RULES: &[Rule] = &[
         ),
     },
     Rule {
+        reason: "the store imports nothing of the outbox's rooms above it: relay, inbox, republish, history",
+        within: |path| path.is_in(&["src/outbox/store.rs", "src/outbox/store/"]),
+        breaks: |source| {
+            let imports = source.imports_from(&["outbox"]).into_iter();
+            let above = imports.filter(|(_, name)| name != "store");
+            above.map(|(line, _)| line).collect()
+        },
+        example: (
+            "src/outbox/store/values.rs",
+            "//! V.\nuse crate::{\n    nats::Identity,\n    outbox::{relay::Relay, store::Row},\n};\n",
+        ),
+    },
+    Rule {
         reason: "a module has a place in this test's list of layers",
         within: |path| path.is_in(&["src/"]) && !path.is_in(&["src/lib.rs"]),
         breaks: |source| match layer(source.module()) {

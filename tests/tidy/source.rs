@@ -17,7 +17,9 @@ impl Source {
         let is_test = ["/tests.rs", "/fuzz.rs"]
             .iter()
             .any(|end| path.ends_with(end))
-            || path.contains("/fuzz/");
+            || ["/fuzz/", "/conformance/"]
+                .iter()
+                .any(|folder| path.contains(folder));
         let code_and_tests = without_words(text);
         let code = match is_test {
             true => "\n".repeat(text.lines().count()),
@@ -93,25 +95,45 @@ impl Source {
 
     /// Every module of this crate's root that is named, with its line.
     pub fn imports_from_the_root(&self) -> Vec<(usize, String)> {
-        let up = "super::".repeat(self.depth());
-        let starts = ["crate::", &*up].into_iter().flat_map(|start| {
-            let begins = |(at, _): &(usize, &str)| {
-                !self.code[..*at]
-                    .ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$' || c == ':')
-            };
-            let found = self.code.match_indices(start).filter(begins);
-            found.map(|(at, start)| at + start.len())
-        });
+        self.imports_from(&[])
+    }
+
+    /// Everything within a module that is named, with its line. The module is given by its path from the root.
+    pub fn imports_from(&self, module: &[&str]) -> Vec<(usize, String)> {
         let mut imports = Vec::new();
-        for start in starts {
-            for at in heads(&self.code, start) {
-                let name = word_at(&self.code, at);
-                if name != "self" && name != "super" && !name.is_empty() {
-                    imports.push((line_of(&self.code, at), name.to_owned()));
+        for above in 0..=module.len() {
+            // The first `above` modules of the path lead to a parent of this file, or to the root.
+            let up = "super::".repeat(self.depth().saturating_sub(above));
+            let root = (above == 0).then_some("crate::");
+            for start in root.into_iter().chain((!up.is_empty()).then_some(&*up)) {
+                let begins = |(at, _): &(usize, &str)| {
+                    !self.code[..*at].ends_with(|c: char| {
+                        c.is_alphanumeric() || c == '_' || c == '$' || c == ':'
+                    })
+                };
+                for (at, start) in self.code.match_indices(start).filter(begins) {
+                    self.named_within(at + start.len(), &module[above..], &mut imports);
                 }
             }
         }
         imports
+    }
+
+    /// Adds what stands behind `module` in the path or the group of paths at `start`.
+    fn named_within(&self, start: usize, module: &[&str], imports: &mut Vec<(usize, String)>) {
+        for at in heads(&self.code, start) {
+            let name: String = self.code[at..].chars().take_while(is_of_a_word).collect();
+            let end = at + name.len();
+            match module {
+                [] if name != "self" && name != "super" && !name.is_empty() => {
+                    imports.push((line_of(&self.code, at), name));
+                }
+                [first, rest @ ..] if name == *first && self.code[end..].starts_with("::") => {
+                    self.named_within(end + 2, rest, imports);
+                }
+                _ => {}
+            }
+        }
     }
 
     /// The lines in which an `#[allow(clippy::...)]` with a reason permits to panic.
@@ -357,6 +379,24 @@ fn imports_are_found_in_groups_and_through_parents() {
     assert_eq!(
         imports("src/a/b.rs", "pub(in crate::a) fn f() {}"),
         [(1, "a".to_owned())]
+    );
+}
+
+#[test]
+fn imports_from_a_module_are_found_in_groups_and_through_parents() {
+    let imports = |path, text| Source::new(path, text).imports_from(&["a"]);
+    assert_eq!(
+        imports("src/b.rs", "use crate::{\n    a::{c::D, E},\n    f,\n};"),
+        [(2, "c".to_owned()), (2, "E".to_owned())]
+    );
+    assert_eq!(imports("src/a/b/c.rs", "use super::{super::d::E, f};"), []);
+    assert_eq!(
+        imports("src/a/b/c.rs", "use super::super::d::E;"),
+        [(1, "d".to_owned())]
+    );
+    assert_eq!(
+        imports("src/a/b.rs", "pub(in crate::a) fn f(d: super::D) {}"),
+        [(1, "D".to_owned())]
     );
 }
 

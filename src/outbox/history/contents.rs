@@ -1,21 +1,8 @@
 //! Reads everything in the outbox, for tests. Never looks at what the relay does with it.
 
-use sqlx::Database;
 use tidings_contract::Envelope;
 
-use crate::outbox::{
-    Outbox, Store,
-    store::{Names, Row, taken::Operation},
-};
-
-/// The statement that reads the whole log.
-pub trait Contents: Database<Connection: Send> {
-    /// Returns all rows in the order of ids, whether they are published or not.
-    fn contents(
-        connection: &mut Self::Connection,
-        names: &Names,
-    ) -> impl Future<Output = Result<Vec<Row>, sqlx::Error>> + Send;
-}
+use crate::outbox::{Outbox, Store, operate::Operation, store::Row};
 
 impl<DB: Store> Outbox<DB> {
     /// Returns all events in the log, in its order. Rows that are not events are left out and logged.

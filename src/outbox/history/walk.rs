@@ -9,14 +9,13 @@ use std::{
     },
 };
 
-use super::{
-    ahead::Ahead,
-    page_size::PageSize,
-    relayed::{Passed, Range, Relayed, Stretch},
-};
+use super::{ahead::Ahead, page_size::PageSize};
 use crate::outbox::{
     Outbox, OutboxError, Store,
-    store::{Row, Rows},
+    store::{
+        Row, Rows,
+        ledger::{Passed, Range, Relayed, Stretch},
+    },
 };
 
 /// The rows of the first page. Each further page has twice as many, so that the caller can begin early.

@@ -11,13 +11,16 @@ use futures::future::{BoxFuture, FutureExt};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Added, Inbox, Memory, again};
+use super::{Inbox, again};
 use crate::{
     handler::{
         context::Facts,
         memory::{DeadLettered, Noted, Remembers},
     },
-    outbox::{OutboxError, OutboxTransaction, Store},
+    outbox::{
+        OutboxError, OutboxTransaction, Store,
+        store::inbox::{Added, Memory},
+    },
     policy::{
         failure::Failure,
         outcome::{Cause, DeadLetter},

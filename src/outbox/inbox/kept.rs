@@ -10,10 +10,13 @@ use std::{
 use sqlx::Connection;
 use tokio::{runtime::Handle, time::Instant};
 
-use super::{ROLLBACK, Remember};
+use super::ROLLBACK;
 use crate::{
     error_text::said,
-    outbox::{Store, store::taken::Taken},
+    outbox::{
+        Store,
+        store::{inbox::InboxStatements, leased_connection::LeasedConnection},
+    },
 };
 
 /// How long a connection passes from handler to handler before it returns to the pool, for callers that wait there.
@@ -39,13 +42,13 @@ struct Resting<DB: Store> {
 }
 
 /// A transaction that the client takes for open, and that the database has ended or is about to end.
-pub(in crate::outbox) struct Concluded<DB: Store>(Option<Taken<DB>>);
+pub(in crate::outbox) struct Concluded<DB: Store>(Option<LeasedConnection<DB>>);
 
 impl<DB: Store> IdleConnections<DB> {
     /// Begins a transaction on a stored connection, if there is one; also returns when the pool handed it out.
     pub(in crate::outbox) async fn begin(
         &self,
-    ) -> Option<Result<(Taken<DB>, Instant), sqlx::Error>> {
+    ) -> Option<Result<(LeasedConnection<DB>, Instant), sqlx::Error>> {
         while let Some(Resting {
             mut connection,
             taken,
@@ -138,11 +141,11 @@ impl<DB: Store> Drop for Minder<DB> {
 }
 
 impl<DB: Store> Concluded<DB> {
-    pub(in crate::outbox) fn new(tx: Taken<DB>) -> Self {
+    pub(in crate::outbox) fn new(tx: LeasedConnection<DB>) -> Self {
         Self(Some(tx))
     }
 
-    /// Commits, as [`Remember::conclude`].
+    /// Commits, as [`InboxStatements::conclude`].
     pub(in crate::outbox) async fn conclude(&mut self) -> Result<bool, sqlx::Error> {
         match &mut self.0 {
             Some(tx) => {
@@ -184,7 +187,7 @@ impl<DB: Store> Drop for Concluded<DB> {
     }
 }
 
-async fn part<C: Connection<Database: Remember<Connection = C>>>(connection: &mut C) {
+async fn part<C: Connection<Database: InboxStatements<Connection = C>>>(connection: &mut C) {
     // A plain `begin` waits for no lock.
     if let Err(error) = C::Database::say(connection, "begin").await {
         // A transaction is already open, then.

@@ -12,8 +12,8 @@ use tidings_contract::{Event, EventId};
 use uuid::Uuid;
 
 use super::{
-    Added, Inbox, InboxTransaction, Memory, Ring, dead_lettered::Known, housekeeping::housekeeping,
-    outside, patiently, period_of, time_of,
+    Inbox, InboxTransaction, dead_lettered::Known, housekeeping::housekeeping, outside, patiently,
+    period_of, time_of,
 };
 use crate::{
     handler::{
@@ -27,7 +27,14 @@ use crate::{
         memory::Remembers,
         subscriber::EventSubscriber,
     },
-    outbox::{Outbox, OutboxError, OutboxTransaction, Store, store::link::Backend},
+    outbox::{
+        Outbox, OutboxError, OutboxTransaction, Store,
+        store::{
+            inbox::{Added, Memory},
+            inbox_ring::Ring,
+            sessions::Backend,
+        },
+    },
     policy::{failure::Failure, outcome::Handled},
 };
 

@@ -1,7 +1,9 @@
 //! Why a relay ends by itself. Never a fault that it recovers from.
 
 use super::Fault;
-use crate::outbox::{DatabaseError, Store, home::USE_NATS, origin::REBASE, version_sentence};
+use crate::outbox::{
+    DatabaseError, Store, home::USE_NATS, store::origin::REBASE, version_sentence,
+};
 
 /// Why a relay can never work as it is.
 #[derive(Debug, thiserror::Error)]

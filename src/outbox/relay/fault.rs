@@ -9,11 +9,14 @@ use crate::{
     outbox::{
         Diagnosis, OutboxError,
         home::{USE_NATS, of_version},
-        origin::{PROMOTE, REBASE, STANDBY},
-        parked::BlockedOn,
-        store::{Names, Statements},
+        store::{
+            Names, Statements,
+            origin::{PROMOTE, REBASE, STANDBY},
+            parked::BlockedOn,
+        },
         version_sentence,
     },
+    task::fence::LeaseOver,
 };
 
 /// What interrupts the relay; it restarts after a pause.
@@ -52,9 +55,9 @@ pub(in crate::outbox) enum Fault {
     Gone { stream: String },
     #[error("the lease is lost: another relay has it, or the database was restarted")]
     Fenced,
-    #[error("the lease has expired: this process stood still for longer than the lease lasts")]
+    #[error("{}", LeaseOver::StoodStill)]
     StoodStill,
-    #[error("the database does not answer: the lease could not be renewed")]
+    #[error("{}", LeaseOver::Silent)]
     Silent,
     #[error("{STANDBY}")]
     Standby,
@@ -148,6 +151,15 @@ impl Fault {
 
 fn of_reader(error: &ReaderError) -> Option<&BusError> {
     std::error::Error::source(error)?.downcast_ref()
+}
+
+impl From<LeaseOver> for Fault {
+    fn from(over: LeaseOver) -> Self {
+        match over {
+            LeaseOver::Silent => Self::Silent,
+            LeaseOver::StoodStill => Self::StoodStill,
+        }
+    }
 }
 
 /// Checks that the tables are of this program's version, as far as this role may know.

@@ -20,9 +20,8 @@ use tokio::{
 };
 
 use super::{
-    Fault,
-    course::LaneContext,
-    fault_of,
+    Fault, fault_of,
+    lane_context::LaneContext,
     parked_keys::ParkedKeys,
     progress::{Confirmation, Report},
     resume::Known,
@@ -33,8 +32,7 @@ use crate::{
     outbox::{
         Outbox, Store,
         history::page_size::PageSize,
-        parked::BlockedOn,
-        store::{Bound, Reason, Row, Rows, Waiting},
+        store::{Bound, Reason, Row, Rows, Waiting, parked::BlockedOn},
     },
 };
 
@@ -95,22 +93,22 @@ pub(super) async fn may_go(bus: &Bus, reasons: &[Reason]) -> Result<Vec<BlockedO
     Ok(open)
 }
 
-/// Publishes parked rows that may go; `course` takes only parked rows. Returns when all of it is written down:
+/// Publishes parked rows that may go; `context` takes only parked rows. Returns when all of it is written down:
 /// published, or parked again with another reason.
 pub(super) async fn give_back<DB: Store>(
     outbox: &Outbox<DB>,
     connection: &mut DB::Connection,
     (waiting, keys, cursor): (&Waiting, &[(String, i64)], &DB::Cursor),
-    course: LaneContext<DB::Cursor>,
+    context: LaneContext<DB::Cursor>,
 ) -> Result<(), Fault> {
-    note_stored(outbox, connection, &course).await?;
-    let mut open = may_go(&course.bus, &waiting.reasons).await?;
+    note_stored(outbox, connection, &context).await?;
+    let mut open = may_go(&context.bus, &waiting.reasons).await?;
     if open.is_empty() && !waiting.is_asked {
         return Ok(());
     }
-    let (reports, stop) = (course.reports.clone(), course.stop.clone());
-    let max_payload = course.bus.max_payload();
-    let aside = Arc::clone(&course.aside);
+    let (reports, stop) = (context.reports.clone(), context.stop.clone());
+    let max_payload = context.bus.max_payload();
+    let aside = Arc::clone(&context.aside);
     // Rows that wait for these streams stay parked, so no other row may go there before them.
     for Reason {
         blocked_on, error, ..
@@ -125,7 +123,7 @@ pub(super) async fn give_back<DB: Store>(
     let mut firsts = Firsts::new(keys);
     let (rows, routed) = mpsc::channel(1);
     let mut routing = tokio::task::JoinSet::new();
-    routing.spawn(Router::new(course).run_parked(routed));
+    routing.spawn(Router::new(context).run_parked(routed));
     let mut behind = i64::MIN;
     let mut events = 0;
     let mut size = PageSize::new(ROWS, ROWS);
@@ -175,10 +173,10 @@ pub(super) async fn give_back<DB: Store>(
 async fn note_stored<DB: Store>(
     outbox: &Outbox<DB>,
     connection: &mut DB::Connection,
-    course: &LaneContext<DB::Cursor>,
+    context: &LaneContext<DB::Cursor>,
 ) -> Result<(), Fault> {
     let names = &outbox.shared.names;
-    let found = course.stored.found.values();
+    let found = context.stored.found.values();
     let events: Vec<EventId> = found.flat_map(Found::ids).collect();
     let mut confirmation = Confirmation::default();
     for events in events.chunks(IDS) {
@@ -187,7 +185,7 @@ async fn note_stored<DB: Store>(
             let among = DB::parked_among(connection, names, events, behind).await?;
             for row in &among.rows {
                 behind = row.id;
-                let known = course.stored.anywhere(&course.bus, row.id, row.into());
+                let known = context.stored.anywhere(&context.bus, row.id, row.into());
                 // A row whose id belongs to another event is not stored.
                 if let (Known::Event(_), entry) = known.await? {
                     confirmation.entries.extend(entry);
@@ -202,8 +200,8 @@ async fn note_stored<DB: Store>(
     if confirmation.returned.is_empty() {
         return Ok(());
     }
-    course.report(Report::Confirmed(confirmation)).await?;
-    write(&course.reports).await
+    context.report(Report::Confirmed(confirmation)).await?;
+    write(&context.reports).await
 }
 
 /// Keeps the rows that the cursor has passed. The others are unparked, and are read from the log.

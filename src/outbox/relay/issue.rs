@@ -12,7 +12,7 @@ use std::{
 
 use chrono::Utc;
 
-use crate::outbox::{
+use crate::outbox::store::{
     parked::BlockedOn,
     status::{Issue, StoredTrouble, stored_troubles},
 };

@@ -20,7 +20,6 @@ use super::{
     Fault,
     failpoint::{self, Point},
     fault::is_of_version,
-    fence::Fence,
     give_back::{LookAgain, may_go},
     issue::{Issues, RELAY, SAY_AGAIN},
     janitor::Janitor,
@@ -32,9 +31,10 @@ use crate::{
     nats::Bus,
     outbox::{
         Outbox, Store,
-        standing::{keep, losses_from},
-        store::{Checkpoint, Entry, Position, Positions, Tenure},
+        losses::keep,
+        store::{Checkpoint, Entry, Position, Positions, Tenure, losses::losses_from},
     },
+    task::fence::Fence,
 };
 
 /// The minimum time between two checkpoints of progress.

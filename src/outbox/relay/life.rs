@@ -14,9 +14,11 @@ use crate::{
     nats::Bus,
     outbox::{
         ElsewhereError,
-        home::{Home, StoredHome},
-        parked::BlockedOn,
-        store::Waiting,
+        store::{
+            Waiting,
+            home::{Home, StoredHome},
+            parked::BlockedOn,
+        },
     },
 };
 

@@ -3,7 +3,10 @@
 
 use chrono::Utc;
 
-use crate::outbox::standing::{Losses, REPAIR, StreamState};
+use crate::outbox::{
+    losses::REPAIR,
+    store::losses::{Losses, StreamState},
+};
 
 /// The known losses.
 #[derive(Debug, Default)]

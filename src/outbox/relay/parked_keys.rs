@@ -6,10 +6,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use crate::outbox::{
-    parked::BlockedOn,
-    store::{Parked, Row},
-};
+use crate::outbox::store::{Parked, Row, parked::BlockedOn};
 
 /// The most keys that may wait for a subject: their rows are in the database, but the keys are in memory. Beyond
 /// this number, the relay waits instead of parking more.

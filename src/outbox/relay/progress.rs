@@ -6,10 +6,7 @@ use std::collections::{HashSet, VecDeque};
 use chrono::{DateTime, Utc};
 use tokio::sync::oneshot;
 
-use crate::outbox::{
-    standing::Losses,
-    store::{Entry, Last, Parked, Positions},
-};
+use crate::outbox::store::{Entry, Last, Parked, Positions, losses::Losses};
 
 /// A report to the keeper.
 #[derive(Debug)]

@@ -17,7 +17,7 @@ use crate::{
     instance::Activity,
     log::Lasting,
     nats::{Bus, BusError, NatsIdentity},
-    outbox::{Outbox, Store, status::Issue},
+    outbox::{Outbox, Store, store::status::Issue},
 };
 
 /// The pause before the relay subscribes again.

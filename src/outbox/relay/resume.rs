@@ -7,12 +7,17 @@ use chrono::TimeDelta;
 use futures::{FutureExt, future::try_join_all};
 use tokio::sync::watch;
 
-use super::{Fault, ledger::Ledger};
+use super::Fault;
 use crate::{
     nats::{Bus, BusError, Found, Holder, Identity, StartFrom, StoredMessage, StreamSnapshot},
     outbox::{
-        standing::{Losses, StoredLoss, StreamState, standing},
-        store::{Entry, Position, Positions},
+        lane::Ledger,
+        losses::standing,
+        store::{
+            Entry, Position, Positions,
+            ledger::LedgerKind,
+            losses::{Losses, StoredLoss, StreamState},
+        },
     },
     policy::start::shifted,
 };
@@ -112,8 +117,10 @@ impl Stored {
                 Known::Nothing => {}
                 Known::Event(sequence) => {
                     let end = self.ends.get(stream);
-                    let entry =
-                        end.map(|end| Ledger::new(stream, &end.incarnation).entry(id, sequence));
+                    let entry = end.map(|end| {
+                        Ledger::new(LedgerKind::Relayed, stream, &end.incarnation)
+                            .entry(id, sequence)
+                    });
                     return Ok((Known::Event(sequence), entry));
                 }
                 other => known = other,

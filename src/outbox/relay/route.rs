@@ -10,11 +10,10 @@ use tokio::{
 
 use super::{
     Fault,
-    course::LaneContext,
     failpoint::{self, Point},
     fault_of,
-    flight::Item,
-    lane::Lane,
+    lane::RelayLane,
+    lane_context::{Item, LaneContext, ReadFrom},
     progress::{Confirmation, Origin, Report},
     resume::Known,
 };
@@ -33,7 +32,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const UNBOUND: &str = "tidings streams apply, with a [[stream]] that takes it";
 
 pub(super) struct Router<C> {
-    course: Arc<LaneContext<C>>,
+    context: Arc<LaneContext<C>>,
     /// The stream of each name.
     streams: HashMap<String, String>,
     lanes: HashMap<String, Entrance>,
@@ -55,19 +54,21 @@ impl Entrance {
             return false;
         };
         let item = Item {
-            origin,
             row,
             envelope,
-            _share: share,
+            note: ReadFrom {
+                origin,
+                _share: share,
+            },
         };
         self.items.send(item).await.is_ok()
     }
 }
 
 impl<C: Cursor> Router<C> {
-    pub(super) fn new(course: LaneContext<C>) -> Self {
+    pub(super) fn new(context: LaneContext<C>) -> Self {
         Self {
-            course: Arc::new(course),
+            context: Arc::new(context),
             streams: HashMap::new(),
             lanes: HashMap::new(),
             crew: JoinSet::new(),
@@ -94,9 +95,9 @@ impl<C: Cursor> Router<C> {
                 is_whole,
             };
             if !rows.is_empty() {
-                failpoint::reach(&self.course.owner, Point::Fetched).await;
+                failpoint::reach(&self.context.owner, Point::Fetched).await;
             }
-            self.course.report(report).await?;
+            self.context.report(report).await?;
             if self.route_all(Origin::Page(number), rows).await?.is_break() {
                 break;
             }
@@ -122,7 +123,7 @@ impl<C: Cursor> Router<C> {
         tokio::select! {
             received = from.recv() => Ok(received),
             Some(ended) = self.crew.join_next() => match ended {
-                Ok(Ok(())) if self.course.stop.is_cancelled() => Ok(None),
+                Ok(Ok(())) if self.context.stop.is_cancelled() => Ok(None),
                 ended => Err(fault_of(ended)),
             },
         }
@@ -159,37 +160,37 @@ impl<C: Cursor> Router<C> {
         let envelope = match self.envelope(&row) {
             Ok(envelope) => envelope,
             Err(error) => {
-                let parked = self.course.aside.refuse(row, error);
-                return self.course.park(vec![origin], vec![parked]).await;
+                let parked = self.context.aside.refuse(row, error);
+                return self.context.park(vec![origin], vec![parked]).await;
             }
         };
-        while self.course.aside.is_full_for(&row.name) {
+        while self.context.aside.is_full_for(&row.name) {
             self.wait().await?;
         }
         let Some(stream) = self.stream(&row.name).await? else {
-            let course = &self.course;
-            let known = course
+            let context = &self.context;
+            let known = context
                 .stored
-                .anywhere(&course.bus, row.id, (&envelope).into());
+                .anywhere(&context.bus, row.id, (&envelope).into());
             match known.await? {
                 (Known::Event(_), entry) => {
                     let confirmation = Confirmation::of_one(origin, row.id, entry);
-                    return course.report(Report::Confirmed(confirmation)).await;
+                    return context.report(Report::Confirmed(confirmation)).await;
                 }
                 (Known::Other(other), _) => {
-                    let parked = course.aside.refuse(row, other);
-                    return course.park(vec![origin], vec![parked]).await;
+                    let parked = context.aside.refuse(row, other);
+                    return context.park(vec![origin], vec![parked]).await;
                 }
                 (Known::Nothing, _) => {}
             }
-            return match self.course.aside.take(None, &row) {
-                Some(parked) => self.course.park(vec![origin], vec![parked]).await,
+            return match self.context.aside.take(None, &row) {
+                Some(parked) => self.context.park(vec![origin], vec![parked]).await,
                 None => Err(Fault::Ended(row.name)),
             };
         };
         let lane = self.lane(&stream).await?;
         if !lane.send(origin, row, envelope).await {
-            if self.course.stop.is_cancelled() {
+            if self.context.stop.is_cancelled() {
                 return Err(Fault::Stopped);
             }
             // The lane has ended; its result states why.
@@ -203,7 +204,7 @@ impl<C: Cursor> Router<C> {
 
     async fn wait(&self) -> Result<(), Fault> {
         tokio::select! {
-            () = self.course.stop.cancelled() => Err(Fault::Stopped),
+            () = self.context.stop.cancelled() => Err(Fault::Stopped),
             () = tokio::time::sleep(LOOK_AGAIN) => Ok(()),
         }
     }
@@ -211,8 +212,8 @@ impl<C: Cursor> Router<C> {
     /// The event of a row, or why NATS will never take it.
     fn envelope(&self, row: &Row) -> Result<Envelope, String> {
         let envelope = row.envelope()?;
-        let defaults = wire::Defaults::new(&self.course.source, row.at);
-        check_size(&envelope, defaults, self.course.bus.max_payload())
+        let defaults = wire::Defaults::new(&self.context.source, row.at);
+        check_size(&envelope, defaults, self.context.bus.max_payload())
             .map_err(|error| format!("{error}, {}", error.why()))?;
         Ok(envelope)
     }
@@ -224,23 +225,23 @@ impl<C: Cursor> Router<C> {
             return Ok(Some(stream.clone()));
         }
         // Until the waiting rows are restored, no later row may overtake them.
-        if self.course.aside.is_closed_name(name) {
+        if self.context.aside.is_closed_name(name) {
             return Ok(None);
         }
-        if let Some(stream) = self.course.bus.stream_of(name).await? {
-            self.course.aside.feeds(&stream);
+        if let Some(stream) = self.context.bus.stream_of(name).await? {
+            self.context.aside.feeds(&stream);
             self.streams.insert(name.to_owned(), stream.clone());
             return Ok(Some(stream));
         }
         let reason = format!("no stream takes {name}");
-        self.course.close_name(name, &reason, UNBOUND);
+        self.context.close_name(name, &reason, UNBOUND);
         Ok(None)
     }
 
     /// Returns the lane of a stream, starting it with the first row for it.
     async fn lane(&mut self, stream: &str) -> Result<&Entrance, Fault> {
         if !self.lanes.contains_key(stream) {
-            let Some(state) = self.course.bus.stream_state(stream).await? else {
+            let Some(state) = self.context.bus.stream_state(stream).await? else {
                 self.streams.clear();
                 return Err(Fault::Gone {
                     stream: stream.to_owned(),
@@ -252,9 +253,9 @@ impl<C: Cursor> Router<C> {
                     "atomic batches unavailable: events are published one by one; run `tidings streams apply`"
                 );
             }
-            let batch = if state.atomic { self.course.batch } else { 1 };
+            let batch = if state.atomic { self.context.batch } else { 1 };
             let (items, queue) = mpsc::channel(LANE_QUEUE);
-            let lane = Lane::new(Arc::clone(&self.course), stream.to_owned(), &state, batch);
+            let lane = RelayLane::new(Arc::clone(&self.context), stream.to_owned(), &state, batch);
             self.crew.spawn(lane.run(queue));
             let entrance = Entrance {
                 items,

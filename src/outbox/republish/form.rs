@@ -1,17 +1,23 @@
 //! What is republished, and how its messages are built. Never sends one.
 
-use tidings_contract::{Envelope, EventId, wire};
+use tidings_contract::{EventId, wire};
 
 use super::streams;
 use crate::{
     nats::{Identity, Submission},
-    outbox::store::Row,
+    outbox::{
+        lane::{self, Messages},
+        store::ledger::LedgerKind,
+    },
 };
 
-/// A row and its event.
-pub(super) struct Item {
-    pub(super) row: Row,
-    pub(super) envelope: Envelope,
+/// A row of the run.
+pub(super) type Item = lane::Item<RunNote>;
+pub(super) type InFlight = lane::InFlight<RunNote>;
+
+/// What is known of a row beside its event.
+#[derive(Default)]
+pub(super) struct RunNote {
     /// Another event of the run has its id; this one is stored in addition.
     pub(super) is_beside: bool,
 }
@@ -31,19 +37,29 @@ pub(super) struct Form {
     pub(super) suffix: Option<String>,
 }
 
-impl Item {
-    /// Whether another row is of the same event.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
-        Identity::from(&self.envelope).is(&Identity::from(&other.envelope))
-    }
+/// Whether two rows are of the same event.
+pub(super) fn are_same(one: &Item, other: &Item) -> bool {
+    Identity::from(&one.envelope).is(&Identity::from(&other.envelope))
 }
 
 impl Form {
     fn subject(&self, name: &str) -> String {
         streams::subject(self.prefix.as_deref(), name)
     }
+}
 
-    pub(super) fn message(&self, item: &Item) -> Submission {
+impl Messages for Form {
+    type Note = RunNote;
+    const SIDE_BY_SIDE: usize = 0;
+
+    fn kind(&self) -> LedgerKind {
+        match self.prefix {
+            Some(_) => LedgerKind::Copied,
+            None => LedgerKind::Republished,
+        }
+    }
+
+    fn message(&self, item: &Item) -> Submission {
         let defaults = wire::Defaults::new(&self.source, item.row.at);
         let mut message = Submission::new(&item.envelope, defaults).republished(&self.mark);
         if self.prefix.is_some() {
@@ -51,7 +67,9 @@ impl Form {
         }
         let (id, row) = (item.row.event, item.row.id);
         match &self.suffix {
-            Some(suffix) if item.is_beside => message.known_as(&format!("{id}/{suffix}/{row}")),
+            Some(suffix) if item.note.is_beside => {
+                message.known_as(&format!("{id}/{suffix}/{row}"))
+            }
             Some(suffix) => message.known_as(&format!("{id}/{suffix}")),
             None => message,
         }

@@ -1,41 +1,30 @@
-//! The part of a republish run for one stream: sends batches in order, and prepares the next one while the commit of
-//! the last one is in flight. Never drops a row silently: it is stored, or an error states why not.
+//! The part of a republish run for one stream: publishes rows, and goes on until each of them is stored. Never drops a
+//! row silently: it is stored, or an error states why not.
 
-use std::task::Poll;
-
-use futures::{
-    FutureExt,
-    future::{self, BoxFuture},
-};
 use tidings_contract::EventId;
 
 use super::{
     RepublishError,
-    form::{Form, Item, fresh},
+    form::{Form, InFlight, Item, are_same, fresh},
     patience::Patience,
     sent::Sent,
-    tenure::Held,
 };
 use crate::{
     nats::{BatchId, Bus, BusError, Confirmed, Found, Holder, Refusal, StreamSnapshot},
-    outbox::store::Entry,
+    outbox::{
+        lane::{BatchRoom, Lane},
+        store::Entry,
+    },
+    task::fence::Fence,
 };
 
-/// The most payload in one batch, in bytes, one row excepted.
-const BATCH_BYTES: usize = 4 * 1024 * 1024;
-
-pub(super) struct Lane {
-    bus: Bus,
-    /// The lease: without it nothing is committed.
-    held: Held,
-    stream: String,
-    incarnation: String,
+pub(super) struct RepublishLane {
+    lane: Lane<Form>,
     /// No message of this run lies at or before this sequence.
     base: u64,
     /// The most events in a batch.
     most: usize,
-    form: Form,
-    flying: Option<Flying>,
+    in_flight: Option<InFlight>,
     sent: Sent,
     /// Rows of events that are in flight with earlier rows.
     again: Vec<(i64, EventId)>,
@@ -46,18 +35,11 @@ pub(super) struct Lane {
     messages: u64,
 }
 
-struct Flying {
-    items: Vec<Item>,
-    answer: Answer,
-}
-
-type Answer = BoxFuture<'static, Result<Confirmed, Refusal>>;
-
-impl Lane {
+impl RepublishLane {
     /// `end` is where the stream ended when the missing rows were determined.
     pub(super) fn new(
         bus: Bus,
-        held: Held,
+        fence: Fence,
         stream: String,
         state: &StreamSnapshot,
         end: Option<u64>,
@@ -65,14 +47,10 @@ impl Lane {
     ) -> Self {
         let base = end.unwrap_or(state.last_sequence);
         Self {
-            bus,
-            held,
-            stream,
-            incarnation: state.incarnation.clone(),
+            lane: Lane::new(bus, fence, stream, &state.incarnation, form),
             base,
             most: if state.atomic { 1000 } else { 1 },
-            form,
-            flying: None,
+            in_flight: None,
             sent: Sent::default(),
             again: Vec::new(),
             entries: Vec::new(),
@@ -98,12 +76,11 @@ impl Lane {
 
     /// How many of these rows fit into the next batch: at most `at_most`, at least one.
     pub(super) fn fits(&self, items: &[Item], at_most: usize) -> usize {
-        let mut bytes = 0;
-        let fitting = items.iter().take_while(|item| {
-            bytes += item.row.payload.len();
-            bytes <= BATCH_BYTES
-        });
-        fitting.count().min(self.most).min(at_most).max(1)
+        let mut room = BatchRoom::of(self.most.min(at_most));
+        items
+            .iter()
+            .take_while(|item| room.takes(&item.row))
+            .count()
     }
 
     /// Sends a batch; its answer is settled with the next one.
@@ -113,14 +90,13 @@ impl Lane {
             return Ok(());
         }
         let batch = BatchId::new();
-        let sending = members(&self.bus, &self.form, &batch, &items);
-        let (sent, before) = match self.flying.take() {
-            Some(Flying { items, answer }) => {
-                let (answer, sent) = futures::join!(answer, sending);
-                (sent, Some((items, answer)))
-            }
-            None => (sending.await, None),
+        let before = self.in_flight.as_mut();
+        let sent = self.lane.send_members(&batch, &items, before).await;
+        let before = match self.in_flight.take() {
+            Some(before) => Some(before.await),
+            None => None,
         };
+        let before = before.map(|(items, answer)| (items, answer.about_last()));
         let is_stored = before.as_ref().is_none_or(|(_, answer)| answer.is_ok());
         if let Some((items, answer)) = before {
             self.settle(items, answer).await?;
@@ -129,12 +105,11 @@ impl Lane {
             // The batch that was prepared meanwhile is abandoned, and the server drops it.
             return self.insist(items, sent.err()).await;
         }
-        let mut answer = self.commit(batch, &items)?;
-        // The commit is not on the wire before its future is polled, and the next rows may be long in coming.
-        if let Poll::Ready(answered) = futures::poll!(&mut answer) {
-            answer = future::ready(answered).boxed();
+        self.in_flight = self.lane.commit(batch, items)?;
+        if let Some(in_flight) = &mut self.in_flight {
+            // The next rows may be long in coming.
+            in_flight.start().await;
         }
-        self.flying = Some(Flying { items, answer });
         Ok(())
     }
 
@@ -150,7 +125,7 @@ impl Lane {
             }
             let first = once.iter().find(|first| first.row.event == event);
             let other = match first {
-                Some(first) if first.is_same(&item) => {
+                Some(first) if are_same(first, &item) => {
                     self.again.push((item.row.id, event));
                     continue;
                 }
@@ -168,9 +143,9 @@ impl Lane {
                 }
             };
             match other {
-                Some(other) if !self.form.is_forced => say_left_out(&item, &other),
+                Some(other) if !self.lane.messages.is_forced => say_left_out(&item, &other),
                 other => {
-                    item.is_beside = other.is_some();
+                    item.note.is_beside = other.is_some();
                     once.push(item);
                 }
             }
@@ -183,32 +158,18 @@ impl Lane {
     async fn sent_before(&mut self, item: &Item) -> Option<(u64, Holder)> {
         let sequence = self.sent.sequence(&item.row.event)?;
         let holder = self
+            .lane
             .bus
-            .holder(&self.stream, sequence, (&item.envelope).into());
+            .holder(&self.lane.stream, sequence, (&item.envelope).into());
         Some((sequence, holder.await.ok()?))
-    }
-
-    /// Sends the last message of a batch, whose answer is the answer to the batch.
-    fn commit(&self, batch: BatchId, items: &[Item]) -> Result<Answer, RepublishError> {
-        self.held.check()?;
-        let (bus, stream, size) = (self.bus.clone(), self.stream.clone(), items.len());
-        let last = items.last().map(|item| self.form.message(item));
-        let answer = async move {
-            match last {
-                Some(last) if size > 1 => bus.commit_batch(&stream, &batch, size, last).await,
-                Some(last) => bus.publish_one(&stream, last).await,
-                None => Err(Refusal::Incomplete),
-            }
-        };
-        Ok(answer.boxed())
     }
 
     /// Waits until everything that was sent is stored.
     pub(super) async fn land(&mut self) -> Result<(), RepublishError> {
-        match self.flying.take() {
-            Some(Flying { items, answer }) => {
-                let answer = answer.await;
-                self.settle(items, answer).await
+        match self.in_flight.take() {
+            Some(in_flight) => {
+                let (items, answer) = in_flight.await;
+                self.settle(items, answer.about_last()).await
             }
             None => Ok(()),
         }
@@ -216,8 +177,11 @@ impl Lane {
 
     /// Notes which of the sent rows are stored, and abandons the rest.
     pub(super) async fn leave(&mut self) {
-        if let Some(Flying { items, answer }) = self.flying.take()
-            && let Ok(confirmed) = answer.await
+        let Some(in_flight) = self.in_flight.take() else {
+            return;
+        };
+        let (items, answer) = in_flight.await;
+        if let Ok(confirmed) = answer.about_last()
             && !confirmed.is_duplicate
         {
             self.note(&items, confirmed.sequence);
@@ -251,7 +215,7 @@ impl Lane {
     }
 
     fn note_item(&mut self, item: &Item, sequence: u64) {
-        if !item.is_beside {
+        if !item.note.is_beside {
             self.sent.stored(&item.row.event, sequence);
         }
         self.note_one(item.row.id, sequence);
@@ -262,23 +226,7 @@ impl Lane {
             self.end = sequence;
             self.messages += 1;
         }
-        match self.entries.last_mut() {
-            Some(run) if run.last_sequence.checked_add(1) == Some(sequence) && run.last_id < id => {
-                run.last_id = id;
-                run.last_sequence = sequence;
-                run.events += 1;
-            }
-            _ => self.entries.push(Entry {
-                first_id: id,
-                last_id: id,
-                events: 1,
-                stream: self.stream.clone(),
-                incarnation: self.incarnation.clone(),
-                first_sequence: sequence,
-                last_sequence: sequence,
-                way: super::LedgerKind::Republished,
-            }),
-        }
+        self.lane.ledger.add(&mut self.entries, id, sequence);
     }
 
     /// Sends rows until they are stored: those that the stream holds are left out, and the rest is sent again.
@@ -314,20 +262,20 @@ impl Lane {
         items: &[Item],
         patience: &mut Patience,
     ) -> Result<bool, RepublishError> {
-        tracing::debug!(stream = self.stream, events = items.len(), %refusal, "republish refused: sent again");
+        tracing::debug!(stream = self.lane.stream, events = items.len(), %refusal, "republish refused: sent again");
         let is_one_by_one = match &refusal {
             Refusal::Closed(_) | Refusal::Moved | Refusal::NoAck { .. } => {
                 return Err(self.not_taken(items, &refusal));
             }
             _ if patience.is_over() => {
                 return Err(RepublishError::Unconfirmed {
-                    stream: self.stream.clone(),
+                    stream: self.lane.stream.clone(),
                     reason: refusal.to_string(),
                 });
             }
             // The server also remembers ids of messages that it no longer holds; no batch has an id twice.
             Refusal::Duplicate | Refusal::TakenId(_) => {
-                self.form.suffix = Some(fresh());
+                self.lane.messages.suffix = Some(fresh());
                 false
             }
             Refusal::TooMany { most } => {
@@ -351,16 +299,16 @@ impl Lane {
         items: &mut Vec<Item>,
     ) -> Result<Result<(), Refusal>, RepublishError> {
         let unknown = |reason: String| Ok(Err(Refusal::Transient { code: 0, reason }));
-        let state = match self.bus.stream_state(&self.stream).await {
+        let state = match self.lane.bus.stream_state(&self.lane.stream).await {
             Ok(state) => state,
             Err(error) => return unknown(error.to_string()),
         };
         let state = state.filter(|state| {
-            state.incarnation == self.incarnation && state.last_sequence >= self.base
+            state.incarnation == self.lane.ledger.incarnation() && state.last_sequence >= self.base
         });
         let Some(state) = state else {
             return Err(RepublishError::Changed {
-                stream: self.stream.clone(),
+                stream: self.lane.stream.clone(),
             });
         };
         // An empty range needs no consumer.
@@ -368,8 +316,9 @@ impl Lane {
             return Ok(Ok(()));
         }
         let found = self
+            .lane
             .bus
-            .ids_between(&self.stream, self.base, state.last_sequence);
+            .ids_between(&self.lane.stream, self.base, state.last_sequence);
         let found = match found.await {
             Ok(found) => found,
             Err(error) => return unknown(error.to_string()),
@@ -377,10 +326,12 @@ impl Lane {
         let mut left = Vec::with_capacity(items.len());
         let mut looking = std::mem::take(items).into_iter();
         while let Some(item) = looking.next() {
-            match holders(&self.bus, &self.stream, &found, &item).await {
+            match holders(&self.lane.bus, &self.lane.stream, &found, &item).await {
                 Ok((Some(sequence), _)) => self.note_item(&item, sequence),
                 // Only a forced or copied event is stored in addition to the other one.
-                Ok((None, Some(other))) if !self.form.is_forced => say_left_out(&item, &other),
+                Ok((None, Some(other))) if !self.lane.messages.is_forced => {
+                    say_left_out(&item, &other)
+                }
                 Ok((None, _)) => left.push(item),
                 Err(error) => {
                     left.push(item);
@@ -408,20 +359,28 @@ impl Lane {
             };
             let rest = items.split_off(size.min(items.len()));
             let batch = BatchId::new();
-            let refusal = match members(&self.bus, &self.form, &batch, &items).await {
+            let answer = match self.lane.send_members(&batch, &items, None).await {
+                Err(refusal) => Err(refusal),
+                Ok(()) => {
+                    let Some(in_flight) = self.lane.commit(batch, items)? else {
+                        return Ok((rest, None));
+                    };
+                    let answer;
+                    (items, answer) = in_flight.await;
+                    answer.about_last()
+                }
+            };
+            let refusal = match answer {
+                Ok(confirmed) if !confirmed.is_duplicate => {
+                    self.note(&items, confirmed.sequence);
+                    items = rest;
+                    continue;
+                }
+                Ok(_) => Refusal::Duplicate,
+                Err(refusal @ Refusal::Permanent { .. }) if items.len() == 1 => {
+                    return Err(self.not_taken(&items, &refusal));
+                }
                 Err(refusal) => refusal,
-                Ok(()) => match self.commit(batch, &items)?.await {
-                    Ok(confirmed) if !confirmed.is_duplicate => {
-                        self.note(&items, confirmed.sequence);
-                        items = rest;
-                        continue;
-                    }
-                    Ok(_) => Refusal::Duplicate,
-                    Err(refusal @ Refusal::Permanent { .. }) if items.len() == 1 => {
-                        return Err(self.not_taken(&items, &refusal));
-                    }
-                    Err(refusal) => refusal,
-                },
             };
             items.extend(rest);
             return Ok((items, Some(refusal)));
@@ -437,7 +396,7 @@ impl Lane {
             other => other.to_string(),
         };
         RepublishError::NotTaken {
-            stream: self.stream.clone(),
+            stream: self.lane.stream.clone(),
             row: items.first().map_or(0, |item| item.row.id),
             reason,
         }
@@ -468,11 +427,4 @@ async fn holders(
         }
     }
     Ok((None, other))
-}
-
-/// Sends all messages of a batch but the last; a single message needs no batch.
-async fn members(bus: &Bus, form: &Form, batch: &BatchId, items: &[Item]) -> Result<(), Refusal> {
-    let members = items.split_last().map_or(&[][..], |(_, members)| members);
-    let messages = members.iter().map(|item| form.message(item));
-    bus.send_members(batch, Box::new(messages)).await
 }

@@ -2,7 +2,10 @@
 
 use tokio::sync::mpsc;
 
-use super::{Ends, RepublishError, form::Item};
+use super::{
+    Ends, RepublishError,
+    form::{Item, RunNote},
+};
 use crate::outbox::{
     Outbox, Store,
     history::{ahead::Ahead, page_size::PageSize},
@@ -103,7 +106,7 @@ fn item(row: Row) -> Option<Item> {
         Ok(envelope) => Some(Item {
             row,
             envelope,
-            is_beside: false,
+            note: RunNote::default(),
         }),
         Err(reason) => {
             tracing::warn!(

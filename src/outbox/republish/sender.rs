@@ -6,16 +6,16 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    Chosen, LEASE, LedgerKind, RepublishError,
+    Chosen, LEASE, RepublishError,
     form::{Form, Item, fresh},
-    lane::Lane,
+    lane::RepublishLane,
     reading,
     streams::Streams,
     tenure::Tenure,
 };
 use crate::{
     nats::Bus,
-    outbox::{Outbox, OutboxError, Store, store::Entry},
+    outbox::{Outbox, OutboxError, Store, lane::Messages as _, store::Entry},
 };
 
 /// How many characters of a run's name its messages carry, from the end, which is random: each byte of a header
@@ -49,7 +49,7 @@ pub(crate) struct Sender<DB: Store> {
     interval: Option<Duration>,
     ends: Ends,
     streams: Streams,
-    lanes: BTreeMap<String, Lane>,
+    lanes: BTreeMap<String, RepublishLane>,
     /// When the next event may be sent.
     due: Instant,
     /// Entries that are stored in the stream and not written to the ledger yet.
@@ -181,8 +181,8 @@ impl<DB: Store> Sender<DB> {
         };
         let end = self.ends.get(stream).copied();
         let (bus, form) = (self.bus.clone(), self.form.clone());
-        let held = self.tenure.held().clone();
-        let lane = Lane::new(bus, held, stream.to_owned(), &state, end, form);
+        let fence = self.tenure.fence().clone();
+        let lane = RepublishLane::new(bus, fence, stream.to_owned(), &state, end, form);
         self.lanes.insert(stream.to_owned(), lane);
         Ok(())
     }
@@ -199,7 +199,7 @@ impl<DB: Store> Sender<DB> {
     /// Waits until this many events may be sent.
     async fn pace(&mut self, events: usize) -> Result<(), RepublishError> {
         loop {
-            self.tenure.held().check()?;
+            self.tenure.fence().check()?;
             let now = Instant::now();
             let Some(interval) = self.interval else {
                 return Ok(());
@@ -219,14 +219,12 @@ impl<DB: Store> Sender<DB> {
 
     /// Writes the entries of stored rows to the ledger.
     async fn write(&mut self) -> Result<(), RepublishError> {
-        let way = match self.form.prefix {
-            Some(_) => LedgerKind::Copied,
-            None => LedgerKind::Republished,
-        };
+        let kind = self.form.kind();
         let lanes = self.lanes.values_mut();
-        self.unwritten.extend(lanes.flat_map(Lane::take_entries));
+        self.unwritten
+            .extend(lanes.flat_map(RepublishLane::take_entries));
         if !self.unwritten.is_empty() {
-            self.outbox.record(&self.unwritten, way).await?;
+            self.outbox.record(&self.unwritten, kind).await?;
         }
         self.unwritten.clear();
         self.written_at = Instant::now();

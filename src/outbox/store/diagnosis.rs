@@ -1,6 +1,6 @@
 //! Cause and cure of a database error, by its code. Never decides what the outbox does about it.
 
-use crate::outbox::DatabaseError;
+use crate::database_error::DatabaseError;
 
 /// Cause and cure of a [`DatabaseError`], for operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,15 +13,15 @@ macro_rules! begin_own {
     };
 }
 
-mod adopt;
+pub(in crate::outbox) mod adopt;
 mod checkpoint;
 mod columns;
-mod contents;
 mod delayed;
 mod fetch;
 mod holders;
 mod home;
 mod inbox;
+mod log;
 mod losses;
 mod origin;
 mod parked;
@@ -38,43 +38,33 @@ mod turn;
 use std::{collections::HashSet, time::Duration};
 
 use sqlx::{PgConnection, Postgres, Row as _, postgres::PgConnectOptions};
-use tidings_contract::{Envelope, EventId, wire};
-use uuid::Uuid;
+use tidings_contract::{Envelope, EventId};
 
+use super::{
+    Bound, Checkpoint, Claim, Dialect, HousekeepingStatements, Migration, MigrationStatements,
+    Names, Page, Parked, ParkedStatements, Reclaimed, RelayStatements, Rows, SessionStatements,
+    StatusStatements, Tenure, Waiting, Written,
+    origin::Origin,
+    parked::{BlockedOn, Extent, ParkedEvent, ParkedSelection, ParkedSize},
+    positions_from,
+    sessions::{Backend, Session},
+    status::{HeldSlot, Status},
+};
 pub use adopt::{AdoptError, AdoptedEvent, Adoption};
 use fetch::{PagePosition, PgCursor};
 use origin::SYSTEM;
 use turn::{execute, fetch_optional, query, query_of};
 
-use super::{
-    Bound, Checkpoint, Claim, Migration, Names, Page, Parked, Reclaimed, Rows, Statements, Tenure,
-    Waiting, Written,
-    link::{Backend, Session},
-    positions_from,
-};
-use crate::outbox::{
-    ParkedEvent, ParkedSelection,
-    origin::Origin,
-    parked::{BlockedOn, Extent, ParkedSize},
-    status::{HeldSlot, Status},
-};
-
 /// An arbitrary number that no other program may use; the lock is released with the transaction.
 const LOCK_MIGRATIONS: &str = "select pg_advisory_xact_lock(7163384699739271)";
 
-impl Statements for Postgres {
+impl Dialect for Postgres {
     const KIND: &'static str = "postgres";
     const BEGIN: &'static str = "begin";
     const BEGIN_OWN: &'static str = begin_own!("");
     const TAKES_TURNS: bool = false;
     const IS_REMOTE: bool = true;
     const BEGIN_TO_LOOK: Option<&'static str> = Some(begin_own!("; set local lock_timeout = '5s'"));
-    const MIGRATION_TABLE: &'static str = "tidings.migration";
-    const MIGRATIONS: &'static [Migration] = &[Migration {
-        name: "0001_outbox",
-        sql: include_str!("../../../migrations/postgres/0001_outbox.sql"),
-    }];
-    type Cursor = PgCursor;
 
     fn is_pooled(options: &PgConnectOptions) -> bool {
         turn::is_pooled(options)
@@ -95,12 +85,28 @@ impl Statements for Postgres {
             })
     }
 
-    fn migration_preamble(names: &Names) -> String {
-        format!("{LOCK_MIGRATIONS};\n{}", create_migration_table(names))
+    fn is_locked_out(error: &sqlx::Error) -> bool {
+        slots::is_in_use(error)
+    }
+
+    fn plain_link(options: &PgConnectOptions) -> Option<String> {
+        tls::plain_link(options)
     }
 
     fn text(names: &Names, statement: &str) -> String {
         names.text(statement, '.')
+    }
+}
+
+impl MigrationStatements for Postgres {
+    const MIGRATION_TABLE: &'static str = "tidings.migration";
+    const MIGRATIONS: &'static [Migration] = &[Migration {
+        name: "0001_outbox",
+        sql: include_str!("../../../migrations/postgres/0001_outbox.sql"),
+    }];
+
+    fn migration_preamble(names: &Names) -> String {
+        format!("{LOCK_MIGRATIONS};\n{}", create_migration_table(names))
     }
 
     async fn begin_migration(
@@ -147,35 +153,10 @@ impl Statements for Postgres {
             .await
             .map(drop)
     }
+}
 
-    /// One statement for one event or many. Ids are drawn in the order of the arrays.
-    async fn insert(
-        connection: &mut PgConnection,
-        names: &Names,
-        envelopes: &[Envelope],
-    ) -> Result<(), sqlx::Error> {
-        if let [envelope] = envelopes {
-            return insert_one(connection, names, envelope).await;
-        }
-        let insert = "insert into tidings.outbox (event, name, version, key, headers, payload)
-            select * from unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::text[], $6::bytea[])";
-        let events: Vec<Uuid> = envelopes.iter().map(|e| e.id().into()).collect();
-        let event_names: Vec<&str> = envelopes.iter().map(|e| e.name().as_str()).collect();
-        let versions: Vec<i32> = envelopes.iter().map(version_of).collect();
-        let keys: Vec<Option<&str>> = envelopes.iter().map(Envelope::key).collect();
-        let headers: Vec<String> = envelopes.iter().map(wire::stored_headers).collect();
-        let payloads: Vec<&[u8]> = envelopes.iter().map(|e| e.payload().as_ref()).collect();
-        query(names, insert)
-            .bind(events)
-            .bind(event_names)
-            .bind(versions)
-            .bind(keys)
-            .bind(headers)
-            .bind(payloads)
-            .execute(connection)
-            .await
-            .map(drop)
-    }
+impl RelayStatements for Postgres {
+    type Cursor = PgCursor;
 
     async fn origin(connection: &mut PgConnection, names: &Names) -> Result<Origin, sqlx::Error> {
         origin::origin(connection, names).await
@@ -291,6 +272,17 @@ impl Statements for Postgres {
         fetch::page(connection, names, cursor, bound).await
     }
 
+    async fn ahead(
+        connection: &mut PgConnection,
+        names: &Names,
+        cursor: &PgCursor,
+        ids: &[i64],
+    ) -> Result<HashSet<i64>, sqlx::Error> {
+        relayed::ahead(connection, names, cursor, ids).await
+    }
+}
+
+impl ParkedStatements for Postgres {
     async fn park(
         connection: &mut PgConnection,
         names: &Names,
@@ -329,15 +321,6 @@ impl Statements for Postgres {
         parked::among(connection, names, events, behind).await
     }
 
-    async fn ahead(
-        connection: &mut PgConnection,
-        names: &Names,
-        cursor: &PgCursor,
-        ids: &[i64],
-    ) -> Result<HashSet<i64>, sqlx::Error> {
-        relayed::ahead(connection, names, cursor, ids).await
-    }
-
     async fn parked_sizes(
         connection: &mut PgConnection,
         names: &Names,
@@ -373,7 +356,9 @@ impl Statements for Postgres {
     ) -> Result<Vec<ParkedEvent>, sqlx::Error> {
         parked::discard(connection, names, ids, extent).await
     }
+}
 
+impl HousekeepingStatements for Postgres {
     async fn reclaim(
         connection: &mut PgConnection,
         names: &Names,
@@ -389,24 +374,15 @@ impl Statements for Postgres {
     ) -> Result<Vec<HeldSlot>, sqlx::Error> {
         reclaim::held(connection, names).await
     }
+}
 
+impl SessionStatements for Postgres {
     async fn bound_waits(
         connection: &mut PgConnection,
         names: &Names,
         wait: Duration,
     ) -> Result<(), sqlx::Error> {
         holders::bound_waits(connection, names, wait).await
-    }
-
-    async fn end_session(
-        connection: &mut PgConnection,
-        backend: Backend,
-    ) -> Result<bool, sqlx::Error> {
-        sessions::end_session(connection, backend).await
-    }
-
-    fn is_locked_out(error: &sqlx::Error) -> bool {
-        slots::is_in_use(error)
     }
 
     async fn locked_by(
@@ -416,10 +392,6 @@ impl Statements for Postgres {
         holders::locked_by(connection, names).await
     }
 
-    fn plain_link(options: &PgConnectOptions) -> Option<String> {
-        tls::plain_link(options)
-    }
-
     async fn sessions(
         connection: &mut PgConnection,
         names: &Names,
@@ -427,6 +399,15 @@ impl Statements for Postgres {
         sessions::sessions(connection, names).await
     }
 
+    async fn end_session(
+        connection: &mut PgConnection,
+        backend: Backend,
+    ) -> Result<bool, sqlx::Error> {
+        sessions::end_session(connection, backend).await
+    }
+}
+
+impl StatusStatements for Postgres {
     async fn status(connection: &mut PgConnection, names: &Names) -> Result<Status, sqlx::Error> {
         status::status(connection, names).await
     }
@@ -442,25 +423,6 @@ fn create_migration_table(names: &Names) -> String {
     let schema = names.schema();
     let table = names.text(table, '.');
     format!("create schema if not exists {schema};\n{table}")
-}
-
-async fn insert_one(
-    connection: &mut PgConnection,
-    names: &Names,
-    envelope: &Envelope,
-) -> Result<(), sqlx::Error> {
-    let insert = "insert into tidings.outbox (event, name, version, key, headers, payload)
-        values ($1, $2, $3, $4, $5, $6)";
-    query(names, insert)
-        .bind(envelope.id().as_uuid())
-        .bind(envelope.name().as_str())
-        .bind(version_of(envelope))
-        .bind(envelope.key())
-        .bind(wire::stored_headers(envelope))
-        .bind(envelope.payload().as_ref())
-        .execute(connection)
-        .await
-        .map(drop)
 }
 
 /// No envelope has a higher version.

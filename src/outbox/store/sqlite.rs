@@ -2,13 +2,12 @@
 //! commits, and the cursor is an id.
 
 mod columns;
-mod contents;
 mod delayed;
 mod home;
 mod inbox;
 mod locks;
+mod log;
 mod losses;
-mod open;
 mod parked;
 mod relayed;
 mod republish;
@@ -18,19 +17,17 @@ mod traced;
 use std::{collections::HashSet, time::Duration};
 
 use sqlx::{Row as _, Sqlite, SqliteConnection, sqlite::SqliteConnectOptions};
-use tidings_contract::{Envelope, EventId, wire};
-
-use columns::{read, rows};
+use tidings_contract::EventId;
 
 use super::{
-    Bound, Checkpoint, Claim, LEDGER_RETENTION, Migration, Names, Page, Parked, Reclaimed, Rows,
-    Statements, Tenure, Waiting, Written, positions_from, positions_text, sequence,
-};
-use crate::outbox::{
-    ParkedEvent, ParkedSelection,
-    parked::{BlockedOn, Extent, ParkedSize},
+    Bound, Checkpoint, Claim, Dialect, HousekeepingStatements, LEDGER_RETENTION, Migration,
+    MigrationStatements, Names, Page, Parked, ParkedStatements, Reclaimed, RelayStatements, Rows,
+    SessionStatements, StatusStatements, Tenure, Waiting, Written,
+    parked::{BlockedOn, Extent, ParkedEvent, ParkedSelection, ParkedSize},
+    positions_from, positions_text, sequence,
     status::Status,
 };
+use columns::{read, rows};
 
 /// The most rows that one reclaim deletes: writers wait meanwhile.
 const RECLAIM_ROWS: i64 = 10_000;
@@ -40,7 +37,7 @@ const CREATE_MIGRATION_TABLE: &str = "create table if not exists tidings_migrati
     applied_at integer not null default (cast(unixepoch('subsec') * 1000000 as integer))
 )";
 
-impl Statements for Sqlite {
+impl Dialect for Sqlite {
     const KIND: &'static str = "sqlite";
     /// Immediate: a deferred transaction that reads before it writes fails at once when another one has written
     /// meanwhile, whatever the busy timeout.
@@ -48,13 +45,6 @@ impl Statements for Sqlite {
     const TAKES_TURNS: bool = true;
     const IS_REMOTE: bool = false;
     const BEGIN_TO_LOOK: Option<&'static str> = None;
-    const MIGRATION_TABLE: &'static str = "tidings_migration";
-    const MIGRATIONS: &'static [Migration] = &[Migration {
-        name: "0001_outbox",
-        sql: include_str!("../../../migrations/sqlite/0001_outbox.sql"),
-    }];
-    /// The id of the last row that is confirmed or parked.
-    type Cursor = i64;
 
     fn is_pooled(_: &SqliteConnectOptions) -> bool {
         false
@@ -70,12 +60,24 @@ impl Statements for Sqlite {
         })
     }
 
-    fn migration_preamble(names: &Names) -> String {
-        format!("{};", names.text(CREATE_MIGRATION_TABLE, '_'))
+    fn is_locked_out(error: &sqlx::Error) -> bool {
+        locks::is_locked_out(error)
     }
 
     fn text(names: &Names, statement: &str) -> String {
         names.text(statement, '_')
+    }
+}
+
+impl MigrationStatements for Sqlite {
+    const MIGRATION_TABLE: &'static str = "tidings_migration";
+    const MIGRATIONS: &'static [Migration] = &[Migration {
+        name: "0001_outbox",
+        sql: include_str!("../../../migrations/sqlite/0001_outbox.sql"),
+    }];
+
+    fn migration_preamble(names: &Names) -> String {
+        format!("{};", names.text(CREATE_MIGRATION_TABLE, '_'))
     }
 
     async fn begin_migration(
@@ -109,27 +111,11 @@ impl Statements for Sqlite {
             .await
             .map(drop)
     }
+}
 
-    async fn insert(
-        connection: &mut SqliteConnection,
-        names: &Names,
-        envelopes: &[Envelope],
-    ) -> Result<(), sqlx::Error> {
-        let insert = "insert into tidings_outbox (event, name, version, key, headers, payload)
-            values (?, ?, ?, ?, ?, ?)";
-        for envelope in envelopes {
-            sqlx::query(names.sql(insert, '_'))
-                .bind(envelope.id().as_uuid())
-                .bind(envelope.name().as_str())
-                .bind(i64::from(envelope.version()))
-                .bind(envelope.key())
-                .bind(wire::stored_headers(envelope))
-                .bind(envelope.payload().as_ref())
-                .execute(&mut *connection)
-                .await?;
-        }
-        Ok(())
-    }
+impl RelayStatements for Sqlite {
+    /// The id of the last row that is confirmed or parked.
+    type Cursor = i64;
 
     async fn claim(
         connection: &mut SqliteConnection,
@@ -303,6 +289,17 @@ impl Statements for Sqlite {
         })
     }
 
+    async fn ahead(
+        connection: &mut SqliteConnection,
+        names: &Names,
+        cursor: &i64,
+        ids: &[i64],
+    ) -> Result<HashSet<i64>, sqlx::Error> {
+        relayed::ahead(connection, names, cursor, ids).await
+    }
+}
+
+impl ParkedStatements for Sqlite {
     async fn park(
         connection: &mut SqliteConnection,
         names: &Names,
@@ -344,15 +341,6 @@ impl Statements for Sqlite {
         parked::among(connection, names, events, behind).await
     }
 
-    async fn ahead(
-        connection: &mut SqliteConnection,
-        names: &Names,
-        cursor: &i64,
-        ids: &[i64],
-    ) -> Result<HashSet<i64>, sqlx::Error> {
-        relayed::ahead(connection, names, cursor, ids).await
-    }
-
     async fn parked_sizes(
         connection: &mut SqliteConnection,
         names: &Names,
@@ -388,7 +376,9 @@ impl Statements for Sqlite {
     ) -> Result<Vec<ParkedEvent>, sqlx::Error> {
         parked::discard(connection, names, ids, extent).await
     }
+}
 
+impl HousekeepingStatements for Sqlite {
     /// Deletes in chunks, so that no writer waits for long. Looks at the oldest rows only: writers wait for the search,
     /// too.
     async fn reclaim(
@@ -423,7 +413,9 @@ impl Statements for Sqlite {
             ..Reclaimed::default()
         })
     }
+}
 
+impl SessionStatements for Sqlite {
     async fn bound_waits(
         connection: &mut SqliteConnection,
         _: &Names,
@@ -432,17 +424,15 @@ impl Statements for Sqlite {
         locks::bound(connection, wait).await
     }
 
-    fn is_locked_out(error: &sqlx::Error) -> bool {
-        locks::is_locked_out(error)
-    }
-
     async fn locked_by(
         connection: &mut SqliteConnection,
         names: &Names,
     ) -> Result<String, sqlx::Error> {
         locks::locked_by(connection, names).await
     }
+}
 
+impl StatusStatements for Sqlite {
     async fn status(
         connection: &mut SqliteConnection,
         names: &Names,

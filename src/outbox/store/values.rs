@@ -6,31 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tidings_contract::EventId;
 
-use super::row::Row;
-use crate::outbox::{HeldSlot, parked::BlockedOn, republish::LedgerKind};
-
-/// The result of freeing old rows.
-#[derive(Debug, Default)]
-pub struct Reclaimed {
-    /// What was freed, if anything.
-    pub freed: Option<String>,
-    /// The slots that should be free, and the transactions that hold them.
-    pub held: Vec<HeldSlot>,
-    /// What an operator has to do so that the storage fits the retention.
-    pub advice: Option<String>,
-}
-
-/// How long the ledger records where an event went: longer than any outbox keeps the event.
-pub(in crate::outbox) const LEDGER_RETENTION: Duration = Duration::from_secs(14 * 86_400);
-
-/// A step of the schema.
-#[derive(Debug, Clone, Copy)]
-pub struct Migration {
-    /// The name, as in the file name.
-    pub name: &'static str,
-    /// The statements, for the default schema.
-    pub sql: &'static str,
-}
+use super::{ledger::LedgerKind, parked::BlockedOn, row::Row};
 
 /// The holder of a lease.
 #[derive(Debug, Clone)]

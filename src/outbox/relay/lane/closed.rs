@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    BlockedOn, Cause, Cursor, FIRST_PAUSE, Fault, HEARSAY, Item, LONGEST_PAUSE, Lane, Refusal,
+    BlockedOn, Cause, Cursor, FIRST_PAUSE, Fault, HEARSAY, Item, LONGEST_PAUSE, Refusal, RelayLane,
     Settled,
 };
 
 /// How long a server that answers may take.
 const READ_BACK: Duration = Duration::from_secs(2);
 
-impl<C: Cursor> Lane<C> {
+impl<C: Cursor> RelayLane<C> {
     /// Handles one row that was refused on its own: it is parked, or returned to be sent again.
     pub(super) async fn refused(
         &self,
@@ -19,13 +19,15 @@ impl<C: Cursor> Lane<C> {
     ) -> Result<(Option<Item>, Settled), Fault> {
         match refusal {
             Refusal::Permanent { .. } | Refusal::TakenId(_) => {
-                let parked = self.course.aside.refuse(item.row, refusal.to_string());
-                self.course.park(vec![item.origin], vec![parked]).await?;
+                let parked = self.context.aside.refuse(item.row, refusal.to_string());
+                self.context
+                    .park(vec![item.note.origin], vec![parked])
+                    .await?;
                 Ok((None, Settled::Changed))
             }
             Refusal::Closed(cause) if cause.is_of_subject => {
                 let Cause { reason, cure, .. } = &cause;
-                self.course.close_name(&item.row.name, reason, cure);
+                self.context.close_name(&item.row.name, reason, cure);
                 Ok((Some(item), Settled::Changed))
             }
             Refusal::Closed(cause) => Ok((Some(item), Settled::Closed(cause))),
@@ -40,18 +42,18 @@ impl<C: Cursor> Lane<C> {
         let place = self.place();
         loop {
             let Cause { reason, cure, .. } = &cause;
-            self.course.issues.begin(&place, reason, cure);
-            let patience = self.course.patience;
+            self.context.issues.begin(&place, reason, cure);
+            let patience = self.context.patience;
             if began.elapsed() >= patience
-                && (self.course.aside.feeds_several() || patience.is_zero())
+                && (self.context.aside.feeds_several() || patience.is_zero())
             {
-                self.course.aside.close_stream(&self.stream, reason);
+                self.context.aside.close_stream(&self.lane.stream, reason);
                 // Rows are parked in large batches again.
                 self.size = self.most;
                 return Ok(());
             }
             tokio::select! {
-                () = self.course.stop.cancelled() => return Err(Fault::Stopped),
+                () = self.context.stop.cancelled() => return Err(Fault::Stopped),
                 () = tokio::time::sleep(pause) => {}
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -72,10 +74,10 @@ impl<C: Cursor> Lane<C> {
 
     /// Whether the stream still confirms nothing.
     async fn is_silent_still(&self) -> Result<bool, Fault> {
-        match self.course.bus.stream_state(&self.stream).await? {
+        match self.context.bus.stream_state(&self.lane.stream).await? {
             Some(state) => Ok(!state.confirms),
             None => Err(Fault::Gone {
-                stream: self.stream.clone(),
+                stream: self.lane.stream.clone(),
             }),
         }
     }
@@ -83,25 +85,25 @@ impl<C: Cursor> Lane<C> {
     /// The stream has taken a row.
     pub(super) fn is_open(&mut self) {
         self.size = (self.size * 2).min(self.most);
-        if !self.course.aside.is_closed_stream(&self.stream) {
-            self.course.issues.end(&self.place());
+        if !self.context.aside.is_closed_stream(&self.lane.stream) {
+            self.context.issues.end(&self.place());
         }
     }
 
     fn place(&self) -> String {
-        BlockedOn::Stream(self.stream.clone()).to_string()
+        BlockedOn::Stream(self.lane.stream.clone()).to_string()
     }
 
     pub(super) async fn is_for_want_of_permission(&self, items: &[Item]) -> bool {
         tokio::time::sleep(HEARSAY).await;
-        let is_denied = |item: &Item| self.course.bus.is_denied(&item.row.name);
+        let is_denied = |item: &Item| self.context.bus.is_denied(&item.row.name);
         items.iter().any(is_denied)
     }
 
     /// The fault when this many events are not confirmed. A server that answers but has not stored them cannot
     /// write.
     pub(super) async fn unconfirmed(&self, refusal: Refusal, sent: usize) -> Fault {
-        let stream = self.stream.clone();
+        let stream = self.lane.stream.clone();
         match refusal {
             Refusal::NoAck { stream } => Fault::NoAck { stream },
             Refusal::Moved => Fault::Moved {
@@ -122,12 +124,12 @@ impl<C: Cursor> Lane<C> {
 
     /// How many messages the stream has stored since the last one confirmed here, if its server answers.
     async fn read_back(&self) -> Option<u64> {
-        let looking = self.course.bus.stream_state(&self.stream);
+        let looking = self.context.bus.stream_state(&self.lane.stream);
         let state = tokio::time::timeout(READ_BACK, looking)
             .await
             .ok()?
             .ok()??;
-        let is_same = state.incarnation == self.ledger.incarnation();
+        let is_same = state.incarnation == self.lane.ledger.incarnation();
         is_same.then(|| state.last_sequence.saturating_sub(self.last_sequence))
     }
 }

@@ -1,6 +1,6 @@
 //! Reports to the keeper what a stream has confirmed. Never sends anything.
 
-use super::{Item, Lane};
+use super::{Item, RelayLane};
 use crate::outbox::{
     relay::{
         fault::Fault,
@@ -9,7 +9,7 @@ use crate::outbox::{
     store::{Cursor, Entry, Last},
 };
 
-impl<C: Cursor> Lane<C> {
+impl<C: Cursor> RelayLane<C> {
     pub(super) async fn confirm(&self, items: &[Item], entries: Vec<Entry>) -> Result<(), Fault> {
         let last = entries.iter().max_by_key(|entry| entry.last_sequence);
         let last = last.and_then(|entry| {
@@ -22,12 +22,12 @@ impl<C: Cursor> Lane<C> {
         });
         let returned = items
             .iter()
-            .filter(|item| item.origin == Origin::Parked)
+            .filter(|item| item.note.origin == Origin::Parked)
             .map(|item| item.row.id)
             .collect();
-        self.course
+        self.context
             .report(Report::Confirmed(Confirmation {
-                pages: by_page(items.iter().map(|item| item.origin)),
+                pages: by_page(items.iter().map(|item| item.note.origin)),
                 entries,
                 last,
                 returned,

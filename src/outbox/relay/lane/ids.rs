@@ -1,20 +1,20 @@
 //! Whose id the stream already has: the row's own, which is then stored, or another event's. Never decides what
 //! follows.
 
-use super::{Cursor, Fault, Item, Known, Lane, LaneContext};
+use super::{Cursor, Fault, Item, Known, LaneContext, RelayLane};
 use crate::nats::Holder;
 
-impl<C: Cursor> Lane<C> {
+impl<C: Cursor> RelayLane<C> {
     /// What the stream held of these rows when the tenure began; empty when it had none of their ids.
     pub(super) async fn known(&self, items: &[Item]) -> Result<Vec<Known>, Fault> {
-        let LaneContext { stored, bus, .. } = &*self.course;
-        let found = stored.found.get(&self.stream);
+        let LaneContext { stored, bus, .. } = &*self.context;
+        let found = stored.found.get(&self.lane.stream);
         let is_found = |item: &Item| found.is_some_and(|found| found.has(&item.row.event));
         if !items.iter().any(is_found) {
             return Ok(Vec::new());
         }
         let identities = items.iter().map(|item| (&item.envelope).into()).collect();
-        Ok(stored.all_known(bus, &self.stream, identities).await?)
+        Ok(stored.all_known(bus, &self.lane.stream, identities).await?)
     }
 
     /// Why a row is not stored although the server reports it as a duplicate: another event has its id. A message
@@ -26,22 +26,27 @@ impl<C: Cursor> Lane<C> {
     ) -> Result<Option<String>, Fault> {
         let identity = (&item.envelope).into();
         let holder = self
-            .course
+            .context
             .bus
-            .holder(&self.stream, sequence, identity)
+            .holder(&self.lane.stream, sequence, identity)
             .await?;
         Ok(match holder {
             Holder::Other(other) => Some(other),
             Holder::Same => None,
-            Holder::Nothing if self.course.stored.is_written_down(&self.stream, sequence) => {
+            Holder::Nothing
+                if self
+                    .context
+                    .stored
+                    .is_written_down(&self.lane.stream, sequence) =>
+            {
                 Some(format!(
                     "sequence {sequence} of {} had this id, and is gone: the stream takes it when its duplicate window \
                      is over",
-                    self.stream
+                    self.lane.stream
                 ))
             }
             Holder::Nothing => {
-                let (stream, event) = (&self.stream, item.row.event);
+                let (stream, event) = (&self.lane.stream, item.row.event);
                 tracing::warn!(stream, sequence, event.id = %event,
                     "duplicate without message: the stream no longer has the event");
                 None

@@ -13,10 +13,11 @@ use super::{
     origin::{SYSTEM, origin},
     turn::{query, query_of},
 };
-use crate::outbox::{
-    DatabaseError, Outbox,
+use crate::database_error::DatabaseError;
+use crate::outbox::store::{
+    Names,
     origin::{Origin, STANDBY},
-    store::{Names, Statements, positions_from, taken::Taken, unsigned},
+    positions_from, unsigned,
 };
 
 /// What adopting the outbox does, or has done.
@@ -102,37 +103,8 @@ const LOG: &str = "
                     and log.xid::text::bigint <= $1::text::bigint - age(log.xmin)) as published
     from tidings.outbox as log, tidings.relay as relay";
 
-impl Outbox<Postgres> {
-    /// Adopts an outbox that came by dump and restore, or by a logical copy: the relay then publishes what was
-    /// unpublished when the copy was made, and what was written here since. Returns what was done; `None` when it is
-    /// not necessary. Stop the writers first: this locks the outbox, and rewrites the whole log.
-    ///
-    /// # Errors
-    /// [`AdoptError`]; nothing was changed.
-    ///
-    /// # Cancel safety
-    /// Runs in one transaction: either all of it has happened, or nothing.
-    pub async fn adopt(&self) -> Result<Option<Adoption>, AdoptError> {
-        let mut tx = Taken::begin(&self.shared.pool, Postgres::BEGIN_OWN).await?;
-        let adopted = adopt(&mut tx, &self.shared.names).await?;
-        tx.commit().await?;
-        Ok(adopted)
-    }
-
-    /// Returns what [`Outbox::adopt`] would do. Changes nothing, and blocks no other transaction.
-    ///
-    /// # Errors
-    /// [`AdoptError`].
-    pub async fn adopt_dry_run(&self) -> Result<Option<Adoption>, AdoptError> {
-        let mut tx = Taken::begin(&self.shared.pool, Postgres::BEGIN_OWN).await?;
-        let planned = plan(&mut tx, &self.shared.names).await?;
-        tx.roll_back().await?;
-        Ok(planned)
-    }
-}
-
 /// Returns what has to be done, if anything.
-async fn plan(
+pub(in crate::outbox) async fn plan(
     connection: &mut PgConnection,
     names: &Names,
 ) -> Result<Option<Adoption>, AdoptError> {
@@ -164,7 +136,7 @@ async fn plan(
     }))
 }
 
-async fn adopt(
+pub(in crate::outbox) async fn adopt(
     connection: &mut PgConnection,
     names: &Names,
 ) -> Result<Option<Adoption>, AdoptError> {
@@ -298,7 +270,7 @@ fn in_names(names: &Names, text: &str) -> sqlx::AssertSqlSafe<String> {
 
 impl From<sqlx::Error> for AdoptError {
     fn from(error: sqlx::Error) -> Self {
-        use crate::outbox::store::Statements;
+        use crate::outbox::store::Dialect;
 
         const LOCK_NOT_AVAILABLE: &str = "55P03";
         let code = error.as_database_error().and_then(|error| error.code());

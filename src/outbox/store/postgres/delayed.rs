@@ -11,12 +11,13 @@ use super::{
     turn::{fetch_all, query},
     version_of,
 };
-use crate::outbox::{
-    delayed::{Delayed, DelayedEvent, Schedule},
-    store::{Names, columns::event_or_nil},
+use crate::outbox::store::{
+    Names,
+    columns::event_or_nil,
+    delayed::{Delayed, DelayedEvent, DelayedStatements},
 };
 
-impl Schedule for Postgres {
+impl DelayedStatements for Postgres {
     /// One statement. Row ids are drawn in the order of the arrays.
     async fn delay(
         connection: &mut PgConnection,

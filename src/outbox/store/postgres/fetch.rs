@@ -7,10 +7,7 @@ use super::{
     columns::{Statement, is_of_a_row, read, rows, shown},
     turn::{StatementScope, query},
 };
-use crate::outbox::{
-    delayed::due_in,
-    store::{Bound, Names, Page, Rows},
-};
+use crate::outbox::store::{Bound, Names, Page, Rows, delayed::due_in};
 
 /// How far the relay is.
 ///

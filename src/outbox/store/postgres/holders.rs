@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::{PgConnection, Row as _, postgres::PgRow};
 
 use super::turn::{fetch_all, fetch_one, query, query_of};
-use crate::outbox::{HeldSlot, store::Names};
+use crate::outbox::store::{Names, status::HeldSlot};
 
 /// The facts about a transaction. The statement is cut, and put on one line.
 const FACTS: &str = "lock.pid, activity.application_name, activity.state,

@@ -4,12 +4,13 @@
 use sqlx::{PgConnection, Postgres, Row as _};
 
 use super::turn::{execute, fetch_one, query};
-use crate::outbox::{
-    home::{Home, HomeKeeping},
-    store::{Names, positions_from},
+use crate::outbox::store::{
+    Names,
+    home::{Home, HomeStatements},
+    positions_from,
 };
 
-impl HomeKeeping for Postgres {
+impl HomeStatements for Postgres {
     async fn version(
         connection: &mut PgConnection,
         names: &Names,

@@ -10,9 +10,11 @@ use super::{
 };
 use crate::{
     error_text::said,
-    outbox::{
-        inbox::{Added, Memory, Remember, Remembered, Ring, may_empty, slot_of},
-        store::{Names, Statements, link::Backend},
+    outbox::store::{
+        Dialect, Names,
+        inbox::{Added, InboxStatements, Memory, Remembered},
+        inbox_ring::{Ring, may_empty, slot_of},
+        sessions::Backend,
     },
 };
 
@@ -96,7 +98,7 @@ const RING: &str = "select floor(date_part('epoch', clock_timestamp()) / slot_se
         date_part('epoch', clock_timestamp()) - slot_seconds * floor(date_part('epoch', clock_timestamp()) / slot_seconds)
     from tidings.inbox_ring";
 
-impl Remember for Postgres {
+impl InboxStatements for Postgres {
     const BEGIN_TO_REMEMBER: &'static str = Self::BEGIN;
 
     async fn remember(

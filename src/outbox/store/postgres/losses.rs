@@ -3,9 +3,9 @@
 use sqlx::{PgConnection, Postgres, Row as _};
 
 use super::turn::{execute, fetch_one, query};
-use crate::outbox::{standing::LossKeeping, store::Names};
+use crate::outbox::store::{Names, losses::LossStatements};
 
-impl LossKeeping for Postgres {
+impl LossStatements for Postgres {
     async fn losses(connection: &mut PgConnection, names: &Names) -> Result<String, sqlx::Error> {
         let row = fetch_one(
             connection,

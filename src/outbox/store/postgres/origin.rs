@@ -4,7 +4,7 @@
 use sqlx::{PgConnection, Row as _};
 
 use super::turn::{fetch_one, query_of};
-use crate::outbox::{origin::Origin, store::Names};
+use crate::outbox::store::{Names, origin::Origin};
 
 /// The server and the database, as `tidings.relay.system` stores them. Every role may call the function.
 pub(super) const SYSTEM: &str = "(select control.system_identifier || '/' || here.oid

@@ -8,13 +8,11 @@ use super::{
     columns::{Statement, bytes, is_of_a_row, moment, perhaps, read, rows, shown},
     turn::{StatementScope, execute, fetch_all, query},
 };
-use crate::outbox::{
-    parked::{BlockedOn, Extent, ParkedEvent, ParkedSelection, ParkedSize, goes_back, kept},
-    store::{
-        Bound, Names, Parked, Rows, Waiting,
-        columns::{LONGEST_PAYLOAD, event_or_nil},
-        unsigned,
-    },
+use crate::outbox::store::{
+    Bound, Names, Parked, Rows, Waiting,
+    columns::{LONGEST_PAYLOAD, event_or_nil},
+    parked::{BlockedOn, Extent, ParkedEvent, ParkedSelection, ParkedSize, is_returning, kept},
+    unsigned,
 };
 
 /// A row that is parked already gets the new error. The unpark requests of its followers are cleared; when it waits for
@@ -385,7 +383,7 @@ macro_rules! parked {
             $payload,
             ", created_at, parked_at, tidings.utf8(error), tidings.utf8(blocked_on), unpark_requested_at,
                 octet_length(payload), ",
-            goes_back!("tidings.parked", "parked"),
+            is_returning!("tidings.parked", "parked"),
             "
             from (",
             $from,

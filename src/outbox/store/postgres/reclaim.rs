@@ -13,10 +13,7 @@ use super::{
 };
 use crate::{
     error_text::said,
-    outbox::{
-        HeldSlot,
-        store::{LEDGER_RETENTION, Names, Reclaimed},
-    },
+    outbox::store::{LEDGER_RETENTION, Names, Reclaimed, status::HeldSlot},
 };
 
 /// A table in slots, as the migration creates it.

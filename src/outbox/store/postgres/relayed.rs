@@ -10,14 +10,11 @@ use super::{
     columns::{Statement, bytes, is_of_a_row, read, rows, shown},
     turn::{StatementScope, fetch_all, fetch_one, query},
 };
-use crate::outbox::{
-    history::relayed::{Archive, Beginning, Passed, Relayed, Stretch},
-    republish::LedgerKind,
-    store::{
-        Entry, Names, Rows,
-        columns::{LONGEST_PAYLOAD, event_or_nil},
-        positions_from, unsigned,
-    },
+use crate::outbox::store::{
+    Entry, Names, Rows,
+    columns::{LONGEST_PAYLOAD, event_or_nil},
+    ledger::{Beginning, LedgerKind, LedgerStatements, Passed, Relayed, Stretch},
+    positions_from, unsigned,
 };
 
 /// The rows of a stretch.
@@ -55,7 +52,7 @@ macro_rules! outlines {
     };
 }
 
-impl Archive for Postgres {
+impl LedgerStatements for Postgres {
     async fn passed(connection: &mut PgConnection, names: &Names) -> Result<Passed, sqlx::Error> {
         let ask =
             "select cursor::text, streams::text, page_snapshot::text, page_id from tidings.relay";

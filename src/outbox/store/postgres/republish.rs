@@ -8,9 +8,9 @@ use super::{
     columns::{Statement, is_of_a_row, read, rows},
     turn::{StatementScope, execute, query},
 };
-use crate::outbox::{
-    republish::{LedgerKind, RepublishStatements},
-    store::{Entry, Names, Rows, columns::LONGEST_PAYLOAD, sequence},
+use crate::outbox::store::{
+    Entry, Names, Rows, columns::LONGEST_PAYLOAD, ledger::LedgerKind,
+    republish::RepublishStatements, sequence,
 };
 
 impl RepublishStatements for Postgres {

@@ -4,7 +4,7 @@ use sqlx::{PgConnection, Row as _};
 
 use crate::outbox::store::{
     Names,
-    link::{Backend, Session},
+    sessions::{Backend, Session},
 };
 
 /// When a transaction began, in microseconds.

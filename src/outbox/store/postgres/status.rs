@@ -3,9 +3,9 @@
 use sqlx::{PgConnection, Row as _};
 
 use super::turn::{fetch_one, query};
-use crate::outbox::{
+use crate::outbox::store::{
+    Names,
     status::{Status, parked_figures},
-    store::Names,
 };
 
 pub(super) async fn status(

@@ -10,13 +10,15 @@ use super::{
     columns::{bytes, moment, perhaps, shown},
     turn::{StatementScope, fetch_all, fetch_optional, query},
 };
-use crate::outbox::{
-    LedgerKind,
-    history::traced::{Asked, Spot, TracedBatch, TracedRow, Trail},
-    store::{Names, columns::event_or_nil, unsigned},
+use crate::outbox::store::{
+    Names,
+    columns::event_or_nil,
+    ledger::LedgerKind,
+    trace::{Asked, Spot, TraceStatements, TracedBatch, TracedRow},
+    unsigned,
 };
 
-impl Trail for Postgres {
+impl TraceStatements for Postgres {
     /// No index covers this: it reads the whole log, which is as long as the retention.
     async fn rows_of(
         connection: &mut PgConnection,

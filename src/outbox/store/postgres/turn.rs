@@ -13,7 +13,7 @@ use sqlx::{
     query::Query,
 };
 
-use crate::outbox::store::{Names, Statements};
+use crate::outbox::store::{Dialect, Names};
 
 /// The URL parameter for it: `postgres://...?statement-cache-capacity=0`.
 const NO_PREPARED_STATEMENTS: (&str, &str) = ("statement-cache-capacity", "0");

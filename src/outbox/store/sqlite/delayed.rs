@@ -7,18 +7,16 @@ use sqlx::{AssertSqlSafe, Connection, Row as _, Sqlite, SqliteConnection, sqlite
 use tidings_contract::{EventId, wire};
 
 use super::columns::{bytes, integer, moment, shown};
-use crate::outbox::{
-    delayed::{Delayed, DelayedEvent, Schedule, due_in as until},
-    store::{
-        Names, Statements,
-        columns::{event_or_nil, nearest_version},
-    },
+use crate::outbox::store::{
+    Dialect, Names,
+    columns::{event_or_nil, nearest_version},
+    delayed::{Delayed, DelayedEvent, DelayedStatements, due_in as until},
 };
 
 /// How long a move waits for the lock of the file, in milliseconds. The relay reads nothing meanwhile.
 const PATIENCE: i64 = 50;
 
-impl Schedule for Sqlite {
+impl DelayedStatements for Sqlite {
     async fn delay(
         connection: &mut SqliteConnection,
         names: &Names,

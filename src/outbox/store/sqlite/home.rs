@@ -3,12 +3,13 @@
 
 use sqlx::{Row as _, Sqlite, SqliteConnection};
 
-use crate::outbox::{
-    home::{Home, HomeKeeping},
-    store::{Names, positions_from},
+use crate::outbox::store::{
+    Names,
+    home::{Home, HomeStatements},
+    positions_from,
 };
 
-impl HomeKeeping for Sqlite {
+impl HomeStatements for Sqlite {
     async fn version(
         connection: &mut SqliteConnection,
         names: &Names,

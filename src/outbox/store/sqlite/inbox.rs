@@ -4,16 +4,17 @@
 use sqlx::{Connection, Row as _, Sqlite, SqliteConnection, sqlite::SqliteRow};
 use uuid::Uuid;
 
-use crate::outbox::{
-    inbox::{Added, Memory, Remember, Remembered, Ring, may_empty, slot_of},
-    store::{Names, Statements},
+use crate::outbox::store::{
+    Dialect, Names,
+    inbox::{Added, InboxStatements, Memory, Remembered},
+    inbox_ring::{Ring, may_empty, slot_of},
 };
 
 const RING: &str = "select unixepoch() / slot_seconds, slot_seconds, first_period,
         unixepoch('subsec') - unixepoch() / slot_seconds * slot_seconds
     from tidings_inbox_ring";
 
-impl Remember for Sqlite {
+impl InboxStatements for Sqlite {
     /// The savepoint exists as long as the transaction does.
     const BEGIN_TO_REMEMBER: &'static str = "begin immediate; savepoint tidings_inbox";
 

@@ -2,9 +2,9 @@
 
 use sqlx::{Row as _, Sqlite, SqliteConnection};
 
-use crate::outbox::{standing::LossKeeping, store::Names};
+use crate::outbox::store::{Names, losses::LossStatements};
 
-impl LossKeeping for Sqlite {
+impl LossStatements for Sqlite {
     async fn losses(
         connection: &mut SqliteConnection,
         names: &Names,

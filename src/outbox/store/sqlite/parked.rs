@@ -6,13 +6,11 @@ use sqlx::{Connection, Row as _, SqlStr, SqliteConnection, sqlite::SqliteRow};
 use tidings_contract::EventId;
 
 use super::columns::{bytes, integer, moment, perhaps, read, rows, shown, text};
-use crate::outbox::{
-    parked::{BlockedOn, Extent, ParkedEvent, ParkedSelection, ParkedSize, goes_back, kept},
-    store::{
-        Bound, Names, Parked, Rows, Waiting,
-        columns::{LONGEST_PAYLOAD, Text, event_or_nil, nearest_version},
-        unsigned,
-    },
+use crate::outbox::store::{
+    Bound, Names, Parked, Rows, Waiting,
+    columns::{LONGEST_PAYLOAD, Text, event_or_nil, nearest_version},
+    parked::{BlockedOn, Extent, ParkedEvent, ParkedSelection, ParkedSize, is_returning, kept},
+    unsigned,
 };
 
 /// A row that is parked already gets the new error. The unpark requests of its followers are cleared; when it waits for
@@ -320,7 +318,7 @@ pub(super) async fn list(
                 "select ",
                 parked!($extent),
                 ", ",
-                goes_back!("tidings_parked", "parked"),
+                is_returning!("tidings_parked", "parked"),
                 " from tidings_parked as parked where id in (select value from json_each(?1)) order by id"
             )
         };

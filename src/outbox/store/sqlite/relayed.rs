@@ -8,14 +8,11 @@ use tidings_contract::EventId;
 use uuid::Uuid;
 
 use super::columns::{bytes, read, rows, shown};
-use crate::outbox::{
-    history::relayed::{Archive, Beginning, Passed, Relayed, Stretch},
-    republish::LedgerKind,
-    store::{
-        Entry, Names, Rows,
-        columns::{LONGEST_PAYLOAD, event_or_nil},
-        positions_from, unsigned,
-    },
+use crate::outbox::store::{
+    Entry, Names, Rows,
+    columns::{LONGEST_PAYLOAD, event_or_nil},
+    ledger::{Beginning, LedgerKind, LedgerStatements, Passed, Relayed, Stretch},
+    positions_from, unsigned,
 };
 
 /// The rows of a stretch.
@@ -29,7 +26,7 @@ macro_rules! relayed {
     };
 }
 
-impl Archive for Sqlite {
+impl LedgerStatements for Sqlite {
     async fn passed(
         connection: &mut SqliteConnection,
         names: &Names,

@@ -8,9 +8,9 @@ use super::{
     columns::{read, rows},
     micros,
 };
-use crate::outbox::{
-    republish::{LedgerKind, RepublishStatements},
-    store::{Entry, Names, Rows, columns::LONGEST_PAYLOAD, sequence},
+use crate::outbox::store::{
+    Entry, Names, Rows, columns::LONGEST_PAYLOAD, ledger::LedgerKind,
+    republish::RepublishStatements, sequence,
 };
 
 impl RepublishStatements for Sqlite {

@@ -3,9 +3,9 @@
 use chrono::DateTime;
 use sqlx::{Row as _, SqliteConnection};
 
-use crate::outbox::{
+use crate::outbox::store::{
+    Names,
     status::{Status, parked_figures},
-    store::Names,
 };
 
 pub(super) async fn status(

@@ -7,17 +7,15 @@ use tidings_contract::EventId;
 use uuid::Uuid;
 
 use super::columns::{bytes, integer, moment, perhaps, shown};
-use crate::outbox::{
-    LedgerKind,
-    history::traced::{Asked, Spot, TracedBatch, TracedRow, Trail},
-    store::{
-        Names,
-        columns::{event_or_nil, nearest_version},
-        unsigned,
-    },
+use crate::outbox::store::{
+    Names,
+    columns::{event_or_nil, nearest_version},
+    ledger::LedgerKind,
+    trace::{Asked, Spot, TraceStatements, TracedBatch, TracedRow},
+    unsigned,
 };
 
-impl Trail for Sqlite {
+impl TraceStatements for Sqlite {
     /// No index covers this: it reads the whole log, which is as long as the retention.
     async fn rows_of(
         connection: &mut SqliteConnection,

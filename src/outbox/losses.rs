@@ -1,125 +1,21 @@
 //! Whether a stream is still the one that the relay wrote to, and the recorded losses until an operator has settled
 //! them. Never restores anything.
 
-use std::collections::BTreeMap;
-
-use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
-use tidings_contract::EventId;
+use chrono::Utc;
 
 use super::{
     Outbox, OutboxError, Store,
-    store::{Position, Statements, names::Names, taken::Operation},
+    operate::Operation,
+    store::{
+        Position, Statements,
+        losses::{Loss, Losses, Settled, StoredLoss, StreamState, losses_from, open},
+        names::Names,
+    },
 };
 use crate::nats::{At, Bus, BusError, StreamSnapshot};
 
-/// The state of a stream, compared with what the relay wrote to it. Displayed as a predicate of the stream: `is gone`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "is")]
-#[non_exhaustive]
-pub enum StreamState {
-    /// It is the same stream, and it ends where the relay last knew its end, or later.
-    Intact,
-    /// The stream does not exist.
-    Missing,
-    /// The stream was recreated.
-    Recreated {
-        /// When the stream that the relay knows was created, as the server writes it.
-        was: String,
-        /// When the present stream was created.
-        now: String,
-    },
-    /// The stream ends before what the server has confirmed: it was restored from an older copy, or has lost its end.
-    Truncated {
-        /// The last sequence that was confirmed.
-        known: u64,
-        /// The last sequence of the stream.
-        now: u64,
-    },
-    /// Another message is stored where the last event was confirmed: the stream was restored from an older copy, or has
-    /// lost its end, and other publishers have written since.
-    Diverged {
-        /// The sequence of that message.
-        sequence: u64,
-        /// The event that was confirmed.
-        event: EventId,
-    },
-}
-
-/// A stream that has lost confirmed events, or may have.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Loss {
-    /// The stream.
-    pub stream: String,
-    /// When it was noticed.
-    pub since: DateTime<Utc>,
-    /// The state of the stream.
-    pub state: StreamState,
-}
-
 /// The cure for a loss.
 pub(super) const REPAIR: &str = "tidings verify --repair";
-
-/// A loss as the database stores it, by the stream's name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct StoredLoss {
-    since: DateTime<Utc>,
-    state: StreamState,
-    /// The stream that the relay wrote to, and how far.
-    was: Position,
-    /// When and how the loss was settled.
-    settled: Option<(DateTime<Utc>, Settled)>,
-}
-
-/// How a loss was settled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Settled {
-    /// The events that the outbox still kept were republished.
-    Repaired,
-    /// An operator has accepted the loss.
-    Accepted,
-}
-
-/// Losses by stream name.
-pub(super) type Losses = BTreeMap<String, StoredLoss>;
-
-/// The statements about losses.
-pub trait LossKeeping: sqlx::Database {
-    /// Returns all stored losses, as JSON.
-    fn losses(
-        connection: &mut Self::Connection,
-        names: &Names,
-    ) -> impl Future<Output = Result<String, sqlx::Error>> + Send;
-
-    /// Stores these losses, given as JSON, and leaves those of other streams unchanged.
-    fn keep_losses(
-        connection: &mut Self::Connection,
-        names: &Names,
-        losses: &str,
-    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
-}
-
-impl std::fmt::Display for StreamState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Intact => f.write_str("is the one that the relay knows"),
-            Self::Missing => f.write_str("is gone"),
-            Self::Recreated { was, now } => {
-                write!(f, "was recreated: created at {now}, not at {was}")
-            }
-            Self::Truncated { known, now } => write!(
-                f,
-                "ends at {now}, and {known} was confirmed: an older copy was restored"
-            ),
-            Self::Diverged { sequence, event } => write!(
-                f,
-                "has another message at {sequence} than {event}, which was confirmed there: an older copy was restored"
-            ),
-        }
-    }
-}
 
 /// Compares a stream with a recorded position.
 pub(crate) async fn standing(
@@ -159,50 +55,6 @@ pub(crate) async fn standing(
     Ok(StreamState::Intact)
 }
 
-impl StoredLoss {
-    pub(super) fn new(state: StreamState, was: Position) -> Self {
-        Self {
-            since: Utc::now(),
-            state,
-            was,
-            settled: None,
-        }
-    }
-
-    pub(super) fn is_open(&self) -> bool {
-        self.settled.is_none()
-    }
-
-    pub(super) fn since(&self) -> DateTime<Utc> {
-        self.since
-    }
-
-    pub(super) fn state(&self) -> &StreamState {
-        &self.state
-    }
-
-    /// Whether both describe one loss: of the same stream, with the same end.
-    fn is(&self, other: &Self) -> bool {
-        let is_of_one_kind = match (&self.state, &other.state) {
-            // The stream may have grown since.
-            (StreamState::Truncated { .. }, StreamState::Truncated { .. }) => true,
-            (one, other) => one == other,
-        };
-        is_of_one_kind
-            && self.was.incarnation == other.was.incarnation
-            && self.was.known() == other.was.known()
-            && self.was.last == other.was.last
-    }
-
-    fn shown(&self, stream: &str) -> Loss {
-        Loss {
-            stream: stream.to_owned(),
-            since: self.since,
-            state: self.state.clone(),
-        }
-    }
-}
-
 /// Returns the found losses that are new: a settled loss stays settled, and an open one keeps its start.
 pub(super) fn noticed(kept: &Losses, noticed: Losses) -> Losses {
     let mut new = Losses::new();
@@ -215,15 +67,6 @@ pub(super) fn noticed(kept: &Losses, noticed: Losses) -> Losses {
         new.insert(stream, loss);
     }
     new
-}
-
-pub(super) fn open(losses: &Losses) -> Vec<Loss> {
-    let open = losses.iter().filter(|(_, loss)| loss.is_open());
-    open.map(|(stream, loss)| loss.shown(stream)).collect()
-}
-
-pub(super) fn losses_from(text: &str) -> Result<Losses, sqlx::Error> {
-    serde_json::from_str(text).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
 /// Stores the found losses; returns all that are known now.
@@ -353,6 +196,9 @@ impl<DB: Store> Outbox<DB> {
 
 #[cfg(test)]
 mod tests {
+    use chrono::DateTime;
+    use tidings_contract::EventId;
+
     use super::*;
     use crate::outbox::store::Last;
 

@@ -1,8 +1,7 @@
 //! Migrates the tables of the outbox to this program's version. Forward only, in the outbox's own schema, and recorded
 //! there: independent of the application's migrations.
 
-use super::{Names, taken::Taken};
-use crate::outbox::{DatabaseError, Outbox, Store};
+use super::{DatabaseError, Outbox, Store, store::Names};
 use crate::schema::SchemaError;
 
 /// Why the tables could not be migrated.
@@ -56,11 +55,11 @@ impl<DB: Store> Outbox<DB> {
     pub fn migration_sql(schema: &str) -> Result<String, SchemaError> {
         let names = Names::new(schema)?;
         let mut script = format!("{};\n\n{}\n", DB::BEGIN, DB::migration_preamble(&names));
-        for (place, migration) in DB::MIGRATIONS.iter().enumerate() {
+        for (position, migration) in DB::MIGRATIONS.iter().enumerate() {
             let record = format!(
                 "insert into {} (version, name) values ({}, '{}');",
                 DB::text(&names, DB::MIGRATION_TABLE),
-                place + 1,
+                position + 1,
                 migration.name
             );
             let statements = DB::text(&names, migration.sql);
@@ -93,33 +92,32 @@ impl<DB: Store> Outbox<DB> {
         let names = &self.shared.names;
         let mut applied = Vec::new();
         loop {
-            let mut tx = Taken::begin(&self.shared.pool, DB::BEGIN_OWN).await?;
-            let version = DB::begin_migration(&mut tx, names).await?;
-            let place = usize::try_from(version).unwrap_or(0);
-            let known = names.version::<DB>();
-            if place > known {
-                return Err(MigrateError::Newer {
-                    found: version,
-                    known,
-                });
-            }
-            let Some(migration) = names.migrations::<DB>().nth(place) else {
-                tx.commit().await?;
+            let next = async |connection: &mut DB::Connection| {
+                let version = DB::begin_migration(connection, names).await?;
+                let position = usize::try_from(version).unwrap_or(0);
+                let known = names.version::<DB>();
+                if position > known {
+                    return Err(MigrateError::Newer {
+                        found: version,
+                        known,
+                    });
+                }
+                let Some(migration) = names.migrations::<DB>().nth(position) else {
+                    return Ok(None);
+                };
+                DB::apply_migration(connection, names, version + 1, migration)
+                    .await
+                    .map_err(|source| MigrateError::Failed {
+                        migration: migration.name,
+                        source: source.into(),
+                    })?;
+                Ok(Some(migration.name))
+            };
+            let Some(migration) = self.in_transaction(DB::BEGIN_OWN, next).await? else {
                 return Ok(applied);
             };
-            DB::apply_migration(&mut tx, names, version + 1, migration)
-                .await
-                .map_err(|source| MigrateError::Failed {
-                    migration: migration.name,
-                    source: source.into(),
-                })?;
-            tx.commit().await?;
-            tracing::info!(
-                migration = migration.name,
-                database = DB::KIND,
-                "outbox migrated"
-            );
-            applied.push(migration.name);
+            tracing::info!(migration, database = DB::KIND, "outbox migrated");
+            applied.push(migration);
         }
     }
 }

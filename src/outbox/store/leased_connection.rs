@@ -4,7 +4,7 @@
 //! sqlx counts a transaction once its `begin` is answered. When a caller, a timeout or a select drops the future
 //! earlier, the `begin` is on its way and the count is still zero: the connection goes back to the pool, and the next
 //! writes of the service become part of a transaction that is never committed. So transactions begin and end only
-//! through [`Taken`], which knows whether the last answer arrived, and closes the connection when it did not. This
+//! through [`LeasedConnection`], which knows whether the last answer arrived, and closes the connection when it did not. This
 //! costs no task and no round trip.
 
 use std::{
@@ -16,14 +16,14 @@ use sqlx::{Connection, Pool, SqlSafeStr, pool::PoolConnection};
 use sqlx_core::transaction::TransactionManager;
 use tokio::runtime::Handle;
 
-use crate::outbox::{Outbox, OutboxError, Store};
+use super::Store;
 
 /// How long the database may take to answer on a connection that is being returned. The pool itself would wait for as
 /// long as the kernel believes in the connection, and occupy a place of the pool.
 const RETURN: Duration = Duration::from_secs(5);
 
 /// A connection, and perhaps a transaction on it, which is rolled back unless it is committed.
-pub(in crate::outbox) struct Taken<DB: Store> {
+pub(in crate::outbox) struct LeasedConnection<DB: Store> {
     connection: PoolConnection<DB>,
     /// A request was sent whose answer decides the connection's state, and the answer has not arrived.
     is_asked: bool,
@@ -31,7 +31,7 @@ pub(in crate::outbox) struct Taken<DB: Store> {
     is_open: bool,
 }
 
-impl<DB: Store> Taken<DB> {
+impl<DB: Store> LeasedConnection<DB> {
     pub(in crate::outbox) async fn from(pool: &Pool<DB>) -> Result<Self, sqlx::Error> {
         Ok(Self {
             connection: pool.acquire().await?,
@@ -88,7 +88,7 @@ impl<DB: Store> Taken<DB> {
         Ok(())
     }
 
-    /// Gives the connection for a request whose answer decides the connection's state: call [`Taken::heard`]
+    /// Gives the connection for a request whose answer decides the connection's state: call [`LeasedConnection::heard`]
     /// afterwards, or the connection is closed.
     pub(in crate::outbox) fn asked(&mut self) -> &mut DB::Connection {
         self.is_asked = true;
@@ -115,57 +115,7 @@ impl<DB: Store> Taken<DB> {
     }
 }
 
-/// The kind of an operation on a connection of the pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::outbox) enum Operation {
-    /// Reads, or writes with one statement.
-    One,
-    /// Writes with several statements, all or none.
-    Several,
-    /// Begins and ends its own transaction.
-    Own,
-}
-
-impl<DB: Store> Outbox<DB> {
-    /// Runs an operation that a caller waits for, on a connection of the pool. Its transaction waits for locks only
-    /// briefly and commits when the work is done; otherwise nothing of it is kept. After a lock timeout the error names
-    /// the holder.
-    pub(in crate::outbox) async fn operate<T, W>(
-        &self,
-        operation: Operation,
-        work: W,
-    ) -> Result<T, OutboxError>
-    where
-        W: AsyncFnOnce(&mut DB::Connection) -> Result<T, sqlx::Error>,
-    {
-        match self.operated(operation, work).await {
-            Ok(found) => Ok(found),
-            Err(error) => Err(self.explained(error).await),
-        }
-    }
-
-    async fn operated<T, W>(&self, operation: Operation, work: W) -> Result<T, sqlx::Error>
-    where
-        W: AsyncFnOnce(&mut DB::Connection) -> Result<T, sqlx::Error>,
-    {
-        let mut taken = Taken::from(&self.shared.pool).await?;
-        match (operation, DB::BEGIN_TO_LOOK) {
-            (Operation::Own, _) | (Operation::One, None) => {}
-            (_, Some(begin)) => taken.open(begin).await?,
-            (Operation::Several, None) => taken.open(DB::BEGIN).await?,
-        }
-        let worked = match operation {
-            // The answers to the work decide the connection's state.
-            Operation::Own => work(taken.asked()).await,
-            Operation::One | Operation::Several => work(&mut taken).await,
-        };
-        let found = taken.heard(worked)?;
-        taken.commit().await?;
-        Ok(found)
-    }
-}
-
-impl<DB: Store> Deref for Taken<DB> {
+impl<DB: Store> Deref for LeasedConnection<DB> {
     type Target = DB::Connection;
 
     fn deref(&self) -> &Self::Target {
@@ -173,13 +123,13 @@ impl<DB: Store> Deref for Taken<DB> {
     }
 }
 
-impl<DB: Store> DerefMut for Taken<DB> {
+impl<DB: Store> DerefMut for LeasedConnection<DB> {
     fn deref_mut(&mut self) -> &mut Self::Target {
         &mut self.connection
     }
 }
 
-impl<DB: Store> Drop for Taken<DB> {
+impl<DB: Store> Drop for LeasedConnection<DB> {
     fn drop(&mut self) {
         let runtime = Handle::try_current().ok();
         let Some(runtime) = runtime.filter(|_| !self.is_unknown()) else {

@@ -13,16 +13,18 @@ pub enum Origin {
 }
 
 /// Why no relay runs on a standby server.
-pub(super) const STANDBY: &str =
+pub(in crate::outbox) const STANDBY: &str =
     "this database server is a standby: the relay waits until the server is promoted";
 /// The cure on a standby.
-pub(super) const PROMOTE: &str = "give the relay the URL of the primary, or promote this server";
+pub(in crate::outbox) const PROMOTE: &str =
+    "give the relay the URL of the primary, or promote this server";
 /// The cure in a copy.
-pub(super) const REBASE: &str = "its transaction ids mean nothing here: run `tidings outbox adopt`";
+pub(in crate::outbox) const REBASE: &str =
+    "its transaction ids mean nothing here: run `tidings outbox adopt`";
 
 impl Origin {
     /// Why no relay runs here, if that is so.
-    pub(super) fn refusal(&self) -> Option<String> {
+    pub(in crate::outbox) fn refusal(&self) -> Option<String> {
         match self {
             Self::Own => None,
             Self::Standby => Some(STANDBY.to_owned()),

@@ -11,7 +11,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use crate::outbox::{DatabaseError, MigrateError, Outbox};
+use super::{DatabaseError, MigrateError, Outbox};
 
 impl Outbox<Sqlite> {
     /// Opens a database file, creating it if it is missing, with the settings that an outbox needs: write-ahead log,

@@ -15,9 +15,14 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
-use super::taken::Taken;
+use super::{
+    Outbox, OutboxError, Store,
+    store::{
+        leased_connection::LeasedConnection,
+        sessions::{Backend, Session},
+    },
+};
 use crate::error_text::said;
-use crate::outbox::{Outbox, OutboxError, Store};
 
 /// How long an answer may take before the link is probed.
 const SUSPECT: Duration = Duration::from_secs(3);
@@ -49,29 +54,6 @@ struct Seen {
     /// An earlier probe was not answered: the link has lost packets since.
     is_overtaken: bool,
     sessions: Vec<Session>,
-}
-
-/// A transaction at the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Backend {
-    /// The server process.
-    pub pid: i32,
-    /// When the transaction began, in microseconds of the server's clock: behind a pooler the process also runs
-    /// transactions of other clients.
-    pub began: i64,
-}
-
-/// What one server process does for this user in this database.
-#[derive(Debug, Clone, Copy)]
-pub struct Session {
-    /// The server process.
-    pub pid: i32,
-    /// When its transaction began, if it has one.
-    pub began: Option<i64>,
-    /// It is running a statement, as far as is known.
-    pub is_running: bool,
-    /// Its current or last statement belongs to this outbox.
-    pub is_ours: bool,
 }
 
 /// What a caller waits for.
@@ -157,16 +139,16 @@ impl<DB: Store> Outbox<DB> {
     pub(in crate::outbox) async fn begin_attended(
         &self,
         statement: &'static str,
-    ) -> Result<Taken<DB>, sqlx::Error> {
+    ) -> Result<LeasedConnection<DB>, sqlx::Error> {
         self.begin_on(self.take().await, statement).await
     }
 
     /// Begins a transaction on a connection that the pool has handed out.
     pub(in crate::outbox) async fn begin_on(
         &self,
-        taken: Result<Taken<DB>, sqlx::Error>,
+        taken: Result<LeasedConnection<DB>, sqlx::Error>,
         statement: &'static str,
-    ) -> Result<Taken<DB>, sqlx::Error> {
+    ) -> Result<LeasedConnection<DB>, sqlx::Error> {
         let mut taken = taken?;
         match self
             .attend(Waits::Statement(None), taken.open(statement))
@@ -178,15 +160,15 @@ impl<DB: Store> Outbox<DB> {
         }
     }
 
-    async fn take(&self) -> Result<Taken<DB>, sqlx::Error> {
+    async fn take(&self) -> Result<LeasedConnection<DB>, sqlx::Error> {
         let pool = &self.shared.pool;
         if !DB::IS_REMOTE {
-            return Taken::from(pool).await;
+            return LeasedConnection::from(pool).await;
         }
         let until = Instant::now() + pool.options().get_acquire_timeout();
         let mut patience = SUSPECT;
         loop {
-            let mut taking = pin!(Taken::from(pool));
+            let mut taking = pin!(LeasedConnection::from(pool));
             let suspect = Instant::now() + patience;
             let taken = tokio::time::timeout_at(suspect.min(until), &mut taking).await;
             if let Ok(taken) = taken {

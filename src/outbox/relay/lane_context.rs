@@ -2,24 +2,40 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::mpsc;
+use tidings_contract::wire;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Fault,
-    fence::Fence,
     issue::Issues,
     parked_keys::ParkedKeys,
     progress::{Origin, Report, by_page},
     resume::Stored,
 };
 use crate::{
-    nats::Bus,
+    nats::{Bus, Submission},
     outbox::{
-        parked::BlockedOn,
-        store::{Cursor, Parked},
+        lane::{self, Messages},
+        store::{Cursor, Parked, ledger::LedgerKind, parked::BlockedOn},
     },
+    task::fence::Fence,
 };
+
+/// A row of the relay in flight.
+pub(super) type Item = lane::Item<ReadFrom>;
+pub(super) type InFlight = lane::InFlight<ReadFrom>;
+
+/// Where a row was read.
+pub(super) struct ReadFrom {
+    pub(super) origin: Origin,
+    /// Its share of the payload that a lane may hold in memory.
+    pub(super) _share: OwnedSemaphorePermit,
+}
+
+/// The most rows of different keys that are sent side by side: where the costs of the two methods meet, measured with
+/// `sync_interval: always`.
+const SIDE_BY_SIDE: usize = 16;
 
 /// One exists for restoring parked rows, another for new rows.
 pub(super) struct LaneContext<C> {
@@ -59,5 +75,19 @@ impl<C: Cursor> LaneContext<C> {
     ) -> Result<(), Fault> {
         let pages = by_page(origins);
         self.report(Report::Park { pages, parked }).await
+    }
+}
+
+impl<C: Cursor> Messages for Arc<LaneContext<C>> {
+    type Note = ReadFrom;
+    const SIDE_BY_SIDE: usize = SIDE_BY_SIDE;
+
+    fn kind(&self) -> LedgerKind {
+        LedgerKind::Relayed
+    }
+
+    fn message(&self, item: &Item) -> Submission {
+        let (source, time) = (&*self.source, item.row.at);
+        Submission::new(&item.envelope, wire::Defaults::new(source, time))
     }
 }

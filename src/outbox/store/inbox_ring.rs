@@ -12,7 +12,7 @@ const SLOTS: i64 = 16;
 const BEHIND: i64 = 13;
 const AHEAD: i64 = 1;
 /// The length of a period that the migrations set.
-pub(super) const DEFAULT_SECONDS: i64 = 86_400;
+pub(in crate::outbox) const DEFAULT_SECONDS: i64 = 86_400;
 
 /// The ring at one moment, by the database's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl Ring {
     }
 
     /// The time range of the events that are in reach.
-    pub(super) fn reach(&self) -> (DateTime<Utc>, DateTime<Utc>) {
+    pub(in crate::outbox) fn reach(&self) -> (DateTime<Utc>, DateTime<Utc>) {
         let begin = |period: i64| {
             let seconds = period.saturating_mul(self.slot_seconds);
             DateTime::from_timestamp(seconds, 0).unwrap_or_default()
@@ -61,7 +61,7 @@ pub(in crate::outbox) fn slot_of(period: i64) -> usize {
 }
 
 /// The period of a time.
-pub(super) fn period_of(time: DateTime<Utc>, slot_seconds: i64) -> i64 {
+pub(in crate::outbox) fn period_of(time: DateTime<Utc>, slot_seconds: i64) -> i64 {
     time.timestamp().div_euclid(slot_seconds.max(1))
 }
 
@@ -70,7 +70,7 @@ pub(super) fn period_of(time: DateTime<Utc>, slot_seconds: i64) -> i64 {
 ///
 /// An event that was delayed for long has an old id when it is published. Its stated time is when it was due. So the
 /// stated time is used when it is later by more than half of the reach.
-pub(super) fn time_of(
+pub(in crate::outbox) fn time_of(
     envelope: &Envelope,
     stored_at: DateTime<Utc>,
     slot_seconds: i64,

@@ -1,0 +1,39 @@
+//! The statements of a republisher. Never decides which rows are republished.
+
+use std::time::Duration;
+
+use super::{Entry, Names, Rows, ledger::LedgerKind};
+
+/// The statements of a republisher.
+pub trait RepublishStatements: sqlx::Database {
+    /// Takes or renews the republisher's lease; false while another republisher has it.
+    fn mend(
+        connection: &mut Self::Connection,
+        names: &Names,
+        mender: &str,
+        lease: Duration,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+
+    /// Ends the lease.
+    fn mended(
+        connection: &mut Self::Connection,
+        names: &Names,
+        mender: &str,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// Writes entries into the ledger.
+    fn record(
+        connection: &mut Self::Connection,
+        names: &Names,
+        entries: &[Entry],
+        way: LedgerKind,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// Returns rows by their row ids, in that order, as many as fit into a page. Rows that no longer exist are left
+    /// out.
+    fn rows_at(
+        connection: &mut Self::Connection,
+        names: &Names,
+        places: &[i64],
+    ) -> impl Future<Output = Result<Rows, sqlx::Error>> + Send;
+}
