@@ -32,7 +32,7 @@ pub(crate) use consume::delivery::{Deliveries, Delivery};
 pub(crate) use consume::durables::{Durable, Durables};
 pub(crate) use consume::pull::{PullError, Pulled, Puller, PullerOptions};
 pub(crate) use consume::signs::{LeaseSign, RetrySigns};
-pub use error::BusError;
+pub use error::{BusError, BusErrorKind};
 pub(crate) use kv::park::{Head, PASS, Park, Question, letters_of};
 pub(crate) use kv::replays::{Part, Standing};
 pub(crate) use kv::state::{BadEntry, Holds};
@@ -238,11 +238,7 @@ impl Bus {
             .timeout(Some(patience));
         let answer = self.request(subject, request).await?;
         if let Ok(Failed { error }) = serde_json::from_slice(&answer) {
-            return Err(BusError::Api {
-                subject: subject.to_owned(),
-                code: error.err_code,
-                description: error.description,
-            });
+            return Err(BusError::refused(subject, error));
         }
         serde_json::from_slice(&answer).map_err(|error| broken(unplaced(&error)))
     }
@@ -289,14 +285,7 @@ impl Bus {
         };
         match Receipt::read(&answer).into_result() {
             Ok(receipt) => Ok(receipt),
-            Err(ApiError {
-                err_code,
-                description,
-            }) => Err(BusError::Api {
-                subject,
-                code: err_code,
-                description,
-            }),
+            Err(error) => Err(BusError::refused(subject, error)),
         }
     }
 

@@ -193,7 +193,7 @@ impl Replays {
                     error @ (BusError::Timeout { .. }
                     | BusError::NoResponders { .. }
                     | BusError::Broken { .. }
-                    | BusError::Api { .. }),
+                    | BusError::Refused { .. }),
                 ) => {
                     unseen = Some(error.to_string());
                     continue;

@@ -12,6 +12,7 @@ use tidings_contract::Name;
 use super::origin;
 use crate::nats::{
     Bus, BusError,
+    protocol::codes,
     stream::{
         settings::{is_as_wanted, limit_in, put_over, setting_text, unset},
         streams::retry_subject,
@@ -209,16 +210,14 @@ impl Bus {
         spec: &ConsumerSpec,
         at: StartFrom,
     ) -> Result<(), BusError> {
-        // Acknowledged messages leave a work queue: everything that is still in it is left to do.
-        const WORK_QUEUE_HAS_ONE_BEGINNING: u64 = 10101;
         if let Some(config) = self.consumer_config(spec).await?
             && !self.make_room(spec, &config).await?
         {
             return Ok(());
         }
         match self.create_consumer(spec, at).await {
-            Err(BusError::Api {
-                code: WORK_QUEUE_HAS_ONE_BEGINNING,
+            Err(BusError::Refused {
+                code: codes::CONSUMER_MUST_DELIVER_ALL,
                 ..
             }) => self
                 .create_consumer(spec, StartFrom::Beginning)
@@ -317,12 +316,11 @@ impl Bus {
         spec: &mut ConsumerSpec,
         at: StartFrom,
     ) -> Result<(), BusError> {
-        const EXISTS: u64 = 10148;
         let config = match self.consumer_config(spec).await? {
             Some(config) => config,
             None => match self.create_consumer(spec, at).await {
                 // Another instance was faster, and the stream has grown in between.
-                Err(error @ BusError::Api { code: EXISTS, .. }) => {
+                Err(error) if error.has_code(codes::CONSUMER_EXISTS) => {
                     self.consumer_config(spec).await?.ok_or(error)?
                 }
                 Ok(made) => {
@@ -336,7 +334,7 @@ impl Bus {
         match self.set_back(spec, config).await {
             Ok(Some(updated)) => spec.obey(&updated),
             Ok(None) => {}
-            Err(error @ (BusError::Api { .. } | BusError::Denied { .. })) => {
+            Err(error @ (BusError::Refused { .. } | BusError::Denied { .. })) => {
                 let (stream, durable) = (&spec.stream, &spec.durable);
                 tracing::error!(stream, durable, %error, "consumer update failed: the consumer stays unchanged");
             }
@@ -434,12 +432,11 @@ impl Bus {
     }
 
     async fn consumer_info(&self, spec: &ConsumerSpec) -> Result<Option<Info>, BusError> {
-        const NO_SUCH_CONSUMER: u64 = 10014;
         let subject = format!("$JS.API.CONSUMER.INFO.{}.{}", spec.stream, spec.durable);
         match self.api(&subject, &json!({})).await {
             Ok(info) => Ok(Some(info)),
-            Err(BusError::Api {
-                code: NO_SUCH_CONSUMER,
+            Err(BusError::Refused {
+                code: codes::CONSUMER_NOT_FOUND,
                 ..
             }) => Ok(None),
             Err(error) => Err(error),
@@ -462,7 +459,6 @@ impl Bus {
         mut config: Map<String, Value>,
         action: &str,
     ) -> Result<Info, BusError> {
-        const TOO_MANY_UNANSWERED: u64 = 10121;
         let (stream, durable) = (&spec.stream, &spec.durable);
         config.remove("filter_subject");
         config.remove("filter_subjects");
@@ -477,8 +473,8 @@ impl Bus {
         };
         let mut request = json!({ "stream_name": stream, "config": config, "action": action });
         let info: Info = match self.api(&subject, &request).await {
-            Err(BusError::Api {
-                code: TOO_MANY_UNANSWERED,
+            Err(BusError::Refused {
+                code: codes::MAX_ACK_PENDING_EXCEEDED,
                 description,
                 ..
             }) => {

@@ -8,9 +8,8 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
 use super::origin;
-use crate::nats::{Bus, BusError};
+use crate::nats::{Bus, BusError, protocol::codes};
 
-const NO_SUCH_STREAM: u64 = 10059;
 /// How many streams are requested at once.
 const AT_ONCE: usize = 8;
 
@@ -164,8 +163,8 @@ impl Bus {
                     }
                     durables.found.extend(consumers);
                 }
-                Err(BusError::Api {
-                    code: NO_SUCH_STREAM,
+                Err(BusError::Refused {
+                    code: codes::STREAM_NOT_FOUND,
                     ..
                 }) => {}
                 Err(error) => durables.unseen.push((Some(stream), error)),
@@ -182,7 +181,6 @@ impl Bus {
         (stream, durable): (&str, &str),
         until: Option<DateTime<Utc>>,
     ) -> Result<bool, BusError> {
-        const GONE: [u64; 2] = [10014, 10059];
         let subject = format!("$JS.API.CONSUMER.PAUSE.{stream}.{durable}");
         let request = match until {
             Some(until) => json!({ "pause_until": until }),
@@ -190,7 +188,7 @@ impl Bus {
         };
         match self.api::<Map<String, Value>>(&subject, &request).await {
             Ok(_) => Ok(true),
-            Err(BusError::Api { code, .. }) if GONE.contains(&code) => Ok(false),
+            Err(error) if error.is_gone() => Ok(false),
             Err(error) => Err(error),
         }
     }

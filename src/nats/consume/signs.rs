@@ -12,12 +12,12 @@ use serde_json::json;
 use crate::nats::{
     Bus, BusError, REQUEST_TIMEOUT, StartFrom, StoredMessage,
     kv::{park, state::BUCKET},
+    protocol::codes,
     stream::streams::{RETRY_SUBJECTS, StreamSpec, retry_at_subject, retry_subject},
 };
 
 /// The number of retries whose times are read.
 const TIMES: u64 = 10_000;
-const NO_SUCH_STREAM: u64 = 10059;
 
 /// The waiting retries of a subscriber.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -179,7 +179,10 @@ impl Bus {
             .timeout(Some(REQUEST_TIMEOUT));
         let message = self.answer(&subject, request).await?;
         // No message matches.
-        if message.status.is_some_and(|status| status.as_u16() == 404) {
+        if message
+            .status
+            .is_some_and(|status| status.as_u16() == codes::status::NO_MESSAGES)
+        {
             return Ok(0);
         }
         let headers = message.headers.as_ref();
@@ -197,8 +200,8 @@ impl Bus {
     async fn entry(&self, wanted: &serde_json::Value) -> Result<Option<StoredMessage>, BusError> {
         match self.single(&format!("KV_{BUCKET}"), wanted).await {
             // The bucket was not needed yet.
-            Err(BusError::Api {
-                code: NO_SUCH_STREAM,
+            Err(BusError::Refused {
+                code: codes::STREAM_NOT_FOUND,
                 ..
             }) => Ok(None),
             kept => kept,

@@ -15,7 +15,9 @@ use uuid::Uuid;
 
 use super::state;
 use super::state::read_entry;
-use crate::nats::{BadEntry, Bus, BusError, Holds, StoredMessage, stream::streams};
+use crate::nats::{
+    BadEntry, Bus, BusError, Holds, StoredMessage, protocol::codes, stream::streams,
+};
 
 /// A header of a redriven event of a parked key: the park that it may pass.
 pub(crate) const PASS: &str = "tidings-retry-park";
@@ -180,11 +182,11 @@ impl Bus {
     }
 
     async fn mark_at(&self, wanted: &serde_json::Value) -> Result<Option<StoredMessage>, BusError> {
-        const NO_STREAM: u64 = 10059;
         match self.single(&state::bucket_stream(), wanted).await {
             // No key was parked yet.
-            Err(BusError::Api {
-                code: NO_STREAM, ..
+            Err(BusError::Refused {
+                code: codes::STREAM_NOT_FOUND,
+                ..
             }) => Ok(None),
             kept => kept,
         }

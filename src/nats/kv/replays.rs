@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::state;
 use super::state::read_entry;
 use crate::nats::{
-    Bus, BusError, ConsumerSpec, Holds, StartFrom, StoredMessage, consume::origin,
+    Bus, BusError, ConsumerSpec, Holds, StartFrom, StoredMessage, consume::origin, protocol::codes,
     stream::streams::StreamSpec,
 };
 use crate::replay;
@@ -48,9 +48,6 @@ pub(crate) struct Written<T> {
     pub(crate) revision: u64,
     pub(crate) value: T,
 }
-
-const NO_SUCH_STREAM: u64 = 10059;
-const NO_SUCH_CONSUMER: u64 = 10014;
 
 /// How long a completed replay is remembered.
 const KEPT: Duration = Duration::from_secs(90 * 86_400);
@@ -141,8 +138,8 @@ impl Bus {
     async fn entry_at(&self, wanted: &Value) -> Result<Option<StoredMessage>, BusError> {
         match self.single(&state::bucket_stream(), wanted).await {
             // There was no replay yet.
-            Err(BusError::Api {
-                code: NO_SUCH_STREAM,
+            Err(BusError::Refused {
+                code: codes::STREAM_NOT_FOUND,
                 ..
             }) => Ok(None),
             kept => kept,
@@ -242,7 +239,7 @@ impl Bus {
                 floor: info.ack_floor.stream_seq,
                 delivered: info.delivered.stream_seq,
             })),
-            Err(BusError::Api { code, .. }) if is_gone(code) => Ok(None),
+            Err(error) if error.is_gone() => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -298,7 +295,7 @@ impl Bus {
     ) -> Result<(), BusError> {
         let subject = format!("$JS.API.CONSUMER.DELETE.{stream}.{consumer}");
         match self.api::<Map<String, Value>>(&subject, &json!({})).await {
-            Err(BusError::Api { code, .. }) if is_gone(code) => Ok(()),
+            Err(error) if error.is_gone() => Ok(()),
             deleted => deleted.map(drop),
         }
     }
@@ -328,10 +325,6 @@ fn subject(key: &str) -> String {
 fn bytes_of(value: &impl Serialize) -> Bytes {
     // Texts, numbers and times always serialise.
     serde_json::to_vec(value).unwrap_or_default().into()
-}
-
-fn is_gone(code: u64) -> bool {
-    [NO_SUCH_CONSUMER, NO_SUCH_STREAM].contains(&code)
 }
 
 fn settings(settings: Value) -> Map<String, Value> {

@@ -10,9 +10,9 @@ use serde_json::{Map, Value, json};
 
 use crate::error_text::unplaced;
 use crate::nats::{
-    Bus, BusError, REQUEST_TIMEOUT, Receipt, StoredMessage,
+    Bus, BusError, BusErrorKind, REQUEST_TIMEOUT, Receipt, StoredMessage,
     consume::consumer::drift,
-    protocol::{cures::cure_of_code, headers::StoredAt},
+    protocol::{codes, cures::cure_of_code, headers::StoredAt},
     stream::{
         settings::{Role, put_over, setting_text},
         streams::RETRIES,
@@ -118,7 +118,7 @@ impl Bus {
         let stream = bucket_stream();
         if let Some(info) = self.stream_info(&stream).await? {
             return match self.set_bucket_back(info.config).await {
-                Err(error @ (BusError::Api { .. } | BusError::Denied { .. })) => {
+                Err(error @ (BusError::Refused { .. } | BusError::Denied { .. })) => {
                     tracing::error!(bucket = BUCKET, %error, "bucket update failed: its settings stay unchanged");
                     Ok(())
                 }
@@ -226,7 +226,7 @@ impl Bus {
         let mut refused = refused_before.map(str::to_owned);
         if refused.is_none() {
             match self.set_bucket_back(info.config.clone()).await {
-                Err(error @ (BusError::Api { .. } | BusError::Denied { .. })) => {
+                Err(error @ (BusError::Refused { .. } | BusError::Denied { .. })) => {
                     tracing::error!(bucket = BUCKET, %error, "bucket update failed: its settings stay unchanged");
                     refused = Some(why_not_set_back(&stream, &error));
                 }
@@ -352,11 +352,7 @@ impl Bus {
         };
         match Receipt::read(&answer).into_result() {
             Ok(receipt) => Ok(receipt.seq),
-            Err(error) => Err(BusError::Api {
-                subject,
-                code: error.err_code,
-                description: error.description,
-            }),
+            Err(error) => Err(BusError::refused(subject, error)),
         }
     }
 }
@@ -369,7 +365,7 @@ pub(in crate::nats) fn bucket_stream() -> String {
 /// Why a setting of the bucket stays as it is, with the cure.
 fn why_not_set_back(stream: &str, error: &BusError) -> String {
     match error {
-        BusError::Api {
+        BusError::Refused {
             code, description, ..
         } => format!(
             "and the server refuses to set it back: {description} ({code}); use `nats stream edit {stream}` to change the \
@@ -385,12 +381,9 @@ fn why_not_set_back(stream: &str, error: &BusError) -> String {
 
 /// Names the cure where the account requires a limit for every stream, or the user may not create a stream.
 fn cannot_make(error: BusError) -> BusError {
-    const NEEDS_MAX_BYTES: u64 = 10113;
-    const MORE_THAN_ALLOWED: u64 = 10122;
-    const TOO_MANY_STREAMS: u64 = 10027;
     match error {
-        BusError::Api {
-            code: code @ (NEEDS_MAX_BYTES | MORE_THAN_ALLOWED),
+        BusError::Refused {
+            code: code @ (codes::MAX_BYTES_REQUIRED | codes::MAX_BYTES_EXCEEDED),
             description,
             ..
         } => BusError::Settings {
@@ -399,8 +392,8 @@ fn cannot_make(error: BusError) -> BusError {
                  NatsOptions::bucket_max_bytes: 64 MiB are enough"
             ),
         },
-        BusError::Api {
-            code: code @ TOO_MANY_STREAMS,
+        BusError::Refused {
+            code: code @ codes::STREAMS_LIMIT,
             description,
             ..
         } => BusError::Settings {
@@ -427,10 +420,9 @@ fn over(seen: u64) -> HeaderMap {
 }
 
 fn unless_changed(written: Result<u64, BusError>) -> Result<Option<u64>, BusError> {
-    const CHANGED: [u64; 2] = [10071, 10164];
     match written {
         Ok(revision) => Ok(Some(revision)),
-        Err(BusError::Api { code, .. }) if CHANGED.contains(&code) => Ok(None),
+        Err(error) if error.kind() == BusErrorKind::WrongLastSequence => Ok(None),
         Err(error) => Err(error),
     }
 }

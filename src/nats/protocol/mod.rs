@@ -1,5 +1,6 @@
 //! What Tidings writes into NATS and reads back: headers, subjects, and what they mean. Never sends anything.
 
+pub(in crate::nats) mod codes;
 pub(in crate::nats) mod cures;
 pub(in crate::nats) mod dead_letter;
 pub(in crate::nats) mod headers;

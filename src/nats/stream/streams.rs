@@ -11,7 +11,10 @@ use super::{
     objections::taken,
     settings::{Looked, Role, is_as_wanted, issues, put_over, setting_text},
 };
-use crate::nats::{Bus, BusError, protocol::subjects};
+use crate::nats::{
+    Bus, BusError,
+    protocol::{codes, subjects},
+};
 
 /// The subjects of dead letters: `dead-letter.<subscriber>.<name>`.
 pub(crate) const DEAD_LETTER_SUBJECTS: &str = "dead-letter.>";
@@ -246,7 +249,6 @@ impl Bus {
     /// # Cancel safety
     /// When the future is dropped, the stream may or may not be changed. Applying it again is safe.
     pub async fn apply_stream(&self, spec: &StreamSpec) -> Result<Plan, BusError> {
-        const NAME_IN_USE: u64 = 10058;
         let mut is_second = false;
         loop {
             let info = self.stream_info(&spec.name).await?;
@@ -277,8 +279,9 @@ impl Bus {
                     return Ok(plan);
                 }
                 // Another service has created it at the same moment.
-                Err(BusError::Api {
-                    code: NAME_IN_USE, ..
+                Err(BusError::Refused {
+                    code: codes::STREAM_NAME_EXISTS,
+                    ..
                 }) if !is_second => is_second = true,
                 Err(error) => return Err(error),
             }
@@ -424,14 +427,13 @@ impl Bus {
     }
 
     pub(in crate::nats) async fn stream_info(&self, name: &str) -> Result<Option<Info>, BusError> {
-        const NO_SUCH_STREAM: u64 = 10059;
         match self
             .api(&format!("$JS.API.STREAM.INFO.{name}"), &json!({}))
             .await
         {
             Ok(info) => Ok(Some(info)),
-            Err(BusError::Api {
-                code: NO_SUCH_STREAM,
+            Err(BusError::Refused {
+                code: codes::STREAM_NOT_FOUND,
                 ..
             }) => Ok(None),
             Err(error) => Err(error),

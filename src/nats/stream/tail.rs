@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use crate::nats::{
     Bus, BusError, PullError, Pulled, Puller, PullerOptions, envelope_of, is_in_payload,
     protocol::{
-        ours,
+        codes, ours,
         position::{Place, Places},
     },
 };
@@ -96,11 +96,10 @@ impl Bus {
         stream: &str,
         config: Value,
     ) -> Result<T, BusError> {
-        const INACTIVE_FOR_TOO_LONG: u64 = 10153;
         let mut request = json!({ "stream_name": stream, "config": config, "action": "create" });
         match self.api(subject, &request).await {
-            Err(BusError::Api {
-                code: INACTIVE_FOR_TOO_LONG,
+            Err(BusError::Refused {
+                code: codes::INACTIVE_THRESHOLD_EXCEEDED,
                 ..
             }) => {
                 // Without a value the stream's own applies.
@@ -346,7 +345,9 @@ impl Reader {
                     self.last_consumer_sequence = 0;
                     return Ok(());
                 }
-                Err(source) if *tries >= MAX_TRIES || matches!(source, BusError::Api { .. }) => {
+                Err(source)
+                    if *tries >= MAX_TRIES || matches!(source, BusError::Refused { .. }) =>
+                {
                     return Err(self.failed(source));
                 }
                 Err(_) => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::streams::StreamSpec;
-use crate::nats::{Bus, BusError, kv::state};
+use crate::nats::{Bus, BusError, kv::state, protocol::codes};
 
 /// How long the server may take to answer which stream takes a subject.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -38,7 +38,7 @@ impl Bus {
                 }
             }
             // For example, JetStream is off for the account.
-            Err(said @ BusError::Api { .. }) => said,
+            Err(said @ BusError::Refused { .. }) => said,
             Ok(_) | Err(_) => error,
         }
     }
@@ -55,10 +55,9 @@ impl Bus {
 impl BusError {
     /// The error in words, for a stream; with the cure when the stream is missing.
     pub(crate) fn told_of(&self, stream: &str) -> String {
-        const NO_SUCH_STREAM: u64 = 10059;
         match self {
-            Self::Api {
-                code: NO_SUCH_STREAM,
+            Self::Refused {
+                code: codes::STREAM_NOT_FOUND,
                 ..
             } => format!(
                 "there is no stream {stream}: it was deleted; `tidings streams apply` creates it"

@@ -94,7 +94,7 @@ impl Delivery {
         }
         let kept = match self.bus().kept(&noted.stream, noted.sequence).await {
             // Its stream does not exist any more.
-            Err(BusError::Api { .. }) => None,
+            Err(BusError::Refused { .. }) => None,
             kept => kept?,
         };
         Ok(kept.is_some_and(|kept| kept.stored_at == noted.stored_at))

@@ -184,7 +184,7 @@ impl Redriver {
         retried(storing).await?;
         let deleted = retried(|| self.bus.remove(&letters, sequence)).await;
         deleted.map_err(|error| match error {
-            BusError::Api { .. } => DeadLettersError::Undeletable { stream: stream() },
+            BusError::Refused { .. } => DeadLettersError::Undeletable { stream: stream() },
             error => error.into(),
         })?;
         tracing::info!(
@@ -284,7 +284,7 @@ impl Redriver {
         let kept = match kept {
             Ok(kept) => kept,
             // The stream no longer exists.
-            Err(BusError::Api { .. }) => None,
+            Err(BusError::Refused { .. }) => None,
             Err(error) => return Err(error.into()),
         };
         let is_it = |kept: &StoredMessage| {

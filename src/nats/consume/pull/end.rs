@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::nats::protocol::codes::status;
+
 /// Why a pull has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
@@ -40,13 +42,13 @@ impl End {
         let said = reason.to_ascii_lowercase();
         let says = |words: &str| said.contains(words);
         match code {
-            404 | 408 => Self::Over,
-            409 if says("exceeds maxbytes") => Self::TooLarge,
-            409 if says("batch completed") => Self::Over,
-            409 if says("deleted") => Self::Deleted,
-            409 if says("push based") => Self::Unfit,
-            409 if says("shutdown") || says("leadership") => Self::Elsewhere,
-            409 => Limit::of(&said).map_or(Self::Unknown, Self::Refused),
+            status::NO_MESSAGES | status::EXPIRED => Self::Over,
+            status::PULL_ENDED if says("exceeds maxbytes") => Self::TooLarge,
+            status::PULL_ENDED if says("batch completed") => Self::Over,
+            status::PULL_ENDED if says("deleted") => Self::Deleted,
+            status::PULL_ENDED if says("push based") => Self::Unfit,
+            status::PULL_ENDED if says("shutdown") || says("leadership") => Self::Elsewhere,
+            status::PULL_ENDED => Limit::of(&said).map_or(Self::Unknown, Self::Refused),
             _ => Self::Unknown,
         }
     }

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tidings_contract::EventId;
 
-use crate::nats::{Bus, BusError};
+use crate::nats::{Bus, BusError, BusErrorKind};
 
 /// How many readers with one name a stream may have at once.
 const MOST: usize = 2;
@@ -19,8 +19,6 @@ const MOST: usize = 2;
 const KEPT: Duration = Duration::from_secs(60);
 /// The same for a consumer whose name other readers wait for.
 pub(super) const KEPT_BY_NAME: Duration = Duration::from_secs(10);
-/// A consumer with the name exists: with the same name, in use, or with other settings.
-const TAKEN: [u64; 3] = [10013, 10105, 10148];
 
 impl Bus {
     /// The same connection; the consumers of its readers get this name, followed by a number.
@@ -60,7 +58,7 @@ impl Bus {
                 .create_ephemeral(&subject, stream, config.clone())
                 .await
             {
-                Err(BusError::Api { code, .. }) if TAKEN.contains(&code) => last = subject,
+                Err(error) if error.kind() == BusErrorKind::NameInUse => last = subject,
                 created => return created.map(|created| (name, created)),
             }
         }

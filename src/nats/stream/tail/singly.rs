@@ -54,7 +54,7 @@ impl Reader {
                 self.singly = 0;
                 return Ok(None);
             }
-            Err(source) if *tries >= MAX_TRIES || matches!(source, BusError::Api { .. }) => {
+            Err(source) if *tries >= MAX_TRIES || matches!(source, BusError::Refused { .. }) => {
                 return Err(self.failed(source));
             }
             Err(_) => {
