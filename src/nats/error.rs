@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{ApiError, CONNECTION_LOST, connection::denied, protocol::codes};
+use super::{
+    ApiError, CONNECTION_LOST,
+    protocol::{codes, permission::permission_for},
+};
 
 /// The reason why a request to the server failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -178,7 +181,7 @@ impl BusError {
         Self::Denied {
             action: "publish to",
             subject: subject.to_owned(),
-            permission: denied::permission_for(subject),
+            permission: permission_for(subject),
         }
     }
 }

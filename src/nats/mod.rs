@@ -33,12 +33,13 @@ pub(crate) use consume::durables::{Durable, Durables};
 pub(crate) use consume::pull::{PullError, Pulled, Puller, PullerOptions};
 pub(crate) use consume::signs::{LeaseSign, RetrySigns};
 pub use error::{BusError, BusErrorKind};
-pub(crate) use kv::park::{Head, PASS, Park, Question, letters_of};
+pub(crate) use kv::park::{Head, Park, Question};
 pub(crate) use kv::replays::{Part, Standing};
 pub(crate) use kv::state::{BadEntry, Holds};
-pub(crate) use protocol::dead_letter::REDRIVE;
-pub(crate) use protocol::ours::{counted, is_ours};
-pub(crate) use protocol::retry::{Waiting, retries_of};
+pub(crate) use protocol::authorship::{counted, is_reserved};
+pub(crate) use protocol::dead_letter::identity_in;
+pub(crate) use protocol::retry::Waiting;
+pub(crate) use protocol::{api, headers, keys, names, redrive, subjects};
 #[cfg(feature = "outbox")]
 pub(crate) use publish::batch::{
     BatchId, Cause, Confirmed, FULL_DISK, Refusal, Submission, cause_of_denial, cause_of_no_ack,
@@ -348,7 +349,8 @@ impl Bus {
 
     /// The error when no answer came.
     fn ack_pending(&self, subject: &str, after: Duration) -> BusError {
-        let prefix = self.options.inbox_prefix.as_deref().unwrap_or("_INBOX");
+        let prefix = self.options.inbox_prefix.as_deref();
+        let prefix = prefix.unwrap_or(subjects::INBOX_PREFIX);
         let is_inbox = |subject: &String| {
             let rest = subject.strip_prefix(prefix);
             rest.is_some_and(|rest| rest.starts_with('.'))

@@ -24,14 +24,11 @@ use std::collections::BTreeMap;
 use chrono::Utc;
 use serde::Serialize;
 
+use crate::nats::{Bus, BusError, subjects};
 pub use crate::replay::{
     Rehearsal, RehearsedEvents, Replay, ReplayIssue, ReplayPoint, ReplayProgress, ReplayRange,
     ReplayRequest, ReplayState, StreamProgress, UndecodableEvent,
     tag::{ReplayId, ReplayIdError},
-};
-use crate::{
-    instance::status_subject,
-    nats::{Bus, BusError},
 };
 pub use error::ReplayError;
 
@@ -240,7 +237,7 @@ impl Replays {
     pub async fn cancel(&self, id: ReplayId) -> Result<Replay, ReplayError> {
         let replay = self.set(id, ReplayState::Cancelled).await?;
         // The instance that works on it deletes the consumers; without one, they would remain.
-        let asking = status_subject(&replay.subscriber);
+        let asking = subjects::status_of(&replay.subscriber);
         if self.bus.scatter_gather(&asking).await?.is_empty() {
             self.bus.delete_consumers_of(&replay).await?;
         }

@@ -12,11 +12,8 @@ use tidings_contract::Name;
 use super::origin;
 use crate::nats::{
     Bus, BusError,
-    protocol::codes,
-    stream::{
-        settings::{is_as_wanted, limit_in, put_over, setting_text, unset},
-        streams::retry_subject,
-    },
+    protocol::{api, codes, subjects},
+    stream::settings::{is_as_wanted, limit_in, put_over, setting_text, unset},
 };
 use crate::{executor::ACK_WAIT, policy::start::StartFrom, replay::tag::ReplayId};
 
@@ -238,7 +235,7 @@ impl Bus {
             #[serde(default)]
             ts: Option<DateTime<Utc>>,
         }
-        let subject = format!("$JS.API.CONSUMER.INFO.{}.{}", spec.stream, spec.durable);
+        let subject = api::consumer_info(&spec.stream, &spec.durable);
         let Asked { ack_floor, ts } = self.api(&subject, &json!({})).await?;
         Ok((ack_floor.stream_seq, ts))
     }
@@ -298,7 +295,7 @@ impl Bus {
 
     /// Until when a subscriber is paused, by the consumer of its retries, which every subscriber has.
     async fn pause_of(&self, durable: &str) -> Result<Option<Value>, BusError> {
-        let retries = retry_subject(durable, ">");
+        let retries = subjects::retry(durable, ">");
         let Some(stream) = self.stream_of(&retries).await? else {
             return Ok(None);
         };
@@ -373,7 +370,7 @@ impl Bus {
         consumer: &str,
         patience: Duration,
     ) -> Result<ConsumerState, BusError> {
-        let subject = format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}");
+        let subject = api::consumer_info(stream, consumer);
         self.api_within(patience, &subject, &json!({})).await
     }
 
@@ -383,7 +380,7 @@ impl Bus {
         struct Delivered {
             delivered: Place,
         }
-        let subject = format!("$JS.API.CONSUMER.INFO.{}.{}", spec.stream, spec.durable);
+        let subject = api::consumer_info(&spec.stream, &spec.durable);
         let Delivered { delivered } = self.api(&subject, &json!({})).await?;
         Ok(delivered.stream_seq)
     }
@@ -401,7 +398,7 @@ impl Bus {
             reset_seq: u64,
         }
         let (stream, durable) = (&spec.stream, &spec.durable);
-        let subject = format!("$JS.API.CONSUMER.RESET.{stream}.{durable}");
+        let subject = api::consumer_reset(stream, durable);
         // An older server does not answer at all.
         if !self.is_at_least([2, 14, 0]) {
             return Err(BusError::TooOld {
@@ -432,7 +429,7 @@ impl Bus {
     }
 
     async fn consumer_info(&self, spec: &ConsumerSpec) -> Result<Option<Info>, BusError> {
-        let subject = format!("$JS.API.CONSUMER.INFO.{}.{}", spec.stream, spec.durable);
+        let subject = api::consumer_info(&spec.stream, &spec.durable);
         match self.api(&subject, &json!({})).await {
             Ok(info) => Ok(Some(info)),
             Err(BusError::Refused {
@@ -468,8 +465,8 @@ impl Bus {
             origin::mark_replay(&mut config, replay);
         }
         let subject = match &*spec.subjects {
-            [one] => format!("$JS.API.CONSUMER.CREATE.{stream}.{durable}.{one}"),
-            _ => format!("$JS.API.CONSUMER.CREATE.{stream}.{durable}"),
+            [one] => api::consumer_create_filtered(stream, durable, one),
+            _ => api::consumer_create(stream, durable),
         };
         let mut request = json!({ "stream_name": stream, "config": config, "action": action });
         let info: Info = match self.api(&subject, &request).await {

@@ -8,7 +8,10 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
 use super::origin;
-use crate::nats::{Bus, BusError, protocol::codes};
+use crate::nats::{
+    Bus, BusError,
+    protocol::{api, codes},
+};
 
 /// How many streams are requested at once.
 const AT_ONCE: usize = 8;
@@ -137,7 +140,7 @@ impl Bus {
     /// All durable consumers that are visible: a stream without a leader does not hide those of other streams.
     pub(crate) async fn seen_durables(&self) -> Durables {
         let mut durables = Durables::default();
-        match self.paged("$JS.API.STREAM.NAMES", "streams").await {
+        match self.paged(api::STREAM_NAMES, "streams").await {
             Ok(streams) => durables.streams = streams,
             Err(error) => {
                 durables.unseen.push((None, error));
@@ -149,7 +152,7 @@ impl Bus {
             .clone()
             .into_iter()
             .map(|stream| async move {
-                let subject = format!("$JS.API.CONSUMER.LIST.{stream}");
+                let subject = api::consumer_list(&stream);
                 let listed = self.paged::<Durable>(&subject, "consumers").await;
                 (stream, listed, Utc::now())
             });
@@ -181,7 +184,7 @@ impl Bus {
         (stream, durable): (&str, &str),
         until: Option<DateTime<Utc>>,
     ) -> Result<bool, BusError> {
-        let subject = format!("$JS.API.CONSUMER.PAUSE.{stream}.{durable}");
+        let subject = api::consumer_pause(stream, durable);
         let request = match until {
             Some(until) => json!({ "pause_until": until }),
             None => json!({}),
@@ -195,7 +198,7 @@ impl Bus {
 
     /// The names of the durables that a stream has.
     pub(crate) async fn durables_of(&self, stream: &str) -> Result<BTreeSet<String>, BusError> {
-        let subject = format!("$JS.API.CONSUMER.LIST.{stream}");
+        let subject = api::consumer_list(&stream);
         let listed = self.paged::<Durable>(&subject, "consumers").await?;
         Ok(listed.into_iter().map(|one| one.name).collect())
     }

@@ -15,6 +15,7 @@ use crate::nats::{
     protocol::{
         codes::{self, publish},
         cures::cure_of_code,
+        headers::{self, server},
     },
 };
 
@@ -26,9 +27,6 @@ const LONG: Duration = Duration::from_secs(2);
 /// How many messages are built before the first of them is sent. Building one takes as long as a system call: if each
 /// were sent as soon as it is built, each would be written by a system call of its own.
 const AT_A_TIME: usize = 64;
-
-/// Marks an event as published again, with the run that did so.
-pub(in crate::nats) const REPUBLISHED: &str = "tidings-republished";
 
 /// One message, ready to be sent.
 pub(crate) struct Submission {
@@ -107,17 +105,14 @@ impl Submission {
 
     /// The same message, tagged with the run that publishes it again.
     pub(crate) fn republished(mut self, mark: &str) -> Self {
-        self.headers.insert(REPUBLISHED, mark);
+        self.headers.insert(headers::REPUBLISHED, mark);
         self
     }
 
     fn in_batch(mut self, batch: &BatchId, sequence: usize) -> Self {
+        self.headers.insert(server::BATCH_ID, &*batch.0);
         self.headers
-            .insert(async_nats::header::NATS_BATCH_ID, &*batch.0);
-        self.headers.insert(
-            async_nats::header::NATS_BATCH_SEQUENCE,
-            sequence.to_string(),
-        );
+            .insert(server::BATCH_SEQUENCE, sequence.to_string());
         self
     }
 }
@@ -174,8 +169,7 @@ impl Bus {
         last: Submission,
     ) -> Result<Confirmed, Refusal> {
         let mut last = last.in_batch(batch, sequence);
-        last.headers
-            .insert(async_nats::header::NATS_BATCH_COMMIT, "1");
+        last.headers.insert(server::BATCH_COMMIT, "1");
         self.publish_one(stream, last).await
     }
 
@@ -186,9 +180,7 @@ impl Bus {
         stream: &str,
         mut message: Submission,
     ) -> Result<Confirmed, Refusal> {
-        message
-            .headers
-            .insert(async_nats::header::NATS_EXPECTED_STREAM, stream);
+        message.headers.insert(server::EXPECTED_STREAM, stream);
         let request = Request::new()
             .headers(message.headers)
             .payload(message.payload)

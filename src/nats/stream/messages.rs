@@ -19,8 +19,8 @@ use super::streams::StreamSpec;
 use crate::nats::{
     Bus, BusError, StartFrom,
     protocol::{
-        codes,
-        headers::{StoredAt, is_of_server},
+        api, codes,
+        server_headers::{StoredAt, is_of_server},
         unreadable::Raw,
     },
 };
@@ -127,7 +127,7 @@ impl Bus {
 
     /// Removes a message from a stream; false when it did not exist.
     pub(crate) async fn remove(&self, stream: &str, sequence: u64) -> Result<bool, BusError> {
-        let subject = format!("$JS.API.STREAM.MSG.DELETE.{stream}");
+        let subject = api::message_delete(stream);
         let request = json!({ "seq": sequence, "no_erase": true });
         match self.api::<Value>(&subject, &request).await {
             Ok(_) => Ok(true),
@@ -170,7 +170,7 @@ impl Bus {
         subjects: &str,
         start: StartFrom,
     ) -> Result<Vec<StoredMessage>, BusError> {
-        let subject = format!("$JS.API.DIRECT.GET.{stream}");
+        let subject = api::direct_get(stream);
         let broken = |reason: String| BusError::Broken {
             subject: subject.clone(),
             reason,
@@ -249,7 +249,7 @@ impl Bus {
         struct Answer {
             message: Told,
         }
-        let subject = format!("$JS.API.STREAM.MSG.GET.{stream}");
+        let subject = api::message_get(stream);
         match self.api::<Answer>(&subject, wanted).await {
             Ok(Answer { message }) => match message.raw() {
                 Some(raw) => Ok(Some(raw)),

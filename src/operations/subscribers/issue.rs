@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{SubscriberConsumer, SubscriberState};
 use crate::{
     instance::{Activity, Instance},
-    nats::{LeaseSign, starts_beyond},
+    nats::{LeaseSign, starts_beyond, subjects},
 };
 
 /// A lease that was not renewed for this long is free, failover included.
@@ -140,16 +140,17 @@ fn streams(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssue> {
             seen.has_retries,
             "retries-gone",
             format!(
-                "no stream takes tidings.retry.{name}.>: RETRIES is gone with the events that waited in it, and no \
-                 event can be retried later"
+                "no stream takes {}: RETRIES is gone with the events that waited in it, and no event can be retried \
+                 later",
+                subjects::retry(name, ">")
             ),
         ),
         (
             seen.has_letters,
             "letters-gone",
             format!(
-                "no stream takes dead-letter.{name}.>: DEAD_LETTERS is gone with its dead letters, and no event can \
-                 be dead-lettered"
+                "no stream takes {}: DEAD_LETTERS is gone with its dead letters, and no event can be dead-lettered",
+                subjects::dead_letters_of(name)
             ),
         ),
     ];

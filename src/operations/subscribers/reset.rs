@@ -8,10 +8,7 @@ use serde::Serialize;
 
 use super::{Subscribers, SubscribersError};
 use crate::{
-    nats::{
-        BusError, BusErrorKind, ConsumerSpec, Durable, ReaderError, filters,
-        stream::streams::retry_subject,
-    },
+    nats::{BusError, BusErrorKind, ConsumerSpec, Durable, ReaderError, filters, subjects},
     policy::start::StartFrom,
     worker,
 };
@@ -119,7 +116,7 @@ impl Subscribers {
         stream: Option<&str>,
     ) -> Result<SubscriberReset, ResetError> {
         let mut durables = self.durables(name).await?;
-        let retries = retry_subject(name, ">");
+        let retries = subjects::retry(name, ">");
         durables.retain(|durable| !durable.takes_only(&retries));
         let names = durables.iter().map(|durable| durable.stream.clone());
         let names: Vec<String> = names.collect();
