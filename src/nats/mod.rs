@@ -57,8 +57,8 @@ pub(crate) use stream::resume::{At, Found, Pings, StreamState};
 pub(crate) use stream::seek::{Expanse, Read, Sighting};
 pub use stream::settings::setting_text;
 pub(crate) use stream::settings::{Role, durable_issues, starts_beyond};
-pub(crate) use stream::stored::Stored;
 #[cfg(feature = "outbox")]
+pub(crate) use stream::stored::Stored;
 pub use stream::streams::{Plan, StreamNameError, StreamSpec};
 pub use stream::tail::{Reader, ReaderError, Seen};
 
