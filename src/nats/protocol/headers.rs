@@ -8,6 +8,11 @@ pub(in crate::nats) const RESERVED_PREFIX: &str = "tidings-";
 #[cfg(feature = "outbox")]
 pub(in crate::nats) const REPUBLISHED: &str = "tidings-republished";
 
+/// The header of an extension of CloudEvents.
+pub(in crate::nats) fn extension(name: &str) -> String {
+    format!("ce-{name}")
+}
+
 /// Headers of a dead letter.
 pub(crate) mod dead {
     /// What they all begin with.

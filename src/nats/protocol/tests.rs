@@ -19,6 +19,7 @@ fn same(found: &[(&str, &str)]) {
 fn headers_of_tidings_are_as_they_are_stored() {
     same(&[
         (headers::RESERVED_PREFIX, "tidings-"),
+        (&headers::extension("tenant"), "ce-tenant"),
         (dead::PREFIX, "tidings-dead-"),
         (dead::SUBSCRIBER, "tidings-dead-subscriber"),
         (dead::STREAM, "tidings-dead-stream"),
