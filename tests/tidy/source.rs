@@ -7,6 +7,8 @@ pub struct Source {
     /// The text without comments, without what strings hold, and without the module of unit tests; the
     /// lines are the same.
     pub code: String,
+    /// Like `code`, with what strings hold.
+    pub with_strings: String,
 }
 
 impl Source {
@@ -16,14 +18,26 @@ impl Source {
             .iter()
             .any(|end| path.ends_with(end))
             || path.contains("/fuzz/");
-        let code = match is_test {
-            true => "\n".repeat(text.lines().count()),
-            false => without_tests(without_words(text)),
+        let nothing = || "\n".repeat(text.lines().count());
+        let (code, with_strings) = match is_test {
+            true => (nothing(), nothing()),
+            false => {
+                let code = without_words(text, Strings::Blank);
+                let tests = lines_of_tests(&code);
+                let with_strings = without_words(text, Strings::Kept);
+                let lines = (1..).zip(with_strings.lines());
+                let lines = lines.map(|(number, line)| match tests.contains(&number) {
+                    true => "",
+                    false => line,
+                });
+                (without_tests(code), lines.collect::<Vec<_>>().join("\n"))
+            }
         };
         Self {
             path: path.to_owned(),
             text: text.to_owned(),
             code,
+            with_strings,
         }
     }
 
@@ -121,8 +135,15 @@ fn heads(code: &str, start: usize) -> Vec<usize> {
     heads
 }
 
-/// The text with spaces in place of comments and of what stands in strings.
-fn without_words(text: &str) -> String {
+/// What becomes of the strings of a text.
+#[derive(Clone, Copy, PartialEq)]
+enum Strings {
+    Blank,
+    Kept,
+}
+
+/// The text with spaces in place of comments, and of what stands in strings.
+fn without_words(text: &str, strings: Strings) -> String {
     let chars: Vec<char> = text.chars().collect();
     let at = |place: usize| chars.get(place).copied().unwrap_or('\0');
     let mut code = String::with_capacity(text.len());
@@ -143,8 +164,9 @@ fn without_words(text: &str) -> String {
             code.push(at(place));
             place += 1;
         }
+        let is_kept = strings == Strings::Kept && !matches!(at(place), '/' | '\'');
         for c in &chars[place..end.clamp(place, chars.len())] {
-            code.push(if *c == '\n' { '\n' } else { ' ' });
+            code.push(if *c == '\n' || is_kept { *c } else { ' ' });
         }
         place = place.max(end);
     }
@@ -202,6 +224,17 @@ fn without_tests(mut code: String) -> String {
     code
 }
 
+/// The lines of what only tests compile, from 1.
+fn lines_of_tests(code: &str) -> Vec<usize> {
+    let (mut lines, mut from) = (Vec::new(), 0);
+    while let Some(at) = code[from..].find("#[cfg(test)]") {
+        let start = from + at;
+        from = end_of_item(code, start);
+        lines.extend(line_of(code, start)..=line_of(code, from));
+    }
+    lines
+}
+
 /// The end of the item or statement whose attribute stands at `start`: behind its `;` or its block.
 fn end_of_item(code: &str, start: usize) -> usize {
     let mut depth = 0;
@@ -256,6 +289,14 @@ fn code_is_told_from_comments_strings_and_tests() {
     assert_eq!(code("r#\"a\"b\"# c '\"' d 'e f r#g"), "c d 'e f r#g");
     assert_eq!(code(r#""a\"b" c '\'' d"#), "c d");
     assert_eq!(code("a;\n#[cfg(test)]\nmod t {\n    b;\n}\nc;"), "a; c;");
+    let text =
+        "a(\"b\"); // \"c\"\n#[cfg(test)]\nmod t {\n    d(\n\"e\"\n);\n}\nf('g', r#\"h\"#);\n";
+    let source = Source::new("src/x.rs", text);
+    let lines: Vec<&str> = source.with_strings.lines().map(str::trim).collect();
+    assert_eq!(
+        lines,
+        ["a(\"b\");", "", "", "", "", "", "", "f(   , r#\"h\"#);"]
+    );
 }
 
 #[test]
