@@ -132,7 +132,7 @@ impl Deliveries {
         // When a retry does not state its identity, its own position is all that is known.
         let its_own = || restored.origin.as_ref().map(|_| place.identity());
         let identity = restored.identity.or_else(its_own);
-        let stored_at = identity.as_deref().and_then(stored_at);
+        let stored_at = identity.as_deref().and_then(position::stored_at);
         let stored_at = stored_at.unwrap_or(place.stored_at);
         let (stream, sequence) = match restored.origin {
             Some((stream, sequence)) => (stream.into(), sequence),
@@ -328,16 +328,6 @@ impl Delivery {
         // While the connection is down the client's queue may be full, and the caller must not wait for it.
         Ok(tokio::time::timeout(PATIENCE, telling).await??)
     }
-}
-
-/// When an event was first stored, by its identity: a retry of it is another message. `None` if the identity has
-/// another form.
-fn stored_at(identity: &str) -> Option<DateTime<Utc>> {
-    let (place, nanos) = identity.rsplit_once('/')?;
-    let (_, sequence) = place.rsplit_once('/')?;
-    let (_, nanos): (u64, u64) = (sequence.parse().ok()?, nanos.parse().ok()?);
-    let nanos = i64::try_from(nanos).ok()?;
-    Some(DateTime::from_timestamp_nanos(nanos))
 }
 
 impl Acknowledger for Delivery {

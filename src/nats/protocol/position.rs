@@ -43,6 +43,16 @@ pub(in crate::nats) fn identity(stream: &str, sequence: u64, stored_at: DateTime
     format!("{stream}/{sequence}/{stored_at}")
 }
 
+/// When an event was first stored, by its identity: a retry of it is another message. `None` if the identity has
+/// another form.
+pub(in crate::nats) fn stored_at(identity: &str) -> Option<DateTime<Utc>> {
+    let (before, nanos) = identity.rsplit_once('/')?;
+    let (_, sequence) = before.rsplit_once('/')?;
+    let (_, nanos): (u64, u64) = (sequence.parse().ok()?, nanos.parse().ok()?);
+    let nanos = i64::try_from(nanos).ok()?;
+    Some(DateTime::from_timestamp_nanos(nanos))
+}
+
 /// A delivery, by the subject on which it is acknowledged.
 pub(in crate::nats) struct AckSubject {
     /// All tokens before the numbers.
@@ -118,6 +128,17 @@ impl Positions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_identity_is_read_as_it_was_written() {
+        let at = DateTime::from_timestamp_nanos(1_700_000_000_000_000_001);
+        let written = identity("EVENTS", 7, at);
+        assert_eq!(written, "EVENTS/7/1700000000000000001");
+        assert_eq!(stored_at(&written), Some(at));
+        for other in ["", "EVENTS/7", "EVENTS/x/1", "EVENTS/7/-1"] {
+            assert_eq!(stored_at(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn a_delivery_is_known_by_where_it_is_answered() {
