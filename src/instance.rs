@@ -119,14 +119,6 @@ pub struct WantedConsumer {
     pub settings: Map<String, Value>,
 }
 
-/// The subject on which all workers answer with the names of the subscribers that they run.
-pub(crate) const EVERYBODY: &str = "tidings.status";
-
-/// The subject on which the instances of a subscriber answer.
-pub(crate) fn status_subject(subscriber: &str) -> String {
-    format!("tidings.status.{subscriber}")
-}
-
 /// Whether a text can be the name of a durable: no other text may become a part of a subject.
 pub(crate) fn can_be_durable(name: &str) -> bool {
     let is_refused = |c: char| c.is_whitespace() || c.is_control() || ".*>/\\".contains(c);

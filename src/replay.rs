@@ -95,31 +95,6 @@ impl Replay {
         let events = self.ranges.iter().map(|range| range.events);
         events.fold(0, u64::saturating_add)
     }
-
-    /// The name of its consumer in each of its streams: `replay-<subscriber>`, with the slot appended from the second
-    /// slot on. It contains the subscriber and not the replay, so that permissions in NATS can name it.
-    #[must_use]
-    pub fn consumer(&self) -> String {
-        match self.slot {
-            0 | 1 => format!("replay-{}", self.subscriber),
-            slot => format!("replay-{}-{slot}", self.subscriber),
-        }
-    }
-
-    /// The name of the short-lived consumer that counts what is left of a range.
-    pub(crate) fn counter(&self) -> String {
-        format!("{}-count", self.consumer())
-    }
-}
-
-/// The entry that stores a replay; `*` matches any.
-pub(crate) fn entry(subscriber: &str, id: &str) -> String {
-    format!("replay.{subscriber}.{id}")
-}
-
-/// The entry that stores the progress of a replay.
-pub(crate) fn progress_entry(subscriber: &str, id: ReplayId) -> String {
-    format!("replay-progress.{subscriber}.{id}")
 }
 
 impl ReplayState {
@@ -164,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_for_is_read_as_it_was_written() {
+    fn a_request_is_read_as_it_was_written() {
         let request = ReplayRequest::new(StartFrom::Sequence(3))
             .to(StartFrom::Time(DateTime::UNIX_EPOCH))
             .names(["user.created"])

@@ -30,7 +30,7 @@ pub use crate::task::background::Background;
 use crate::{
     executor::{Executor, in_flight::InFlight},
     handler::subscriber::{EventSubscriber, SubscriberError},
-    nats::{Bus, BusError, ConnectError, ConsumerSpec, StartFrom},
+    nats::{Bus, BusError, ConnectError, ConsumerSpec, StartFrom, subjects},
 };
 use inspection::Inspection;
 use runner::Runner;
@@ -312,10 +312,10 @@ async fn consumers_of<S: Send + Sync + 'static>(
         subscriber: name.to_owned(),
         subject: subject.to_owned(),
     };
-    let dead_letter = format!("dead-letter.{name}.any");
+    let dead_letter = subjects::dead_letter(name, "any");
     let dead_letters = bus.stream_of(&dead_letter).await.map_err(setup)?;
     let dead_letters = dead_letters.ok_or_else(|| none(&dead_letter))?;
-    let retries = format!("tidings.retry.{name}.>");
+    let retries = subjects::retry(name, ">");
     let streams = bus.streams_of(subscriber.event_names()).await;
     let mut consumers = Vec::new();
     for (stream, names) in streams.map_err(setup)? {

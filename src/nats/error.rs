@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{CONNECTION_LOST, connection::denied};
+use super::{
+    ApiError, CONNECTION_LOST,
+    protocol::{codes, permission::permission_for},
+};
 
 /// The reason why a request to the server failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -42,12 +45,12 @@ pub enum BusError {
         /// How long the caller waited for the answer.
         after: Duration,
     },
-    /// The server answered with an error.
+    /// The server refused the request; [`BusError::kind`] says why.
     #[error("NATS refused {subject}: {description} ({code})")]
-    Api {
+    Refused {
         /// The subject of the request.
         subject: String,
-        /// The server's error code, such as 10059.
+        /// The number of the server's error, for people and logs: compare [`BusError::kind`] instead.
         code: u64,
         /// The server's description of the error.
         description: String,
@@ -86,7 +89,82 @@ pub enum BusError {
     },
 }
 
+/// Why a request failed, as far as a caller can act on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum BusErrorKind {
+    /// There is no such stream, or no stream takes the message.
+    StreamNotFound,
+    /// The stream has no such consumer.
+    ConsumerNotFound,
+    /// The stream has no such message.
+    MessageNotFound,
+    /// JetStream does not answer now: it has no leader, or too few servers are up. The same request may succeed later.
+    Unavailable,
+    /// JetStream is off, on the server or for the account.
+    NotEnabled,
+    /// The user of the connection lacks a permission.
+    Denied,
+    /// No answer came within the time. What was requested may have been done.
+    Timeout,
+    /// The connection was lost, or the answer could not be read. What was requested may have been done.
+    Broken,
+    /// Another client has written since the sequence that the request expects.
+    WrongLastSequence,
+    /// The server or the account has no storage or memory left for JetStream.
+    StorageFull,
+    /// The server or the account may have no more streams or consumers.
+    LimitReached,
+    /// A stream or a consumer with this name exists, and is another one.
+    NameInUse,
+    /// The subjects of the stream overlap with those of another stream.
+    SubjectsOverlap,
+    /// The account wants `max_bytes` set for each stream.
+    MaxBytesRequired,
+    /// The consumer cannot be reset to this sequence.
+    InvalidReset,
+    /// A setting or a declaration prevents it, as the text says.
+    Settings,
+    /// The server is too old for the request.
+    TooOld,
+    /// Another refusal, as the text says.
+    Other,
+}
+
 impl BusError {
+    /// Why the request failed.
+    #[must_use]
+    pub fn kind(&self) -> BusErrorKind {
+        match self {
+            Self::NoResponders { .. } => BusErrorKind::Unavailable,
+            Self::NoStream { .. } => BusErrorKind::StreamNotFound,
+            Self::Denied { .. } => BusErrorKind::Denied,
+            Self::Timeout { .. } => BusErrorKind::Timeout,
+            Self::Refused { code, .. } => codes::kind_of(*code),
+            Self::Settings { .. } | Self::Declaration { .. } => BusErrorKind::Settings,
+            Self::TooOld { .. } => BusErrorKind::TooOld,
+            Self::Broken { .. } => BusErrorKind::Broken,
+        }
+    }
+
+    pub(super) fn refused(subject: impl Into<String>, error: ApiError) -> Self {
+        Self::Refused {
+            subject: subject.into(),
+            code: error.err_code,
+            description: error.description,
+        }
+    }
+
+    /// Whether what was asked for does not exist: the consumer or its stream.
+    pub(super) fn is_gone(&self) -> bool {
+        self.has_code(codes::CONSUMER_NOT_FOUND) || self.has_code(codes::STREAM_NOT_FOUND)
+    }
+
+    /// Whether the server has refused with this code.
+    pub(super) fn has_code(&self, expected: u64) -> bool {
+        matches!(self, Self::Refused { code, .. } if *code == expected)
+    }
+
     pub(super) fn lost(subject: &str) -> Self {
         Self::Broken {
             subject: subject.to_owned(),
@@ -103,7 +181,7 @@ impl BusError {
         Self::Denied {
             action: "publish to",
             subject: subject.to_owned(),
-            permission: denied::permission_for(subject),
+            permission: permission_for(subject),
         }
     }
 }

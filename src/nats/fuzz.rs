@@ -16,13 +16,13 @@ use chrono::DateTime;
 use super::{HeaderMap, StoredMessage};
 
 /// A message as text: its subject, lines of headers, an empty line, its payload.
-pub(crate) struct Letter {
+pub(crate) struct TextMessage {
     subject: String,
     headers: Vec<(String, String)>,
     payload: Bytes,
 }
 
-impl Letter {
+impl TextMessage {
     /// Reads any text as a message.
     pub(crate) fn of(text: &str) -> Self {
         let (head, payload) = text.split_once("\n\n").unwrap_or((text, ""));

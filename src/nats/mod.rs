@@ -32,13 +32,14 @@ pub(crate) use consume::delivery::{Deliveries, Delivery};
 pub(crate) use consume::durables::{Durable, Durables};
 pub(crate) use consume::pull::{PullError, Pulled, Puller, PullerOptions};
 pub(crate) use consume::signs::{LeaseSign, RetrySigns};
-pub use error::BusError;
-pub(crate) use kv::park::{Head, PASS, Park, Question, letters_of};
+pub use error::{BusError, BusErrorKind};
+pub(crate) use kv::park::{Head, Park, Question};
 pub(crate) use kv::replays::{Part, Standing};
 pub(crate) use kv::state::{BadEntry, Holds};
-pub(crate) use protocol::dead_letter::REDRIVE;
-pub(crate) use protocol::ours::{counted, is_ours};
-pub(crate) use protocol::retry::{Waiting, retries_of};
+pub(crate) use protocol::authorship::{counted, is_reserved};
+pub(crate) use protocol::dead_letter::identity_in;
+pub(crate) use protocol::retry::Waiting;
+pub(crate) use protocol::{api, headers, keys, names, redrive, subjects};
 #[cfg(feature = "outbox")]
 pub(crate) use publish::batch::{
     BatchId, Cause, Confirmed, FULL_DISK, Refusal, Submission, cause_of_denial, cause_of_no_ack,
@@ -57,7 +58,6 @@ pub(crate) use stream::resume::{At, Found, Pings, StreamSnapshot};
 pub(crate) use stream::seek::{Expanse, Read, Sighting};
 pub use stream::settings::setting_text;
 pub(crate) use stream::settings::{Role, durable_issues, starts_beyond};
-pub(crate) use stream::stored::Stored;
 #[cfg(feature = "outbox")]
 pub use stream::streams::{StreamNameError, StreamSpec};
 pub use stream::tail::{Reader, ReaderError, Seen};
@@ -239,11 +239,7 @@ impl Bus {
             .timeout(Some(patience));
         let answer = self.request(subject, request).await?;
         if let Ok(Failed { error }) = serde_json::from_slice(&answer) {
-            return Err(BusError::Api {
-                subject: subject.to_owned(),
-                code: error.err_code,
-                description: error.description,
-            });
+            return Err(BusError::refused(subject, error));
         }
         serde_json::from_slice(&answer).map_err(|error| broken(unplaced(&error)))
     }
@@ -290,14 +286,7 @@ impl Bus {
         };
         match Receipt::read(&answer).into_result() {
             Ok(receipt) => Ok(receipt),
-            Err(ApiError {
-                err_code,
-                description,
-            }) => Err(BusError::Api {
-                subject,
-                code: err_code,
-                description,
-            }),
+            Err(error) => Err(BusError::refused(subject, error)),
         }
     }
 
@@ -360,7 +349,8 @@ impl Bus {
 
     /// The error when no answer came.
     fn ack_pending(&self, subject: &str, after: Duration) -> BusError {
-        let prefix = self.options.inbox_prefix.as_deref().unwrap_or("_INBOX");
+        let prefix = self.options.inbox_prefix.as_deref();
+        let prefix = prefix.unwrap_or(subjects::INBOX_PREFIX);
         let is_inbox = |subject: &String| {
             let rest = subject.strip_prefix(prefix);
             rest.is_some_and(|rest| rest.starts_with('.'))

@@ -185,7 +185,7 @@ impl DeadLetters {
         let stream = stream();
         let removed = retried(|| self.bus.remove(&stream, letter.sequence)).await;
         let discarded = removed.map_err(|error| match error {
-            BusError::Api { .. } => DeadLettersError::Undeletable { stream },
+            BusError::Refused { .. } => DeadLettersError::Undeletable { stream },
             error => error.into(),
         })?;
         tracing::warn!(
@@ -290,7 +290,9 @@ where
     loop {
         tried += 1;
         match ask().await {
-            Err(error @ (BusError::Api { .. } | BusError::NoStream { .. })) => return Err(error),
+            Err(error @ (BusError::Refused { .. } | BusError::NoStream { .. })) => {
+                return Err(error);
+            }
             Err(error) if tried < TRIES => {
                 tracing::debug!(%error, tried, "request retried");
                 tokio::time::sleep(PAUSE).await;

@@ -24,14 +24,11 @@ use std::collections::BTreeMap;
 use chrono::Utc;
 use serde::Serialize;
 
+use crate::nats::{Bus, BusError, subjects};
 pub use crate::replay::{
     Rehearsal, RehearsedEvents, Replay, ReplayIssue, ReplayProgress, ReplayRange, ReplayRequest,
     ReplayState, StreamProgress, UndecodableEvent,
     tag::{ReplayId, ReplayIdError},
-};
-use crate::{
-    instance::status_subject,
-    nats::{Bus, BusError},
 };
 pub use error::ReplayError;
 
@@ -193,7 +190,7 @@ impl Replays {
                     error @ (BusError::Timeout { .. }
                     | BusError::NoResponders { .. }
                     | BusError::Broken { .. }
-                    | BusError::Api { .. }),
+                    | BusError::Refused { .. }),
                 ) => {
                     unseen = Some(error.to_string());
                     continue;
@@ -251,7 +248,7 @@ impl Replays {
     pub async fn cancel(&self, id: ReplayId) -> Result<Replay, ReplayError> {
         let replay = self.set(id, ReplayState::Cancelled).await?;
         // The instance that works on it deletes the consumers; without one, they would remain.
-        let asking = status_subject(&replay.subscriber);
+        let asking = subjects::status_of(&replay.subscriber);
         if self.bus.scatter_gather(&asking).await?.is_empty() {
             self.bus.delete_consumers_of(&replay).await?;
         }

@@ -180,7 +180,7 @@ impl<DB: Store> Relay<DB> {
     pub async fn run(self, bus: Bus, stop: CancellationToken) -> Result<(), RelayError> {
         self.outbox.learn_limit(&bus);
         let schema = self.outbox.shared.names.schema();
-        let bus = bus.reading_as(&format!("relay-{schema}"));
+        let bus = bus.reading_as(&names::relay_readers(schema));
         let stand_by = StandBy::listen(&bus, schema).await;
         let life = RelayState::new(&bus, &stop, |issues| {
             Reporter::new(schema, DB::KIND, &self.settings.owner, issues)

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::nats::Bus;
+use crate::nats::{Bus, subjects};
 
 /// Pings are sent at most this often.
 const COALESCE: Duration = Duration::from_millis(1);
@@ -54,12 +54,12 @@ impl Drop for Working {
 
 /// The subject that relays of an outbox listen on.
 pub(super) fn subject(outbox: &str) -> String {
-    format!("tidings.wake.{outbox}")
+    subjects::wake(outbox)
 }
 
 /// The subject on which a relay announces that it has released the lease.
 pub(super) fn release_subject(outbox: &str) -> String {
-    format!("{}.released", subject(outbox))
+    subjects::lease_released(outbox)
 }
 
 impl Wake {

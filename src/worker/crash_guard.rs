@@ -24,7 +24,7 @@ use super::source::Item;
 use crate::{
     executor::{Acknowledger, Executor, Step},
     log::Lasting,
-    nats::{Bus, BusError},
+    nats::{Bus, BusError, keys},
     policy::{
         breaker::Permit,
         outcome::{Cause, DeadLetter},
@@ -150,7 +150,7 @@ impl CrashGuard {
         alone: RwLockWriteGuard<'static, ()>,
     ) -> Step {
         let (stream, sequence) = (item.arrival.stream.clone(), item.arrival.sequence);
-        let key = format!("crash-marker.{}.{}", self.subscriber, item.delivery.life());
+        let key = keys::crash_marker(&self.subscriber, &item.delivery.life());
         let arrival = &mut item.arrival;
         let step = match self.mark(&key, &stream, sequence).await {
             Ok(Marked::Tried) => {

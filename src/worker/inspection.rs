@@ -12,7 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::needs::needs;
 use crate::{
     instance::Instance,
-    nats::{BadEntry, Bus, BusError, ConsumerSpec, Need, Role},
+    nats::{BadEntry, Bus, BusError, ConsumerSpec, Need, Role, keys},
 };
 
 /// How often everything is inspected.
@@ -106,7 +106,7 @@ impl Inspection {
             }
         }
         let bad = found.bad.values();
-        let bad = bad.filter(|bad| bad.key.split('.').nth(1) == Some(&instance.subscriber));
+        let bad = bad.filter(|bad| keys::subscriber_of(&bad.key) == Some(&instance.subscriber));
         issues.extend(bad.map(ToString::to_string));
         issues
     }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::{
     error_text::unplaced,
     log::{Lasting, short},
-    nats::{Bus, BusError},
+    nats::{Bus, BusError, keys},
     position::Position,
     replay::tag::ReplayId,
     task::fence::Fence,
@@ -70,7 +70,7 @@ impl Lease {
         Self {
             bus: bus.clone(),
             subscriber: subscriber.to_owned(),
-            key: format!("lease.{subscriber}"),
+            key: keys::lease(subscriber),
             owner: Uuid::now_v7().to_string(),
             unread: Lasting::default(),
             unrenewed: Lasting::default(),
@@ -80,7 +80,7 @@ impl Lease {
     /// The lease of a replay of the subscriber.
     pub(super) fn of_replay(bus: &Bus, subscriber: &str, id: ReplayId) -> Self {
         Self {
-            key: format!("lease.{subscriber}.{id}"),
+            key: keys::lease_of_replay(subscriber, &id),
             ..Self::new(bus, &format!("{subscriber}/replay/{id}"))
         }
     }
@@ -290,7 +290,7 @@ pub(crate) async fn forget_handled(
     subscriber: &str,
     stream: &str,
 ) -> Result<(), BusError> {
-    let key = format!("lease.{subscriber}");
+    let key = keys::lease(subscriber);
     loop {
         let entry = match bus.read_state(&key).await {
             Ok(entry) => entry,

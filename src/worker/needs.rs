@@ -1,9 +1,6 @@
 //! The NATS permissions that a subscriber needs, including those that it needs only when something fails. Pure.
 
-use crate::{
-    instance::{EVERYBODY, status_subject},
-    nats::{ConsumerSpec, Need, letters_of},
-};
+use crate::nats::{ConsumerSpec, Need, api, keys, names, subjects};
 
 /// What a subscriber publishes and subscribes to sooner or later. The last consumer is that of its retries. Permissions
 /// that are needed once, to create consumers, are left out: that call fails by itself.
@@ -14,32 +11,25 @@ pub(super) fn needs(
     is_ordered: bool,
 ) -> Vec<Need> {
     let mut needs = vec![
-        Need::subscribe(EVERYBODY, "answering the search for instances"),
-        Need::subscribe(status_subject(name), "answering status requests"),
+        Need::subscribe(subjects::STATUS, "answering the search for instances"),
+        Need::subscribe(subjects::status_of(name), "answering status requests"),
         Need::publish(
-            format!("$KV.TIDINGS.crash-marker.{name}.1"),
+            keys::subject(&keys::crash_marker(name, "1")),
             "finding the event that killed a process",
         ),
-        Need::publish("$JS.API.STREAM.MSG.GET.KV_TIDINGS", "reading replays"),
+        Need::publish(api::message_get(names::BUCKET_STREAM), "reading replays"),
     ];
     for ConsumerSpec {
         stream, durable, ..
     } in consumers
     {
-        let place = format!("{stream}.{durable}");
         needs.extend([
-            Need::publish(
-                format!("$JS.API.CONSUMER.INFO.{place}"),
-                "checking its consumer",
-            ),
-            Need::publish(
-                format!("$JS.API.CONSUMER.MSG.NEXT.{place}"),
-                "pulling events",
-            ),
-            Need::publish(format!("$JS.ACK.{place}.1.1.1.1.0"), "acknowledging events"),
+            Need::publish(api::consumer_info(stream, durable), "checking its consumer"),
+            Need::publish(api::consumer_next(stream, durable), "pulling events"),
+            Need::publish(api::any_ack(stream, durable), "acknowledging events"),
         ]);
         if is_ordered {
-            let reset = format!("$JS.API.CONSUMER.RESET.{place}");
+            let reset = api::consumer_reset(stream, durable);
             needs.push(Need::publish(
                 reset,
                 "handling events in order after a takeover",
@@ -47,23 +37,22 @@ pub(super) fn needs(
         }
     }
     let of_events = consumers.split_last().map_or(&[][..], |(_, events)| events);
-    let letters = letters_of(name);
     for event in of_events.iter().flat_map(|consumer| &consumer.subjects) {
-        let letter = letters.replace('>', event);
+        let letter = subjects::dead_letter(name, event);
         needs.push(Need::publish(letter, "storing dead letters"));
     }
     if is_ordered {
-        let letters = format!("$JS.API.STREAM.MSG.GET.{dead_letters}");
+        let letters = api::message_get(dead_letters);
         needs.push(Need::publish(
             letters,
             "reading the dead letters of a parked key",
         ));
-        let lease = format!("$KV.TIDINGS.lease.{name}");
-        let read = format!("$JS.API.DIRECT.GET.KV_TIDINGS.{lease}");
+        let lease = keys::subject(&keys::lease(name));
+        let read = api::direct_get_last(names::BUCKET_STREAM, &lease);
         needs.push(Need::publish(lease, "acquiring its lease"));
         needs.push(Need::publish(read, "acquiring its lease"));
     } else {
-        let later = format!("tidings.retry-at.{name}.1");
+        let later = subjects::scheduled_retry(name, "1");
         needs.push(Need::publish(later, "retrying an event"));
     }
     needs

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     executor::Executor,
     handler::subscriber::EventSubscriber,
-    nats::{Bus, BusError, Holds},
+    nats::{Bus, BusError, Holds, keys},
     replay::{Replay, ReplayState, tag::ReplayId},
 };
 pub(super) use filter::ReplayFilter;
@@ -129,7 +129,7 @@ impl<S: Send + Sync + 'static> Replays<S> {
     }
 
     async fn watch(&mut self) {
-        let keys = format!("$KV.TIDINGS.replay.{}.*", self.desk.name);
+        let keys = keys::subject(&keys::replay(&self.desk.name, &"*"));
         let heard = self.desk.bus.questions(&keys).await;
         let mut heard = match heard {
             Ok(heard) => heard.map(drop).boxed(),

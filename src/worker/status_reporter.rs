@@ -17,9 +17,9 @@ use super::{in_flight_table::InFlightTable, inspection::Inspection};
 use crate::{
     executor::{tally::Tally, throttle::Throttle},
     handler::subscriber::EventSubscriber,
-    instance::{Activity, EVERYBODY, HotKey, Instance, WantedConsumer, status_subject},
+    instance::{Activity, HotKey, Instance, WantedConsumer},
     log::{Lasting, short},
-    nats::{BadEntry, Bus, ConsumerSpec},
+    nats::{BadEntry, Bus, ConsumerSpec, subjects},
     policy::{breaker::CircuitState, lanes::Lanes},
 };
 
@@ -168,7 +168,7 @@ impl StatusReporter {
 
     /// Answers status requests, as long as it is polled.
     pub(super) async fn answer(self: Arc<Self>, bus: Bus) {
-        let subject = status_subject(&self.facts.subscriber);
+        let subject = subjects::status_of(&self.facts.subscriber);
         answer_on(&bus, &subject, || async {
             // Texts and numbers always serialise.
             serde_json::to_vec(&self.status().await).unwrap_or_default()
@@ -230,7 +230,7 @@ impl StatusReporter {
 /// Reports the names of the worker's subscribers on request, as long as it is polled. One answer covers all of them: a
 /// user whose permissions only allow responses may by default send one.
 pub(super) async fn answer_everybody(bus: Bus, subscribers: Vec<String>) {
-    answer_on(&bus, EVERYBODY, || async {
+    answer_on(&bus, subjects::STATUS, || async {
         serde_json::to_vec(&subscribers).unwrap_or_default()
     })
     .await;

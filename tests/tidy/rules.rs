@@ -147,6 +147,33 @@ pub const RULES: &[Rule] = &[
         example: ("src/helpers.rs", "//! H.\n"),
     },
     Rule {
+        reason: "a header of Tidings or NATS, a subject of Tidings or JetStream, and a code of nats-server is written \
+                 in src/nats/protocol only",
+        within: |path| {
+            path.is_in(&["src/", "crates/cli/src/"]) && !path.is_in(&["src/nats/protocol/"])
+        },
+        breaks: |source| {
+            let mut found = lines_where(&source.with_strings, has_text_of_the_wire);
+            found.extend(lines_where(&source.code, has_server_code));
+            found
+        },
+        example: (
+            "src/operations/trace.rs",
+            "//! T.\nfn f() { g(\"tidings-dead-cause\"); }\n",
+        ),
+    },
+    Rule {
+        reason: "a code of nats-server has a name in src/nats/protocol/codes.rs",
+        within: |path| {
+            path.is_in(&["src/nats/protocol/"]) && !path.is_in(&["src/nats/protocol/codes.rs"])
+        },
+        breaks: |source| lines_where(&source.code, has_server_code),
+        example: (
+            "src/nats/protocol/retry.rs",
+            "//! R.\nfn f() { g(10059); }\n",
+        ),
+    },
+    Rule {
         reason: "the program's configuration knows no command",
         within: |path| path.is_in(&["crates/cli/src/config"]),
         breaks: |source| source.lines_with(&["crate::cli"]),
@@ -301,6 +328,42 @@ pub const RULES: &[Rule] = &[
         ),
     },
 ];
+
+/// What a string holds that is sent to NATS or stored there, and nowhere else.
+const TEXTS_OF_THE_WIRE: &[&str] = &[
+    "$JS",
+    "$KV",
+    "\"Nats-",
+    "\"ce-",
+    "\"_INBOX",
+    "\"tidings-\"",
+    "\"tidings-dead",
+    "\"tidings-retry",
+    "\"tidings-redrive",
+    "\"tidings-replay",
+    "\"tidings-republished",
+    "\"tidings.retry",
+    "\"tidings.status",
+    "\"tidings.wake",
+    "\"tidings.*",
+    "\"dead-letter.",
+];
+
+fn has_text_of_the_wire(line: &str) -> bool {
+    TEXTS_OF_THE_WIRE.iter().any(|text| line.contains(text))
+}
+
+/// Whether a line of code has an error code of the JetStream API: five digits, from 10000 to 10299.
+fn has_server_code(line: &str) -> bool {
+    let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+    words.any(|word| {
+        word.len() == 5
+            && word.bytes().all(|digit| digit.is_ascii_digit())
+            && ["100", "101", "102"]
+                .iter()
+                .any(|start| word.starts_with(start))
+    })
+}
 
 /// Words and phrases that stand for an actor or a term which a reader has to guess.
 const FOREIGN_WORDS: &[&str] = &[

@@ -9,6 +9,8 @@ pub struct Source {
     pub code: String,
     /// The same with the tests.
     code_and_tests: String,
+    /// Like `code`, with what strings hold.
+    pub with_strings: String,
 }
 
 impl Source {
@@ -20,16 +22,30 @@ impl Source {
             || ["/fuzz/", "/conformance/"]
                 .iter()
                 .any(|folder| path.contains(folder));
-        let code_and_tests = without_words(text);
-        let code = match is_test {
-            true => "\n".repeat(text.lines().count()),
-            false => without_tests(code_and_tests.clone()),
+        let code_and_tests = without_words(text, Strings::Blank);
+        let nothing = || "\n".repeat(text.lines().count());
+        let (code, with_strings) = match is_test {
+            true => (nothing(), nothing()),
+            false => {
+                let tests = lines_of_tests(&code_and_tests);
+                let with_strings = without_words(text, Strings::Kept);
+                let lines = (1..).zip(with_strings.lines());
+                let lines = lines.map(|(number, line)| match tests.contains(&number) {
+                    true => "",
+                    false => line,
+                });
+                (
+                    without_tests(code_and_tests.clone()),
+                    lines.collect::<Vec<_>>().join("\n"),
+                )
+            }
         };
         Self {
             path: path.to_owned(),
             text: text.to_owned(),
             code,
             code_and_tests,
+            with_strings,
         }
     }
 
@@ -182,8 +198,15 @@ fn heads(code: &str, start: usize) -> Vec<usize> {
     heads
 }
 
-/// The text with spaces in place of comments and of what stands in strings.
-fn without_words(text: &str) -> String {
+/// What becomes of the strings of a text.
+#[derive(Clone, Copy, PartialEq)]
+enum Strings {
+    Blank,
+    Kept,
+}
+
+/// The text with spaces in place of comments, and of what stands in strings.
+fn without_words(text: &str, strings: Strings) -> String {
     let chars: Vec<char> = text.chars().collect();
     let at = |place: usize| chars.get(place).copied().unwrap_or('\0');
     let mut code = String::with_capacity(text.len());
@@ -204,8 +227,9 @@ fn without_words(text: &str) -> String {
             code.push(at(place));
             place += 1;
         }
+        let is_kept = strings == Strings::Kept && !matches!(at(place), '/' | '\'');
         for c in &chars[place..end.clamp(place, chars.len())] {
-            code.push(if *c == '\n' { '\n' } else { ' ' });
+            code.push(if *c == '\n' || is_kept { *c } else { ' ' });
         }
         place = place.max(end);
     }
@@ -261,6 +285,17 @@ fn without_tests(mut code: String) -> String {
         code.replace_range(start..end, &blank);
     }
     code
+}
+
+/// The lines of what only tests compile, from 1.
+fn lines_of_tests(code: &str) -> Vec<usize> {
+    let (mut lines, mut from) = (Vec::new(), 0);
+    while let Some(at) = code[from..].find("#[cfg(test)]") {
+        let start = from + at;
+        from = end_of_item(code, start);
+        lines.extend(line_of(code, start)..=line_of(code, from));
+    }
+    lines
 }
 
 /// The end of the item or statement whose attribute stands at `start`: behind its `;` or its block.
@@ -345,6 +380,14 @@ fn code_is_separated_from_comments_strings_and_tests() {
     assert_eq!(code("r#\"a\"b\"# c '\"' d 'e f r#g"), "c d 'e f r#g");
     assert_eq!(code(r#""a\"b" c '\'' d"#), "c d");
     assert_eq!(code("a;\n#[cfg(test)]\nmod t {\n    b;\n}\nc;"), "a; c;");
+    let text =
+        "a(\"b\"); // \"c\"\n#[cfg(test)]\nmod t {\n    d(\n\"e\"\n);\n}\nf('g', r#\"h\"#);\n";
+    let source = Source::new("src/x.rs", text);
+    let lines: Vec<&str> = source.with_strings.lines().map(str::trim).collect();
+    assert_eq!(
+        lines,
+        ["a(\"b\");", "", "", "", "", "", "", "f(   , r#\"h\"#);"]
+    );
 }
 
 #[test]

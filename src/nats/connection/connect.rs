@@ -10,10 +10,9 @@ use std::{
 use async_nats::{ConnectOptions, Event};
 use tokio::sync::watch;
 
-use super::denied;
 use super::{
     client::{Live, Task},
-    denied::Denied,
+    denied::{self, Denied},
     link::ServerSwitch,
     options::{Auth, NatsOptions, Tls},
     rights,

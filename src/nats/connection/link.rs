@@ -13,10 +13,7 @@ use async_nats::Request;
 use tokio::sync::watch;
 
 use super::client::Client;
-
-/// Any server answers a request to this subject at once, if only that there are no responders or that the user may not
-/// publish to it.
-const NOBODY: &str = "tidings.nobody";
+use crate::nats::protocol::subjects::NO_LISTENER;
 
 /// A connection. Clones share it.
 #[derive(Clone)]
@@ -46,11 +43,12 @@ impl Link {
         self.client.received()
     }
 
-    /// Sends a request that any server answers at once, and waits for the answer up to `patience`. [`Link::received`]
+    /// Sends a request that any server answers at once, if only that there are no responders or that the user may not
+    /// publish to it, and waits for the answer up to `patience`. [`Link::received`]
     /// shows whether it came.
     pub(in crate::nats) async fn knock(&self, patience: Duration) {
         let request = Request::new().timeout(Some(patience));
-        let asking = self.client.send_request(NOBODY, request);
+        let asking = self.client.send_request(NO_LISTENER, request);
         let _ = tokio::time::timeout(patience, asking).await;
     }
 

@@ -4,7 +4,7 @@
 use serde::Deserialize;
 use serde_json::json;
 
-use super::denied::permission_for;
+use crate::nats::protocol::permission::permission_for;
 use crate::nats::{Bus, BusError};
 
 /// The subject that returns the permissions. A user that may not request them does not learn them, which is no error.

@@ -12,10 +12,8 @@ use tidings_contract::Name;
 use super::origin;
 use crate::nats::{
     Bus, BusError,
-    stream::{
-        settings::{is_as_wanted, limit_in, put_over, setting_text, unset},
-        streams::retry_subject,
-    },
+    protocol::{api, codes, subjects},
+    stream::settings::{is_as_wanted, limit_in, put_over, setting_text, unset},
 };
 use crate::{executor::ACK_WAIT, policy::start::StartFrom, replay::tag::ReplayId};
 
@@ -209,16 +207,14 @@ impl Bus {
         spec: &ConsumerSpec,
         at: StartFrom,
     ) -> Result<(), BusError> {
-        // Acknowledged messages leave a work queue: everything that is still in it is left to do.
-        const WORK_QUEUE_HAS_ONE_BEGINNING: u64 = 10101;
         if let Some(config) = self.consumer_config(spec).await?
             && !self.make_room(spec, &config).await?
         {
             return Ok(());
         }
         match self.create_consumer(spec, at).await {
-            Err(BusError::Api {
-                code: WORK_QUEUE_HAS_ONE_BEGINNING,
+            Err(BusError::Refused {
+                code: codes::CONSUMER_MUST_DELIVER_ALL,
                 ..
             }) => self
                 .create_consumer(spec, StartFrom::Beginning)
@@ -239,7 +235,7 @@ impl Bus {
             #[serde(default)]
             ts: Option<DateTime<Utc>>,
         }
-        let subject = format!("$JS.API.CONSUMER.INFO.{}.{}", spec.stream, spec.durable);
+        let subject = api::consumer_info(&spec.stream, &spec.durable);
         let Asked { ack_floor, ts } = self.api(&subject, &json!({})).await?;
         Ok((ack_floor.stream_seq, ts))
     }
@@ -299,7 +295,7 @@ impl Bus {
 
     /// Until when a subscriber is paused, by the consumer of its retries, which every subscriber has.
     async fn pause_of(&self, durable: &str) -> Result<Option<Value>, BusError> {
-        let retries = retry_subject(durable, ">");
+        let retries = subjects::retry(durable, ">");
         let Some(stream) = self.stream_of(&retries).await? else {
             return Ok(None);
         };
@@ -317,12 +313,11 @@ impl Bus {
         spec: &mut ConsumerSpec,
         at: StartFrom,
     ) -> Result<(), BusError> {
-        const EXISTS: u64 = 10148;
         let config = match self.consumer_config(spec).await? {
             Some(config) => config,
             None => match self.create_consumer(spec, at).await {
                 // Another instance was faster, and the stream has grown in between.
-                Err(error @ BusError::Api { code: EXISTS, .. }) => {
+                Err(error) if error.has_code(codes::CONSUMER_EXISTS) => {
                     self.consumer_config(spec).await?.ok_or(error)?
                 }
                 Ok(made) => {
@@ -336,7 +331,7 @@ impl Bus {
         match self.set_back(spec, config).await {
             Ok(Some(updated)) => spec.obey(&updated),
             Ok(None) => {}
-            Err(error @ (BusError::Api { .. } | BusError::Denied { .. })) => {
+            Err(error @ (BusError::Refused { .. } | BusError::Denied { .. })) => {
                 let (stream, durable) = (&spec.stream, &spec.durable);
                 tracing::error!(stream, durable, %error, "consumer update failed: the consumer stays unchanged");
             }
@@ -375,7 +370,7 @@ impl Bus {
         consumer: &str,
         patience: Duration,
     ) -> Result<ConsumerState, BusError> {
-        let subject = format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}");
+        let subject = api::consumer_info(stream, consumer);
         self.api_within(patience, &subject, &json!({})).await
     }
 
@@ -385,7 +380,7 @@ impl Bus {
         struct Delivered {
             delivered: Place,
         }
-        let subject = format!("$JS.API.CONSUMER.INFO.{}.{}", spec.stream, spec.durable);
+        let subject = api::consumer_info(&spec.stream, &spec.durable);
         let Delivered { delivered } = self.api(&subject, &json!({})).await?;
         Ok(delivered.stream_seq)
     }
@@ -403,7 +398,7 @@ impl Bus {
             reset_seq: u64,
         }
         let (stream, durable) = (&spec.stream, &spec.durable);
-        let subject = format!("$JS.API.CONSUMER.RESET.{stream}.{durable}");
+        let subject = api::consumer_reset(stream, durable);
         // An older server does not answer at all.
         if !self.is_at_least([2, 14, 0]) {
             return Err(BusError::TooOld {
@@ -434,12 +429,11 @@ impl Bus {
     }
 
     async fn consumer_info(&self, spec: &ConsumerSpec) -> Result<Option<Info>, BusError> {
-        const NO_SUCH_CONSUMER: u64 = 10014;
-        let subject = format!("$JS.API.CONSUMER.INFO.{}.{}", spec.stream, spec.durable);
+        let subject = api::consumer_info(&spec.stream, &spec.durable);
         match self.api(&subject, &json!({})).await {
             Ok(info) => Ok(Some(info)),
-            Err(BusError::Api {
-                code: NO_SUCH_CONSUMER,
+            Err(BusError::Refused {
+                code: codes::CONSUMER_NOT_FOUND,
                 ..
             }) => Ok(None),
             Err(error) => Err(error),
@@ -462,7 +456,6 @@ impl Bus {
         mut config: Map<String, Value>,
         action: &str,
     ) -> Result<Info, BusError> {
-        const TOO_MANY_UNANSWERED: u64 = 10121;
         let (stream, durable) = (&spec.stream, &spec.durable);
         config.remove("filter_subject");
         config.remove("filter_subjects");
@@ -472,13 +465,13 @@ impl Bus {
             origin::mark_replay(&mut config, replay);
         }
         let subject = match &*spec.subjects {
-            [one] => format!("$JS.API.CONSUMER.CREATE.{stream}.{durable}.{one}"),
-            _ => format!("$JS.API.CONSUMER.CREATE.{stream}.{durable}"),
+            [one] => api::consumer_create_filtered(stream, durable, one),
+            _ => api::consumer_create(stream, durable),
         };
         let mut request = json!({ "stream_name": stream, "config": config, "action": action });
         let info: Info = match self.api(&subject, &request).await {
-            Err(BusError::Api {
-                code: TOO_MANY_UNANSWERED,
+            Err(BusError::Refused {
+                code: codes::MAX_ACK_PENDING_EXCEEDED,
                 description,
                 ..
             }) => {

@@ -24,12 +24,12 @@ use crate::nats::{
     Bus, BusError, Pulled, envelope_of,
     kv::park::Question,
     protocol::{
-        dead_letter::{Letter, size_of},
-        ours,
-        position::Places,
-        retry,
+        authorship,
+        dead_letter::{DeadLetterMessage, size_of},
+        position::Positions,
+        retry, subjects,
     },
-    stream::{messages::header_map, streams::retry_at_subject},
+    stream::messages::header_map,
 };
 use crate::{
     executor::{AckError, Acknowledger, Arrival, Past},
@@ -74,7 +74,7 @@ pub(crate) struct Delivery {
 /// Reads the messages of a subscriber, or of a replay of it, and caches what is expensive to create for each of them.
 pub(crate) struct Deliveries {
     bus: Arc<Bus>,
-    places: Places,
+    positions: Positions,
     answers: Answers,
     subscriber: Arc<str>,
     /// The replay whose consumer delivers them.
@@ -87,7 +87,7 @@ impl Deliveries {
     pub(crate) fn new(bus: &Bus, subscriber: &Arc<str>) -> Self {
         Self {
             bus: Arc::new(bus.clone()),
-            places: Places::new(bus),
+            positions: Positions::new(bus),
             answers: Answers::new(bus),
             subscriber: Arc::clone(subscriber),
             replay: None,
@@ -106,7 +106,7 @@ impl Deliveries {
     /// # Errors
     /// [`BusError`] when the stream does not answer.
     pub(crate) async fn with_payload(&mut self, message: Pulled) -> Result<Pulled, BusError> {
-        let (mut message, place) = self.places.read(message.0);
+        let (mut message, place) = self.positions.read(message.0);
         let Some(place) = place else {
             return Ok(Pulled(message));
         };
@@ -121,18 +121,18 @@ impl Deliveries {
 
     /// Reads a message; `None` when it does not come from a consumer.
     pub(crate) fn read(&mut self, message: Pulled) -> Option<(Delivery, Arrival)> {
-        let (mut message, place) = self.places.read(message.0);
+        let (mut message, place) = self.positions.read(message.0);
         let place = place?;
         let restored = retry::restore(&mut message, &place.stream, &self.subscriber);
-        let is_marker = ours::is_marker(message.headers.as_ref(), &message.payload);
+        let is_marker = authorship::is_marker(message.headers.as_ref(), &message.payload);
         let retried = restored.replay.map(|mark| mark.retried(&self.subscriber));
         let replay = self.replay.clone().or(retried.map(Arc::new));
-        let is_its = restored.is_retry && restored.put_by.is_none();
+        let is_its = restored.is_retry && restored.foreign_schedule.is_none();
         let question = is_its.then(|| Question::of(&message)).flatten();
         // When a retry does not state its identity, its own position is all that is known.
         let its_own = || restored.origin.as_ref().map(|_| place.identity());
         let identity = restored.identity.or_else(its_own);
-        let stored_at = identity.as_deref().and_then(stored_at);
+        let stored_at = identity.as_deref().and_then(position::stored_at);
         let stored_at = stored_at.unwrap_or(place.stored_at);
         let (stream, sequence) = match restored.origin {
             Some((stream, sequence)) => (stream.into(), sequence),
@@ -143,9 +143,9 @@ impl Deliveries {
         }
         let named = || identity.clone().unwrap_or_else(|| place.identity());
         let arrival = Arrival {
-            envelope: match restored.put_by {
+            envelope: match restored.foreign_schedule {
                 None => envelope_of(&message, named).map(Arc::new),
-                Some(other) => Err(put_by_another(&other)),
+                Some(other) => Err(scheduled_by_another(&other)),
             },
             subject: Arc::clone(&self.subject),
             stream: Arc::clone(&stream),
@@ -179,7 +179,7 @@ impl Deliveries {
     }
 }
 
-fn put_by_another(schedule: &str) -> wire::ReadError {
+fn scheduled_by_another(schedule: &str) -> wire::ReadError {
     let schedule = schedule.chars().take(200).collect::<String>();
     wire::ReadError::Malformed(format!(
         "the schedule {schedule}, which is not of this subscriber, put it into these retries: check which users may \
@@ -264,8 +264,11 @@ impl Delivery {
     }
 
     /// The dead letter that it becomes.
-    pub(in crate::nats) fn letter<'a>(&'a self, why: &'a DeadLetter) -> Letter<'a> {
-        Letter {
+    pub(in crate::nats) fn dead_letter_message<'a>(
+        &'a self,
+        why: &'a DeadLetter,
+    ) -> DeadLetterMessage<'a> {
+        DeadLetterMessage {
             subscriber: &self.subscriber,
             message: &self.message,
             subject: &self.message.subject,
@@ -327,16 +330,6 @@ impl Delivery {
     }
 }
 
-/// When an event was first stored, by its identity: a retry of it is another message. `None` if the identity has
-/// another form.
-fn stored_at(identity: &str) -> Option<DateTime<Utc>> {
-    let (place, nanos) = identity.rsplit_once('/')?;
-    let (_, sequence) = place.rsplit_once('/')?;
-    let (_, nanos): (u64, u64) = (sequence.parse().ok()?, nanos.parse().ok()?);
-    let nanos = i64::try_from(nanos).ok()?;
-    Some(DateTime::from_timestamp_nanos(nanos))
-}
-
 impl Acknowledger for Delivery {
     async fn ack(&self) -> Result<(), AckError> {
         Ok(self.answer("+ACK").await?)
@@ -348,7 +341,7 @@ impl Acknowledger for Delivery {
             return Ok(());
         }
         let due = Utc::now() + after.min(LONGEST_DELAY);
-        let subject = retry_at_subject(&self.subscriber, &retry::id_of(self));
+        let subject = subjects::scheduled_retry(&self.subscriber, &retry::id_of(self));
         let headers = retry::headers(self, past, due);
         let payload = self.message.payload.clone();
         // Boxed, because most deliveries are only acknowledged.
@@ -373,7 +366,7 @@ impl Acknowledger for Delivery {
     }
 
     async fn dead_letter(&self, letter: &DeadLetter) -> Result<u64, AckError> {
-        let stored = Box::pin(self.letter(letter).bury(&self.bus)).await?;
+        let stored = Box::pin(self.dead_letter_message(letter).publish(&self.bus)).await?;
         let reason = format!("+TERM {}", letter.cause.as_str());
         self.answer(reason).await?;
         Ok(stored)

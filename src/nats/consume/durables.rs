@@ -8,9 +8,11 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
 use super::origin;
-use crate::nats::{Bus, BusError};
+use crate::nats::{
+    Bus, BusError,
+    protocol::{api, codes},
+};
 
-const NO_SUCH_STREAM: u64 = 10059;
 /// How many streams are requested at once.
 const AT_ONCE: usize = 8;
 
@@ -138,7 +140,7 @@ impl Bus {
     /// All durable consumers that are visible: a stream without a leader does not hide those of other streams.
     pub(crate) async fn seen_durables(&self) -> Durables {
         let mut durables = Durables::default();
-        match self.paged("$JS.API.STREAM.NAMES", "streams").await {
+        match self.paged(api::STREAM_NAMES, "streams").await {
             Ok(streams) => durables.streams = streams,
             Err(error) => {
                 durables.unseen.push((None, error));
@@ -150,7 +152,7 @@ impl Bus {
             .clone()
             .into_iter()
             .map(|stream| async move {
-                let subject = format!("$JS.API.CONSUMER.LIST.{stream}");
+                let subject = api::consumer_list(&stream);
                 let listed = self.paged::<Durable>(&subject, "consumers").await;
                 (stream, listed, Utc::now())
             });
@@ -164,8 +166,8 @@ impl Bus {
                     }
                     durables.found.extend(consumers);
                 }
-                Err(BusError::Api {
-                    code: NO_SUCH_STREAM,
+                Err(BusError::Refused {
+                    code: codes::STREAM_NOT_FOUND,
                     ..
                 }) => {}
                 Err(error) => durables.unseen.push((Some(stream), error)),
@@ -182,22 +184,21 @@ impl Bus {
         (stream, durable): (&str, &str),
         until: Option<DateTime<Utc>>,
     ) -> Result<bool, BusError> {
-        const GONE: [u64; 2] = [10014, 10059];
-        let subject = format!("$JS.API.CONSUMER.PAUSE.{stream}.{durable}");
+        let subject = api::consumer_pause(stream, durable);
         let request = match until {
             Some(until) => json!({ "pause_until": until }),
             None => json!({}),
         };
         match self.api::<Map<String, Value>>(&subject, &request).await {
             Ok(_) => Ok(true),
-            Err(BusError::Api { code, .. }) if GONE.contains(&code) => Ok(false),
+            Err(error) if error.is_gone() => Ok(false),
             Err(error) => Err(error),
         }
     }
 
     /// The names of the durables that a stream has.
     pub(crate) async fn durables_of(&self, stream: &str) -> Result<BTreeSet<String>, BusError> {
-        let subject = format!("$JS.API.CONSUMER.LIST.{stream}");
+        let subject = api::consumer_list(&stream);
         let listed = self.paged::<Durable>(&subject, "consumers").await?;
         Ok(listed.into_iter().map(|one| one.name).collect())
     }

@@ -4,17 +4,16 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::nats::{Bus, BusError, ConsumerSpec};
+use crate::nats::{
+    Bus, BusError, ConsumerSpec,
+    protocol::{
+        api,
+        names::metadata::{REPLAY, STREAMS, SUBSCRIBER},
+    },
+};
 use crate::replay::tag::ReplayId;
 
 const METADATA: &str = "metadata";
-/// The subscriber that the consumer belongs to.
-const SUBSCRIBER: &str = "tidings.subscriber";
-/// The streams of its events, separated by commas.
-const STREAMS: &str = "tidings.streams";
-
-/// The replay that the consumer belongs to: a consumer with its name may be left over from another replay.
-const REPLAY: &str = "tidings.replay";
 
 /// Tags a configuration as that of a subscriber; other metadata stays.
 pub(in crate::nats) fn mark(config: &mut Map<String, Value>, subscriber: &str) {
@@ -93,10 +92,9 @@ impl Bus {
         let ConsumerSpec {
             stream, durable, ..
         } = spec;
-        let subject = format!("$JS.API.CONSUMER.CREATE.{stream}.{durable}");
         let subject = match config.get("filter_subject").and_then(Value::as_str) {
-            Some(filter) => format!("{subject}.{filter}"),
-            None => subject,
+            Some(filter) => api::consumer_create_filtered(stream, durable, filter),
+            None => api::consumer_create(stream, durable),
         };
         let request = json!({ "stream_name": stream, "config": config, "action": "update" });
         self.api::<Map<String, Value>>(&subject, &request)

@@ -6,7 +6,6 @@
 //! are lost (a restarted server forgets them), and it starts again on a new inbox. When nothing arrives though it
 //! should, the [watchdog](super::watchdog) finds out why. Messages that ended the connection are [looked for](lost).
 
-mod end;
 mod lost;
 
 use std::time::Duration;
@@ -17,15 +16,20 @@ use futures::{FutureExt, StreamExt};
 use serde_json::json;
 use tokio::{sync::watch, time::Instant};
 
-use self::{
-    end::{End, Limit},
-    lost::Lost,
-};
+use self::lost::Lost;
 use super::{
     credit::{Credit, Room},
     watchdog::{Finding, Watchdog},
 };
-use crate::nats::{Bus, BusError, protocol::headers::left_out};
+use crate::nats::{
+    Bus, BusError,
+    protocol::{
+        api,
+        headers::server,
+        pull_end::{Limit, PullEnd},
+        server_headers::left_out,
+    },
+};
 
 const EXPIRES: Duration = Duration::from_secs(5);
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -102,10 +106,7 @@ impl Puller {
         }
         Ok(Self {
             bus: bus.clone(),
-            next_subject: format!(
-                "$JS.API.CONSUMER.MSG.NEXT.{}.{}",
-                options.stream, options.consumer
-            ),
+            next_subject: api::consumer_next(&options.stream, &options.consumer),
             inbox,
             subscriber,
             has_ended: false,
@@ -286,28 +287,28 @@ impl Puller {
             let headers = message.headers.as_ref()?;
             headers.get(name)?.as_str().parse().ok()
         };
-        let left = number("Nats-Pending-Messages").unwrap_or(0);
-        let bytes = number("Nats-Pending-Bytes").unwrap_or(0);
+        let left = number(server::PENDING_MESSAGES).unwrap_or(0);
+        let bytes = number(server::PENDING_BYTES).unwrap_or(0);
         let code = message.status.map_or(0, |status| status.as_u16());
         let reason = message.description.clone().unwrap_or_default();
-        let end = End::of(code, &reason);
-        if end == End::TooLarge {
+        let end = PullEnd::of(code, &reason);
+        if end == PullEnd::TooLarge {
             self.credit.does_not_fit(left);
         }
         match end {
-            End::Refused(limit) => {
+            PullEnd::Refused(limit) => {
                 self.credit.refused();
                 return self.obey(limit, &reason);
             }
-            End::Unknown => self.credit.refused(),
+            PullEnd::Unknown => self.credit.refused(),
             _ => self.credit.ended(left, bytes),
         }
         match end {
-            End::Deleted => self.refused(&reason),
-            End::Unfit | End::Unknown => Err(PullError::Gone(format!(
+            PullEnd::Deleted => self.refused(&reason),
+            PullEnd::Unfit | PullEnd::Unknown => Err(PullError::Gone(format!(
                 "the server ends each pull at once: {code} {reason}"
             ))),
-            End::Elsewhere => {
+            PullEnd::Elsewhere => {
                 self.credit.forget();
                 Ok(None)
             }

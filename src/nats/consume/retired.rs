@@ -4,15 +4,15 @@
 use async_nats::Message;
 
 use super::delivery::message_id;
-use crate::nats::protocol::retry;
 use crate::nats::{
     Bus, BusError, StartFrom, StoredMessage,
-    kv::park::QUESTION,
-    protocol::{dead_letter::Letter, position, retry::Restored},
-    stream::{
-        messages::header_map,
-        streams::{retry_at_subject, retry_subject},
+    protocol::{
+        dead_letter::DeadLetterMessage,
+        position,
+        retry::{self, Restored},
+        subjects,
     },
+    stream::messages::header_map,
 };
 use crate::policy::outcome::{Cause, DeadLetter};
 
@@ -26,8 +26,8 @@ impl Bus {
     ) -> Result<u64, BusError> {
         let mut letters = 0;
         let all = [
-            retry_at_subject(subscriber, ">"),
-            retry_subject(subscriber, ">"),
+            subjects::scheduled_retry(subscriber, ">"),
+            subjects::retry(subscriber, ">"),
         ];
         for subjects in all {
             loop {
@@ -58,7 +58,7 @@ impl Bus {
             replay,
             ..
         } = retry::restore(&mut message, stream, subscriber);
-        let is_event = message.subject.as_str() != QUESTION;
+        let is_event = message.subject.as_str() != subjects::UNPARK;
         if is_event {
             let own = position::identity(stream, kept.sequence, kept.stored_at);
             let (of, sequence) = origin.unwrap_or_else(|| (stream.to_owned(), kept.sequence));
@@ -71,7 +71,7 @@ impl Bus {
                 first_failed_at: past.first_failed_at,
                 handler: None,
             };
-            let letter = Letter {
+            let letter = DeadLetterMessage {
                 subscriber,
                 message: &message,
                 subject: &message.subject,
@@ -83,7 +83,7 @@ impl Bus {
                 why: &why,
                 replay: replay.as_ref(),
             };
-            letter.bury(self).await?;
+            letter.publish(self).await?;
         }
         // A retry that has become due meanwhile is another message, and is in the next page.
         self.remove(stream, kept.sequence).await?;
@@ -93,11 +93,8 @@ impl Bus {
 
 /// The message as its subscriber would receive it.
 fn message_of(kept: &StoredMessage) -> Message {
-    let mut headers = kept.headers.iter();
-    let target = headers.find(|(name, _)| name == "Nats-Schedule-Target");
-    let subject = target.map_or(&kept.subject, |(_, target)| target);
     Message {
-        subject: subject.as_str().into(),
+        subject: retry::due_subject(kept).into(),
         reply: None,
         payload: kept.payload.clone(),
         headers: Some(header_map(&kept.headers)),

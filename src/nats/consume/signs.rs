@@ -11,13 +11,13 @@ use serde_json::json;
 
 use crate::nats::{
     Bus, BusError, REQUEST_TIMEOUT, StartFrom, StoredMessage,
-    kv::{park, state::BUCKET},
-    stream::streams::{RETRY_SUBJECTS, StreamSpec, retry_at_subject, retry_subject},
+    protocol::{
+        api, codes, headers::server, keys, names, retry, server_headers::of_server, subjects,
+    },
 };
 
 /// The number of retries whose times are read.
 const TIMES: u64 = 10_000;
-const NO_SUCH_STREAM: u64 = 10059;
 
 /// The waiting retries of a subscriber.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -49,10 +49,10 @@ impl Bus {
         stream: &str,
         subscriber: &str,
     ) -> Result<RetrySigns, BusError> {
-        let later = retry_at_subject(subscriber, ">");
+        let later = subjects::scheduled_retry(subscriber, ">");
         let mut signs = RetrySigns {
             due: self
-                .count_of(stream, &retry_subject(subscriber, ">"))
+                .count_of(stream, &subjects::retry(subscriber, ">"))
                 .await?,
             scheduled: self.count_of(stream, &later).await?,
             ..RetrySigns::default()
@@ -64,7 +64,7 @@ impl Bus {
             next = last.sequence.saturating_add(1);
             for kept in &page {
                 signs.read += 1;
-                signs.note(due_of(kept));
+                signs.note(retry::due_at(kept));
             }
         }
         // More retries may have arrived meanwhile.
@@ -86,12 +86,12 @@ impl Bus {
             #[serde(default)]
             subjects: Option<BTreeMap<String, u64>>,
         }
-        let subject = format!("$JS.API.STREAM.INFO.{stream}");
-        let wanted = json!({ "subjects_filter": RETRY_SUBJECTS });
+        let subject = api::stream_info(stream);
+        let wanted = json!({ "subjects_filter": subjects::RETRIES });
         let counted: Counted = self.api(&subject, &wanted).await?;
         let mut due: BTreeMap<String, u64> = BTreeMap::new();
         for (subject, count) in counted.state.subjects.unwrap_or_default() {
-            if let Some(subscriber) = subject.split('.').nth(2) {
+            if let Some(subscriber) = subjects::subscriber_of_retry(&subject) {
                 let of_it = due.entry(subscriber.to_owned()).or_default();
                 *of_it = of_it.saturating_add(count);
             }
@@ -101,8 +101,8 @@ impl Bus {
 
     /// How many dead letters a subscriber has; `None` when their stream is missing.
     pub(crate) async fn letter_count(&self, subscriber: &str) -> Result<Option<u64>, BusError> {
-        let stream = StreamSpec::dead_letters().name;
-        match self.count_of(&stream, &park::letters_of(subscriber)).await {
+        let letters = subjects::dead_letters_of(subscriber);
+        match self.count_of(names::DEAD_LETTERS, &letters).await {
             Ok(count) => Ok(Some(count)),
             Err(BusError::NoResponders { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -115,7 +115,7 @@ impl Bus {
         struct Written {
             owner: Option<String>,
         }
-        let subject = format!("$KV.{BUCKET}.lease.{subscriber}");
+        let subject = keys::subject(&keys::lease(subscriber));
         let kept = self.entry(&json!({ "last_by_subj": subject })).await?;
         let kept = kept.filter(|kept| !kept.payload.is_empty());
         Ok(kept.map(|kept| LeaseSign {
@@ -128,26 +128,21 @@ impl Bus {
     /// The entries of the bucket that belong to a subscriber and are useless without it: leases and parked keys.
     /// Replays and crash markers end by themselves.
     pub(crate) async fn entries_of(&self, subscriber: &str) -> Result<Vec<String>, BusError> {
-        let mut keys = Vec::new();
-        for kind in ["lease", "parked"] {
-            for of in [
-                format!("{kind}.{subscriber}"),
-                format!("{kind}.{subscriber}.*"),
-            ] {
-                let subjects = format!("$KV.{BUCKET}.{of}");
-                let mut next = 1;
-                while let Some(kept) = self
-                    .entry(&json!({ "seq": next, "next_by_subj": subjects }))
-                    .await?
-                {
-                    next = kept.sequence.saturating_add(1);
-                    let key = kept.subject.splitn(3, '.').nth(2);
-                    let key = key.filter(|_| !kept.payload.is_empty());
-                    keys.extend(key.map(str::to_owned));
-                }
+        let mut found = Vec::new();
+        for of in keys::owned_by(subscriber) {
+            let subjects = keys::subject(&of);
+            let mut next = 1;
+            while let Some(kept) = self
+                .entry(&json!({ "seq": next, "next_by_subj": subjects }))
+                .await?
+            {
+                next = kept.sequence.saturating_add(1);
+                let key = keys::of_subject(&kept.subject);
+                let key = key.filter(|_| !kept.payload.is_empty());
+                found.extend(key.map(str::to_owned));
             }
         }
-        Ok(keys)
+        Ok(found)
     }
 
     /// How many messages of a stream have one of these subjects. It reads only one message that the client can read,
@@ -172,20 +167,22 @@ impl Bus {
     }
 
     async fn count_since(&self, stream: &str, subjects: &str, from: u64) -> Result<u64, BusError> {
-        let subject = format!("$JS.API.DIRECT.GET.{stream}");
+        let subject = api::direct_get(stream);
         let wanted = json!({ "seq": from, "next_by_subj": subjects, "batch": 1 });
         let request = Request::new()
             .payload(Bytes::from(wanted.to_string()))
             .timeout(Some(REQUEST_TIMEOUT));
         let message = self.answer(&subject, request).await?;
         // No message matches.
-        if message.status.is_some_and(|status| status.as_u16() == 404) {
+        if message
+            .status
+            .is_some_and(|status| status.as_u16() == codes::status::NO_MESSAGES)
+        {
             return Ok(0);
         }
         let headers = message.headers.as_ref();
-        // A message may have such a header of its own: the server's header comes last.
-        let behind = headers.and_then(|headers| headers.get_all("Nats-Num-Pending").last());
-        let behind = behind.and_then(|behind| behind.as_str().parse::<u64>().ok());
+        let behind = headers.and_then(|headers| of_server(headers, server::PENDING));
+        let behind = behind.and_then(|behind| behind.parse::<u64>().ok());
         behind
             .map(|behind| behind.saturating_add(1))
             .ok_or(BusError::Broken {
@@ -195,10 +192,10 @@ impl Bus {
     }
 
     async fn entry(&self, wanted: &serde_json::Value) -> Result<Option<StoredMessage>, BusError> {
-        match self.single(&format!("KV_{BUCKET}"), wanted).await {
+        match self.single(names::BUCKET_STREAM, wanted).await {
             // The bucket was not needed yet.
-            Err(BusError::Api {
-                code: NO_SUCH_STREAM,
+            Err(BusError::Refused {
+                code: codes::STREAM_NOT_FOUND,
                 ..
             }) => Ok(None),
             kept => kept,
@@ -211,11 +208,4 @@ impl RetrySigns {
         self.next_at = self.next_at.into_iter().chain(due).min();
         self.farthest_at = self.farthest_at.max(due);
     }
-}
-
-/// When a scheduled retry is due.
-pub(in crate::nats) fn due_of(kept: &StoredMessage) -> Option<DateTime<Utc>> {
-    let mut headers = kept.headers.iter();
-    let (_, schedule) = headers.find(|(name, _)| name == "Nats-Schedule")?;
-    schedule.strip_prefix("@at ")?.parse().ok()
 }

@@ -11,7 +11,7 @@ use tokio::{task::JoinSet, time::Instant};
 
 use super::consumer::ConsumerState;
 use crate::log::Lasting;
-use crate::nats::{Bus, BusError, PullError, PullerOptions};
+use crate::nats::{Bus, BusError, PullError, PullerOptions, protocol::codes};
 
 /// How long a consumer with open pulls may be quiet before it is checked.
 const QUIET: Duration = Duration::from_secs(5);
@@ -216,13 +216,19 @@ impl Watchdog {
     fn cause(&self, error: BusError) -> PullError {
         let PullerOptions { stream, consumer } = &self.consumer;
         match error {
-            BusError::Api { code: 10014, .. } => PullError::Gone(format!(
+            BusError::Refused {
+                code: codes::CONSUMER_NOT_FOUND,
+                ..
+            } => PullError::Gone(format!(
                 "the stream {stream} has no consumer {consumer}: it was deleted"
             )),
-            BusError::Api { code: 10059, .. } => PullError::Gone(format!(
+            BusError::Refused {
+                code: codes::STREAM_NOT_FOUND,
+                ..
+            } => PullError::Gone(format!(
                 "there is no stream {stream}: it was deleted; `tidings streams apply` creates it"
             )),
-            BusError::Api {
+            BusError::Refused {
                 code, description, ..
             } => PullError::Gone(format!("{description} ({code})")),
             BusError::NoResponders { .. } => PullError::Gone(format!(
@@ -250,7 +256,10 @@ impl Watchdog {
 
 /// Whether the consumer or its stream may have to be set up again.
 fn is_gone(error: &BusError) -> bool {
-    matches!(error, BusError::Api { .. } | BusError::NoResponders { .. })
+    matches!(
+        error,
+        BusError::Refused { .. } | BusError::NoResponders { .. }
+    )
 }
 
 /// The remaining time of a pause. For the server, a pause without an end lasts until the year 2200.

@@ -2,17 +2,14 @@
 
 use bytes::Bytes;
 
-use super::Letter;
+use super::TextMessage;
 use tidings_fuzz::fuzz_json;
 
 use crate::{
     nats::{
         Holds, Park, StoredMessage,
-        kv::{
-            park,
-            replays::written,
-            state::{BUCKET, read_entry},
-        },
+        kv::{park, replays::written, state::read_entry},
+        protocol::keys,
     },
     policy::rate,
     replay::{Replay, ReplayProgress},
@@ -40,7 +37,7 @@ const PROGRESS: &str = r#"{"at":"2026-11-21T09:30:00Z","began_at":"2026-11-21T09
 fn entry(key: &str, value: &[u8]) -> StoredMessage {
     StoredMessage {
         payload: Bytes::copy_from_slice(value),
-        ..Letter::of(&format!("$KV.{BUCKET}.{key}")).kept()
+        ..TextMessage::of(&keys::subject(key)).kept()
     }
 }
 
@@ -60,7 +57,7 @@ fn fuzz_entries_of_parked_keys() {
     fuzz_json("parked key", &[PARK], |text| {
         let park: Option<Park> = serde_json::from_slice(text).ok();
         let key = park.as_ref().map_or("k", |park| park.key.as_str());
-        let entry = entry(&park::entry("mailer", key), text);
+        let entry = entry(&keys::parked("mailer", key), text);
         let read = value(park::read(&entry, "mailer"));
         assert_eq!(read, park);
         park.is_some()

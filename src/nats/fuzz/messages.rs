@@ -6,24 +6,21 @@ use async_nats::{ConnectOptions, jetstream};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 
-use super::Letter;
+use super::TextMessage;
 use tidings_fuzz::{fuzz, fuzz_json, fuzz_text};
 
 use crate::nats::{
     StoredMessage, Waiting,
-    consume::signs::due_of,
     protocol::{
+        authorship,
         dead_letter::size_of,
-        headers::{StoredAt, left_out, of_server},
-        ours,
-        position::Places,
+        names::RETRIES,
+        position::Positions,
         replay_tag, retry,
+        server_headers::{StoredAt, left_out, of_server},
         unreadable::Single,
     },
-    stream::{
-        messages::{Told, header_map},
-        streams::RETRIES,
-    },
+    stream::messages::{Told, header_map},
 };
 
 const RETRY: &str = "tidings.retry.mailer.user.created
@@ -67,11 +64,11 @@ x: y
 fn fuzz_retries() {
     let forged = RETRY.replace("tidings.retry.mailer.", "");
     fuzz_text("retry", &[RETRY, WAITING, QUESTION, &forged], |text| {
-        let mut message = Letter::of(text).message();
+        let mut message = TextMessage::of(text).message();
         let restored = retry::restore(&mut message, RETRIES, "mailer");
         let headers = message.headers.iter().flat_map(|headers| headers.iter());
-        let mut ours = headers.filter(|(name, _)| ours::is_ours(name.as_ref()));
-        assert!(ours.all(|(name, _)| {
+        let mut reserved = headers.filter(|(name, _)| authorship::is_reserved(name.as_ref()));
+        assert!(reserved.all(|(name, _)| {
             let name: &str = name.as_ref();
             restored.is_retry && name.starts_with("tidings-redrive")
         }));
@@ -89,8 +86,8 @@ fn fuzz_retries() {
 #[test]
 fn fuzz_retries_that_wait() {
     fuzz_text("retry that waits", &[WAITING, RETRY], |text| {
-        let kept = Letter::of(text).kept();
-        let due = due_of(&kept);
+        let kept = TextMessage::of(text).kept();
+        let due = retry::due_at(&kept);
         let waiting = Waiting::of(&kept);
         if let Some(waiting) = &waiting {
             assert!(waiting.due.is_none() || waiting.due == due);
@@ -103,7 +100,7 @@ fn fuzz_retries_that_wait() {
 fn fuzz_requests_of_redrives() {
     let (_, seed) = QUESTION.split_once("\n\n").unwrap();
     fuzz_json("question", &[seed], |payload| {
-        let mut message = Letter::of("UNPARK").message();
+        let mut message = TextMessage::of("UNPARK").message();
         message.payload = Bytes::copy_from_slice(payload);
         super::super::Question::of(&message).is_some()
     });
@@ -127,11 +124,11 @@ Nats-Num-Pending: 18446744073709551615
 fn fuzz_copies_of_messages() {
     let seeds = [DIRECT, RETRY, "_INBOX.x\nNats-Sequence: 17\n\n{}"];
     fuzz_text("copy of a message", &seeds, |text| {
-        let message = Letter::of(text).message();
+        let message = TextMessage::of(text).message();
         let at = StoredAt::of(&message).map(|at| (at.sequence, at.subject.to_owned()));
         let size = left_out(&message);
         assert!(size.is_none_or(|size| size > 0 && message.payload.is_empty()));
-        ours::is_marker(message.headers.as_ref(), &message.payload);
+        authorship::is_marker(message.headers.as_ref(), &message.payload);
         if let Some(headers) = &message.headers {
             size_of(headers);
             of_server(headers, "Nats-Num-Pending");
@@ -214,7 +211,7 @@ fn fuzz_reply_subjects() {
         let options = ConnectOptions::new().retry_on_initial_connect();
         options.connect("nats://127.0.0.1:1").await.unwrap()
     });
-    let mut places = Places::over(jetstream::new(client));
+    let mut positions = Positions::over(jetstream::new(client));
     let seeds = [
         "$JS.ACK.EVENTS.mailer.1.17.3.1700000000000000000.0",
         "$JS.ACK.hub.acc.EVENTS.mailer.1.17.3.1700000000000000000.42.x",
@@ -222,15 +219,15 @@ fn fuzz_reply_subjects() {
         "_INBOX.x",
     ];
     fuzz_text("reply subject", &seeds, |text| {
-        let mut message = Letter::of("user.created").message();
+        let mut message = TextMessage::of("user.created").message();
         message.reply = Some(text.into());
-        let (message, place) = places.read(message);
+        let (message, position) = positions.read(message);
         assert_eq!(message.reply.as_deref(), Some(text));
-        let Some(place) = place else {
+        let Some(position) = position else {
             return false;
         };
-        let stream: Arc<str> = place.stream.clone();
-        assert!(place.identity().starts_with(&*stream));
-        place.position().sequence == place.sequence
+        let stream: Arc<str> = position.stream.clone();
+        assert!(position.identity().starts_with(&*stream));
+        position.position().sequence == position.sequence
     });
 }

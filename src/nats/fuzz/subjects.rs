@@ -11,9 +11,12 @@ use crate::{
         Auth,
         connection::{connect::without_secrets, denied},
         consume::unconfirmed::Number,
-        protocol::subjects::{added, extra},
         quoted,
-        stream::{settings::limit_in, streams::StreamSpec},
+        stream::{
+            patterns::{added, extra},
+            settings::limit_in,
+            streams::StreamSpec,
+        },
     },
 };
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use chrono::DateTime;
 use tidings_contract::{Envelope, IntoEnvelope as _, wire};
 
-use super::Letter;
+use super::TextMessage;
 use tidings_fuzz::{fuzz_json, fuzz_text};
 
 use crate::nats::{envelope_of, is_in_payload};
@@ -89,7 +89,7 @@ fn comes_back(envelope: &Envelope) {
     assert_eq!(sorted(&written(&row)), sorted(&lines));
 }
 
-fn is_read(letter: &Letter) -> bool {
+fn is_read(letter: &TextMessage) -> bool {
     let place = || "EVENTS/7/1".to_owned();
     let payload = letter.payload.clone();
     match wire::read(&letter.subject, letter.lines(), payload, place) {
@@ -105,7 +105,9 @@ fn is_read(letter: &Letter) -> bool {
 fn fuzz_messages_in_binary_mode() {
     let mut seeds = vec![OURS];
     seeds.extend(FOREIGN);
-    fuzz_text("wire message", &seeds, |text| is_read(&Letter::of(text)));
+    fuzz_text("wire message", &seeds, |text| {
+        is_read(&TextMessage::of(text))
+    });
 }
 
 /// A message is read as the same event in whatever order the client returns its headers.
@@ -116,7 +118,7 @@ fn fuzz_messages_of_the_client() {
     fuzz_text("message of the client", &seeds, |text| {
         // The client returns them in another order each time.
         let read = || {
-            let message = Letter::of(text).message();
+            let message = TextMessage::of(text).message();
             let place = || "EVENTS/7/1".to_owned();
             (envelope_of(&message, place), is_in_payload(&message))
         };
@@ -136,7 +138,7 @@ fn fuzz_messages_in_structured_mode() {
         r#"{"type":"user.created.v1","data":1,"data_base64":"AA=="}"#,
     ];
     fuzz_json("structured message", &seeds, |payload| {
-        is_read(&Letter {
+        is_read(&TextMessage {
             subject: "user.created".to_owned(),
             headers: vec![
                 (
@@ -181,7 +183,7 @@ fn fuzz_values_of_headers() {
     let mut names = NAMES.into_iter().cycle();
     fuzz_text("value of a header", &seeds, |value| {
         let name = names.next().unwrap_or_default().to_owned();
-        is_read(&Letter {
+        is_read(&TextMessage {
             subject: "user.created".to_owned(),
             headers: vec![(name, value.to_owned())],
             payload: Bytes::new(),

@@ -13,14 +13,12 @@ use serde_json::json;
 use tidings_contract::wire;
 use uuid::Uuid;
 
-use super::state;
 use super::state::read_entry;
-use crate::nats::{BadEntry, Bus, BusError, Holds, StoredMessage, stream::streams};
+use crate::nats::{
+    BadEntry, Bus, BusError, Holds, StoredMessage,
+    protocol::{codes, keys, names, subjects},
+};
 
-/// A header of a redriven event of a parked key: the park that it may pass.
-pub(crate) const PASS: &str = "tidings-retry-park";
-/// The subject, among the retries, of the question whether a key may be unparked.
-pub(in crate::nats) const QUESTION: &str = "UNPARK";
 /// How long a removed entry remains as an empty entry.
 const EMPTY: Duration = Duration::from_secs(60);
 
@@ -62,7 +60,7 @@ pub(crate) struct Question {
 impl Question {
     /// Reads it from a message of the retries.
     pub(in crate::nats) fn of(message: &async_nats::Message) -> Option<Self> {
-        let is_one = message.subject.as_str() == QUESTION;
+        let is_one = message.subject.as_str() == subjects::UNPARK;
         let question = is_one.then(|| serde_json::from_slice(&message.payload))?;
         question.ok()
     }
@@ -74,23 +72,15 @@ impl Bus {
         &self,
         subscriber: Option<&str>,
     ) -> Result<(Vec<(String, Park)>, Vec<BadEntry>), BusError> {
-        let subjects = format!(
-            "$KV.{}.parked.{}.>",
-            state::BUCKET,
-            subscriber.unwrap_or("*")
-        );
+        let subjects = keys::subject(&keys::all_parked(subscriber.unwrap_or("*")));
         let (mut parks, mut bad, mut after) = (Vec::new(), Vec::new(), 0_u64);
         while let Some(kept) = self
             .mark_at(&json!({ "seq": after.saturating_add(1), "next_by_subj": subjects }))
             .await?
         {
             after = kept.sequence;
-            let subscriber = kept
-                .subject
-                .split('.')
-                .nth(3)
-                .unwrap_or_default()
-                .to_owned();
+            let subscriber = keys::of_subject(&kept.subject).and_then(keys::subscriber_of);
+            let subscriber = subscriber.unwrap_or_default().to_owned();
             match read(&kept, &subscriber) {
                 Holds::Value(park) => parks.push((subscriber, park)),
                 Holds::Nothing => {}
@@ -106,7 +96,7 @@ impl Bus {
         subscriber: &str,
         key: &str,
     ) -> Result<(u64, Option<Park>), BusError> {
-        let subject = format!("$KV.{}.{}", state::BUCKET, entry(subscriber, key));
+        let subject = keys::subject(&keys::parked(subscriber, key));
         let kept = self.mark_at(&json!({ "last_by_subj": subject })).await?;
         Ok(kept.map_or((0, None), |kept| {
             (kept.sequence, read(&kept, subscriber).value())
@@ -122,7 +112,7 @@ impl Bus {
     ) -> Result<bool, BusError> {
         // Texts, numbers and times always serialise.
         let value = serde_json::to_vec(park).unwrap_or_default().into();
-        let key = entry(subscriber, &park.key);
+        let key = keys::parked(subscriber, &park.key);
         Ok(self.write_state(&key, value, seen).await?.is_some())
     }
 
@@ -133,7 +123,7 @@ impl Bus {
         key: &str,
         seen: u64,
     ) -> Result<bool, BusError> {
-        let key = entry(subscriber, key);
+        let key = keys::parked(subscriber, key);
         let writing = self.write_state_for(Some(EMPTY), &key, Bytes::new(), seen);
         Ok(writing.await?.is_some())
     }
@@ -145,7 +135,7 @@ impl Bus {
         question: &Question,
     ) -> Result<(), BusError> {
         let payload = serde_json::to_vec(question).unwrap_or_default().into();
-        let subject = streams::retry_subject(subscriber, QUESTION);
+        let subject = subjects::retry(subscriber, subjects::UNPARK);
         let storing = self.store(subject, HeaderMap::new(), payload);
         storing.await.map(drop)
     }
@@ -157,11 +147,10 @@ impl Bus {
         key: &str,
         mut after: u64,
     ) -> Result<bool, BusError> {
-        let stream = streams::StreamSpec::dead_letters().name;
-        let subjects = letters_of(subscriber);
+        let subjects = subjects::dead_letters_of(subscriber);
         loop {
             let wanted = json!({ "seq": after.saturating_add(1), "next_by_subj": subjects });
-            let Some(kept) = self.single(&stream, &wanted).await? else {
+            let Some(kept) = self.single(names::DEAD_LETTERS, &wanted).await? else {
                 return Ok(false);
             };
             if key_of(&kept, subscriber).as_deref() == Some(key) {
@@ -173,48 +162,36 @@ impl Bus {
 
     /// The sequence of a subscriber's last dead letter, requested from the leader; 0 when there is none.
     pub(crate) async fn last_letter(&self, subscriber: &str) -> Result<u64, BusError> {
-        let stream = streams::StreamSpec::dead_letters().name;
-        let wanted = json!({ "last_by_subj": letters_of(subscriber) });
-        let last = self.single(&stream, &wanted).await?;
+        let wanted = json!({ "last_by_subj": subjects::dead_letters_of(subscriber) });
+        let last = self.single(names::DEAD_LETTERS, &wanted).await?;
         Ok(last.map_or(0, |kept| kept.sequence))
     }
 
     async fn mark_at(&self, wanted: &serde_json::Value) -> Result<Option<StoredMessage>, BusError> {
-        const NO_STREAM: u64 = 10059;
-        match self.single(&state::bucket_stream(), wanted).await {
+        match self.single(names::BUCKET_STREAM, wanted).await {
             // No key was parked yet.
-            Err(BusError::Api {
-                code: NO_STREAM, ..
+            Err(BusError::Refused {
+                code: codes::STREAM_NOT_FOUND,
+                ..
             }) => Ok(None),
             kept => kept,
         }
     }
 }
 
-/// The subjects of a subscriber's dead letters.
-pub(crate) fn letters_of(subscriber: &str) -> String {
-    format!("dead-letter.{subscriber}.>")
-}
-
-/// A key may be any text; the key of an entry may not.
-pub(in crate::nats) fn entry(subscriber: &str, key: &str) -> String {
-    let key = Uuid::new_v5(&Uuid::NAMESPACE_OID, key.as_bytes());
-    format!("parked.{subscriber}.{}", key.simple())
-}
-
 /// An entry parks only the key that it is named after; a removed or unreadable entry parks nothing.
 pub(in crate::nats) fn read(kept: &StoredMessage, subscriber: &str) -> Holds<Park> {
     read_entry(kept, |park: &Park| {
-        let is_its =
-            kept.subject == format!("$KV.{}.{}", state::BUCKET, entry(subscriber, &park.key));
+        let is_its = kept.subject == keys::subject(&keys::parked(subscriber, &park.key));
         (!is_its).then(|| "it is named after another key".to_owned())
     })
 }
 
 fn key_of(letter: &StoredMessage, subscriber: &str) -> Option<String> {
-    let subject = letter
-        .subject
-        .strip_prefix(&format!("dead-letter.{subscriber}."))?;
+    let (of, subject) = subjects::parts_of_dead_letter(&letter.subject);
+    if of != subscriber {
+        return None;
+    }
     let headers = letter.headers.iter();
     let headers = headers.map(|(name, value)| (&**name, &**value));
     let envelope = wire::read(subject, headers, letter.payload.clone(), String::new).ok()?;

@@ -10,13 +10,13 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::state;
 use super::state::read_entry;
 use crate::nats::{
-    Bus, BusError, ConsumerSpec, Holds, StartFrom, StoredMessage, consume::origin,
+    Bus, BusError, ConsumerSpec, Holds, StartFrom, StoredMessage,
+    consume::origin,
+    protocol::{api, codes, keys, names},
     stream::streams::StreamSpec,
 };
-use crate::replay;
 use crate::replay::{Replay, ReplayProgress, ReplayRange, tag::ReplayId};
 
 /// The part of a stream's state that a replay needs.
@@ -49,9 +49,6 @@ pub(crate) struct Written<T> {
     pub(crate) value: T,
 }
 
-const NO_SUCH_STREAM: u64 = 10059;
-const NO_SUCH_CONSUMER: u64 = 10014;
-
 /// How long a completed replay is remembered.
 const KEPT: Duration = Duration::from_secs(90 * 86_400);
 
@@ -62,14 +59,14 @@ impl Bus {
         subscriber: Option<&str>,
         after: u64,
     ) -> Result<Option<Written<Holds<Replay>>>, BusError> {
-        let subjects = subject(&replay::entry(subscriber.unwrap_or("*"), "*"));
+        let subjects = keys::subject(&keys::replay(subscriber.unwrap_or("*"), &"*"));
         let wanted = json!({ "seq": after.saturating_add(1), "next_by_subj": subjects });
         Ok(self.entry_at(&wanted).await?.map(|kept| written(&kept)))
     }
 
     /// A replay, with its revision.
     pub(crate) async fn replay(&self, id: ReplayId) -> Result<Option<Written<Replay>>, BusError> {
-        let subjects = subject(&replay::entry("*", &id.to_string()));
+        let subjects = keys::subject(&keys::replay("*", &id));
         let wanted = json!({ "last_by_subj": subjects });
         let Some(last) = self.entry_at(&wanted).await? else {
             return Ok(None);
@@ -96,7 +93,7 @@ impl Bus {
         &self,
         replay: &Replay,
     ) -> Result<Option<Written<ReplayProgress>>, BusError> {
-        let entry = subject(&replay::progress_entry(&replay.subscriber, replay.id));
+        let entry = keys::subject(&keys::replay_progress(&replay.subscriber, &replay.id));
         let kept = self.entry_at(&json!({ "last_by_subj": entry })).await?;
         Ok(kept.map(|kept| Written {
             revision: kept.sequence,
@@ -112,7 +109,7 @@ impl Bus {
         replay: &Replay,
         seen: u64,
     ) -> Result<Option<u64>, BusError> {
-        let key = replay::entry(&replay.subscriber, &replay.id.to_string());
+        let key = keys::replay(&replay.subscriber, &replay.id);
         let time = replay.state.is_final().then_some(KEPT);
         self.write_state_for(time, &key, bytes_of(replay), seen)
             .await
@@ -120,8 +117,8 @@ impl Bus {
 
     /// Writes a new replay; `false` when another entry of a replay of its subscriber was written after this revision.
     pub(crate) async fn begin_replay(&self, replay: &Replay, seen: u64) -> Result<bool, BusError> {
-        let key = replay::entry(&replay.subscriber, &replay.id.to_string());
-        let all = replay::entry(&replay.subscriber, "*");
+        let key = keys::replay(&replay.subscriber, &replay.id);
+        let all = keys::replay(&replay.subscriber, &"*");
         let begun = self.write_state_behind(&key, bytes_of(replay), (&all, seen));
         Ok(begun.await?.is_some())
     }
@@ -133,16 +130,16 @@ impl Bus {
         progress: &ReplayProgress,
         seen: u64,
     ) -> Result<Option<u64>, BusError> {
-        let key = replay::progress_entry(&replay.subscriber, replay.id);
+        let key = keys::replay_progress(&replay.subscriber, &replay.id);
         self.write_state_for(Some(KEPT), &key, bytes_of(progress), seen)
             .await
     }
 
     async fn entry_at(&self, wanted: &Value) -> Result<Option<StoredMessage>, BusError> {
-        match self.single(&state::bucket_stream(), wanted).await {
+        match self.single(names::BUCKET_STREAM, wanted).await {
             // There was no replay yet.
-            Err(BusError::Api {
-                code: NO_SUCH_STREAM,
+            Err(BusError::Refused {
+                code: codes::STREAM_NOT_FOUND,
                 ..
             }) => Ok(None),
             kept => kept,
@@ -198,7 +195,7 @@ impl Bus {
             "inactive_threshold": 5_000_000_000_u64,
             "filter_subjects": subjects,
         })));
-        let subject = format!("$JS.API.CONSUMER.CREATE.{stream}.{name}");
+        let subject = api::consumer_create(stream, name);
         let created: Created = self
             .create_ephemeral(&subject, stream, Value::Object(config))
             .await?;
@@ -233,7 +230,7 @@ impl Bus {
             delivered: Floor,
         }
         let consumer = replay.consumer();
-        let subject = format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}");
+        let subject = api::consumer_info(stream, &consumer);
         match self.api::<Info>(&subject, &json!({})).await {
             Ok(info) if origin::replay(&info.config) != Some(replay.id) => Ok(None),
             Ok(info) => Ok(Some(Standing {
@@ -242,7 +239,7 @@ impl Bus {
                 floor: info.ack_floor.stream_seq,
                 delivered: info.delivered.stream_seq,
             })),
-            Err(BusError::Api { code, .. }) if is_gone(code) => Ok(None),
+            Err(error) if error.is_gone() => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -296,9 +293,9 @@ impl Bus {
         stream: &str,
         consumer: &str,
     ) -> Result<(), BusError> {
-        let subject = format!("$JS.API.CONSUMER.DELETE.{stream}.{consumer}");
+        let subject = api::consumer_delete(stream, consumer);
         match self.api::<Map<String, Value>>(&subject, &json!({})).await {
-            Err(BusError::Api { code, .. }) if is_gone(code) => Ok(()),
+            Err(error) if error.is_gone() => Ok(()),
             deleted => deleted.map(drop),
         }
     }
@@ -307,7 +304,7 @@ impl Bus {
 /// Checks that a replay has the subscriber and the id of its entry's key, and that its streams have valid names.
 pub(in crate::nats) fn written(kept: &StoredMessage) -> Written<Holds<Replay>> {
     let misfit = |replay: &Replay| {
-        let entry = subject(&replay::entry(&replay.subscriber, &replay.id.to_string()));
+        let entry = keys::subject(&keys::replay(&replay.subscriber, &replay.id));
         if entry != kept.subject {
             return Some("it is named after another replay".to_owned());
         }
@@ -321,17 +318,9 @@ pub(in crate::nats) fn written(kept: &StoredMessage) -> Written<Holds<Replay>> {
     }
 }
 
-fn subject(key: &str) -> String {
-    format!("$KV.{}.{key}", state::BUCKET)
-}
-
 fn bytes_of(value: &impl Serialize) -> Bytes {
     // Texts, numbers and times always serialise.
     serde_json::to_vec(value).unwrap_or_default().into()
-}
-
-fn is_gone(code: u64) -> bool {
-    [NO_SUCH_CONSUMER, NO_SUCH_STREAM].contains(&code)
 }
 
 fn settings(settings: Value) -> Map<String, Value> {

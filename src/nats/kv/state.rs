@@ -3,24 +3,25 @@
 
 use std::{fmt, time::Duration};
 
-use async_nats::{HeaderMap, Request, StatusCode, header};
+use async_nats::{HeaderMap, Request, StatusCode};
 use bytes::Bytes;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
 use crate::error_text::unplaced;
 use crate::nats::{
-    Bus, BusError, REQUEST_TIMEOUT, Receipt, StoredMessage,
+    Bus, BusError, BusErrorKind, REQUEST_TIMEOUT, Receipt, StoredMessage,
     consume::consumer::drift,
-    protocol::{cures::cure_of_code, headers::StoredAt},
-    stream::{
-        settings::{Role, put_over, setting_text},
-        streams::RETRIES,
+    protocol::{
+        api, codes,
+        cures::cure_of_code,
+        headers::server,
+        keys,
+        names::{BUCKET, BUCKET_STREAM, RETRIES},
+        server_headers::StoredAt,
     },
+    stream::settings::{Role, put_over, setting_text},
 };
-
-/// The bucket's name, as other clients of NATS see it.
-pub(in crate::nats) const BUCKET: &str = "TIDINGS";
 
 /// An entry as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,8 +90,7 @@ pub(in crate::nats) fn read_entry<T: DeserializeOwned>(
         },
         Err(error) => format!("it cannot be read: {}", unplaced(&error)),
     };
-    let prefix = format!("$KV.{BUCKET}.");
-    let key = kept.subject.strip_prefix(&prefix).unwrap_or(&kept.subject);
+    let key = keys::of_subject(&kept.subject).unwrap_or(&kept.subject);
     Holds::Bad(BadEntry {
         key: key.to_owned(),
         revision: kept.sequence,
@@ -118,10 +118,9 @@ impl Bus {
     pub(crate) async fn open_state(&self, like: &str) -> Result<(), BusError> {
         #[derive(Deserialize)]
         struct Created {}
-        let stream = bucket_stream();
-        if let Some(info) = self.stream_info(&stream).await? {
+        if let Some(info) = self.stream_info(BUCKET_STREAM).await? {
             return match self.set_bucket_back(info.config).await {
-                Err(error @ (BusError::Api { .. } | BusError::Denied { .. })) => {
+                Err(error @ (BusError::Refused { .. } | BusError::Denied { .. })) => {
                     tracing::error!(bucket = BUCKET, %error, "bucket update failed: its settings stay unchanged");
                     Ok(())
                 }
@@ -134,14 +133,14 @@ impl Bus {
         config.insert("num_replicas".to_owned(), replicas.unwrap_or(json!(1)));
         put_over(&mut config, self.bucket_settings());
         for (setting, value) in [
-            ("name", json!(stream)),
+            ("name", json!(BUCKET_STREAM)),
             ("retention", json!("limits")),
             ("storage", json!("file")),
             ("deny_delete", json!(true)),
         ] {
             config.insert(setting.to_owned(), value);
         }
-        let subject = format!("$JS.API.STREAM.CREATE.{stream}");
+        let subject = api::stream_create(BUCKET_STREAM);
         let created: Result<Created, _> = self.api(&subject, &config).await;
         created.map_err(cannot_make)?;
         tracing::info!(bucket = BUCKET, "bucket created");
@@ -151,7 +150,7 @@ impl Bus {
     /// The settings that Tidings owns; `null` for one that must not be set.
     fn bucket_settings(&self) -> Map<String, Value> {
         let settings = json!({
-            "subjects": [format!("$KV.{BUCKET}.>")],
+            "subjects": [keys::ALL],
             "max_age": 0,
             "max_msgs": -1,
             // An entry has no history: only the last write is kept.
@@ -190,7 +189,7 @@ impl Bus {
             return Ok(());
         }
         put_over(&mut config, wanted);
-        let subject = format!("$JS.API.STREAM.UPDATE.{}", bucket_stream());
+        let subject = api::stream_update(BUCKET_STREAM);
         let _: Value = self.api(&subject, &config).await?;
         for (setting, now, wanted) in differs {
             let (now, wanted) = (
@@ -216,26 +215,25 @@ impl Bus {
         refused_before: Option<&str>,
         others: &[String],
     ) -> Result<(Vec<String>, Option<String>), BusError> {
-        let of_bucket = Role::Bucket;
-        let stream = bucket_stream();
-        let Some(mut info) = self.stream_info(&stream).await? else {
+        let bucket = (BUCKET_STREAM, Role::Bucket);
+        let Some(mut info) = self.stream_info(BUCKET_STREAM).await? else {
             return Ok((Vec::new(), None));
         };
         let differs = drift(&info.config, &self.bucket_settings());
         if differs.is_empty() {
-            let issues = self.issues_of((&stream, of_bucket), &info, &[], others);
+            let issues = self.issues_of(bucket, &info, &[], others);
             return Ok((issues.await?, None));
         }
         let mut refused = refused_before.map(str::to_owned);
         if refused.is_none() {
             match self.set_bucket_back(info.config.clone()).await {
-                Err(error @ (BusError::Api { .. } | BusError::Denied { .. })) => {
+                Err(error @ (BusError::Refused { .. } | BusError::Denied { .. })) => {
                     tracing::error!(bucket = BUCKET, %error, "bucket update failed: its settings stay unchanged");
-                    refused = Some(why_not_set_back(&stream, &error));
+                    refused = Some(why_not_set_back(&error));
                 }
                 set_back => set_back?,
             }
-            if let Some(now) = self.stream_info(&stream).await? {
+            if let Some(now) = self.stream_info(BUCKET_STREAM).await? {
                 info = now;
             }
         }
@@ -249,14 +247,14 @@ impl Bus {
             format!("{setting} of the bucket {BUCKET} is {now} and not {wanted}, {why}")
         });
         let mut issues: Vec<String> = left.collect();
-        let by_role = self.issues_of((&stream, of_bucket), &info, &[], others);
+        let by_role = self.issues_of(bucket, &info, &[], others);
         issues.extend(by_role.await?);
         Ok((issues, refused))
     }
 
     /// Reads an entry. It may be older than the newest one; a write then fails and shows that.
     pub(crate) async fn read_state(&self, key: &str) -> Result<Option<Entry>, BusError> {
-        let subject = format!("$JS.API.DIRECT.GET.KV_{BUCKET}.$KV.{BUCKET}.{key}");
+        let subject = api::direct_get_last(BUCKET_STREAM, &keys::subject(key));
         let request = Request::new()
             .payload(Bytes::new())
             .timeout(Some(REQUEST_TIMEOUT));
@@ -282,8 +280,8 @@ impl Bus {
     }
 
     async fn read_state_alone(&self, key: &str) -> Result<Option<Entry>, BusError> {
-        let wanted = json!({ "last_by_subj": format!("$KV.{BUCKET}.{key}") });
-        let raw = self.raw(&bucket_stream(), &wanted).await?;
+        let wanted = json!({ "last_by_subj": keys::subject(key) });
+        let raw = self.raw(BUCKET_STREAM, &wanted).await?;
         Ok(raw.map(|raw| Entry {
             revision: raw.sequence,
             value: raw.payload.into(),
@@ -311,7 +309,7 @@ impl Bus {
     ) -> Result<Option<u64>, BusError> {
         let mut headers = over(seen);
         if let Some(time) = time {
-            headers.insert("Nats-TTL", seconds(time));
+            headers.insert(server::TTL, seconds(time));
         }
         unless_changed(self.put_state(key, headers, value).await)
     }
@@ -324,16 +322,18 @@ impl Bus {
         (of, seen): (&str, u64),
     ) -> Result<Option<u64>, BusError> {
         let mut headers = over(seen);
-        let all = format!("$KV.{BUCKET}.{of}");
-        headers.insert("Nats-Expected-Last-Subject-Sequence-Subject", all);
+        headers.insert(
+            server::EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT,
+            keys::subject(of),
+        );
         unless_changed(self.put_state(key, headers, value).await)
     }
 
     /// Empties an entry, whatever its revision; after a time it is gone.
     pub(crate) async fn clear_state(&self, time: Duration, key: &str) -> Result<(), BusError> {
         let mut headers = HeaderMap::new();
-        headers.insert("KV-Operation", "DEL");
-        headers.insert("Nats-TTL", seconds(time));
+        headers.insert(server::KV_OPERATION, "DEL");
+        headers.insert(server::TTL, seconds(time));
         let cleared = self.put_state(key, headers, Bytes::new()).await;
         cleared.map(drop)
     }
@@ -344,7 +344,7 @@ impl Bus {
         headers: HeaderMap,
         value: Bytes,
     ) -> Result<u64, BusError> {
-        let subject = format!("$KV.{BUCKET}.{key}");
+        let subject = keys::subject(key);
         let request = Request::new()
             .headers(headers)
             .payload(value)
@@ -355,24 +355,16 @@ impl Bus {
         };
         match Receipt::read(&answer).into_result() {
             Ok(receipt) => Ok(receipt.seq),
-            Err(error) => Err(BusError::Api {
-                subject,
-                code: error.err_code,
-                description: error.description,
-            }),
+            Err(error) => Err(BusError::refused(subject, error)),
         }
     }
 }
 
-/// The stream of the bucket.
-pub(in crate::nats) fn bucket_stream() -> String {
-    format!("KV_{BUCKET}")
-}
-
 /// Why a setting of the bucket stays as it is, with the cure.
-fn why_not_set_back(stream: &str, error: &BusError) -> String {
+fn why_not_set_back(error: &BusError) -> String {
+    let stream = BUCKET_STREAM;
     match error {
-        BusError::Api {
+        BusError::Refused {
             code, description, ..
         } => format!(
             "and the server refuses to set it back: {description} ({code}); use `nats stream edit {stream}` to change the \
@@ -380,20 +372,17 @@ fn why_not_set_back(stream: &str, error: &BusError) -> String {
              the workers, which recreate it; parked keys and replays are lost"
         ),
         _ => format!(
-            "and this user may not set it back: allow it to publish to $JS.API.STREAM.UPDATE.{stream}, or set it with `nats \
-             stream edit {stream}`"
+            "and this user may not set it back: allow it to publish to {}, or set it with `nats stream edit {stream}`",
+            api::stream_update(stream)
         ),
     }
 }
 
 /// Names the cure where the account requires a limit for every stream, or the user may not create a stream.
 fn cannot_make(error: BusError) -> BusError {
-    const NEEDS_MAX_BYTES: u64 = 10113;
-    const MORE_THAN_ALLOWED: u64 = 10122;
-    const TOO_MANY_STREAMS: u64 = 10027;
     match error {
-        BusError::Api {
-            code: code @ (NEEDS_MAX_BYTES | MORE_THAN_ALLOWED),
+        BusError::Refused {
+            code: code @ (codes::MAX_BYTES_REQUIRED | codes::MAX_BYTES_EXCEEDED),
             description,
             ..
         } => BusError::Settings {
@@ -402,8 +391,8 @@ fn cannot_make(error: BusError) -> BusError {
                  NatsOptions::bucket_max_bytes: 64 MiB are enough"
             ),
         },
-        BusError::Api {
-            code: code @ TOO_MANY_STREAMS,
+        BusError::Refused {
+            code: code @ codes::STREAMS_LIMIT,
             description,
             ..
         } => BusError::Settings {
@@ -425,15 +414,14 @@ fn cannot_make(error: BusError) -> BusError {
 fn over(seen: u64) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let seen = seen.to_string();
-    headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, seen);
+    headers.insert(server::EXPECTED_LAST_SUBJECT_SEQUENCE, seen);
     headers
 }
 
 fn unless_changed(written: Result<u64, BusError>) -> Result<Option<u64>, BusError> {
-    const CHANGED: [u64; 2] = [10071, 10164];
     match written {
         Ok(revision) => Ok(Some(revision)),
-        Err(BusError::Api { code, .. }) if CHANGED.contains(&code) => Ok(None),
+        Err(error) if error.kind() == BusErrorKind::WrongLastSequence => Ok(None),
         Err(error) => Err(error),
     }
 }

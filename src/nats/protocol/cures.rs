@@ -1,5 +1,7 @@
 //! The cure when NATS refuses or does not answer, by its error. Never decides whether the request is retried.
 
+use super::codes;
+
 #[cfg(feature = "outbox")]
 impl crate::nats::BusError {
     /// The cure for this error.
@@ -20,7 +22,7 @@ impl crate::nats::BusError {
             Self::Declaration { .. } => {
                 "change the declaration of the stream: tidings streams list shows the existing streams".to_owned()
             }
-            Self::Api { code, .. } => cure_of_code(*code).to_owned(),
+            Self::Refused { code, .. } => cure_of_code(*code).to_owned(),
             Self::TooOld { needs, .. } => format!("use nats-server {needs} or newer"),
             Self::Broken { .. } => {
                 "check the network between this process and the nats-server; the client reconnects by itself"
@@ -33,25 +35,27 @@ impl crate::nats::BusError {
 const NO_JETSTREAM: &str = "switch JetStream on in the nats-server and for this account, or bring up the servers that the \
      cluster needs for a leader";
 
-/// The cure when JetStream refuses. From nats-server `server/errors.json`.
-pub(crate) fn cure_of_code(code: u64) -> &'static str {
+/// The cure when JetStream refuses.
+pub(in crate::nats) fn cure_of_code(code: u64) -> &'static str {
     match code {
-        // temporarily unavailable, no suitable peers, no leader
-        10004 | 10005 | 10008 | 10009 => {
+        codes::CLUSTER_INCOMPLETE
+        | codes::CLUSTER_NO_PEERS
+        | codes::CLUSTER_NOT_AVAILABLE
+        | codes::CLUSTER_NOT_LEADER => {
             "bring up the nats-servers that the cluster needs for a leader: nats server report jetstream"
         }
-        // not enabled, for the account or at all
-        10035 | 10039 | 10076 => NO_JETSTREAM,
-        // resource limits; insufficient resources, storage, memory
-        10002 | 10023 | 10028 | 10047 => {
+        codes::NO_ACCOUNT | codes::NOT_ENABLED_FOR_ACCOUNT | codes::NOT_ENABLED => NO_JETSTREAM,
+        codes::ACCOUNT_RESOURCES_EXCEEDED
+        | codes::INSUFFICIENT_RESOURCES
+        | codes::MEMORY_EXCEEDED
+        | codes::STORAGE_EXCEEDED => {
             "give JetStream more room (max_file, the account's limits), or free some"
         }
-        // maximum consumers, maximum streams
-        10026 => {
+        codes::CONSUMERS_LIMIT => {
             "let the account or the stream have more consumers (max_consumers), or delete consumers that are not \
              needed"
         }
-        10027 => {
+        codes::STREAMS_LIMIT => {
             "let the account have more streams (max_streams), or delete streams that are not needed: `nats stream \
              ls` shows them"
         }

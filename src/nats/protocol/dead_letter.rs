@@ -8,8 +8,12 @@ use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use tidings_contract::wire;
 
-use super::replay_tag;
-use crate::nats::{Bus, BusError, StoredMessage, stream::streams::StreamSpec};
+use super::{
+    authorship::is_of_nats,
+    headers::{dead, redrive, replay, retry},
+    names, replay_tag, subjects,
+};
+use crate::nats::{Bus, BusError, StoredMessage};
 use crate::{
     policy::{
         failure::told,
@@ -22,17 +26,11 @@ use crate::{
 
 /// How far the clocks of an instance and a server may differ.
 pub(in crate::nats) const CLOCKS_DIFFER: TimeDelta = TimeDelta::minutes(5);
-/// The prefix of the headers that describe a dead letter.
-const OURS: &str = "tidings-dead-";
-/// The prefix of the headers of a retry; a dead letter has headers of its own for the same facts.
-const RETRY: &str = "tidings-retry-";
-/// The dead letter that the event was redriven from.
-pub(crate) const REDRIVE: &str = "tidings-redrive";
-/// How often the event was redriven.
-pub(in crate::nats) const REDRIVES: &str = "tidings-redrives";
+/// What the message id of a dead letter begins with.
+const ID_PREFIX: &str = "dead/";
 
 /// An event to be dead-lettered.
-pub(in crate::nats) struct Letter<'a> {
+pub(in crate::nats) struct DeadLetterMessage<'a> {
     pub(in crate::nats) subscriber: &'a str,
     /// The message as it was delivered.
     pub(in crate::nats) message: &'a Message,
@@ -52,9 +50,9 @@ pub(in crate::nats) struct Letter<'a> {
     pub(in crate::nats) replay: Option<&'a ReplayTag>,
 }
 
-impl Letter<'_> {
+impl DeadLetterMessage<'_> {
     /// Stores the dead letter, and returns its sequence after the server has confirmed it.
-    pub(in crate::nats) async fn bury(&self, bus: &Bus) -> Result<u64, BusError> {
+    pub(in crate::nats) async fn publish(&self, bus: &Bus) -> Result<u64, BusError> {
         bus.check_keeps_letters().await?;
         let (headers, payload) = self.fitting(bus.max_payload(), Utc::now());
         let storing = bus.store(self.stored_under(), headers, payload);
@@ -67,18 +65,14 @@ impl Letter<'_> {
         bus: &Bus,
         since: DateTime<Utc>,
     ) -> Result<Option<u64>, BusError> {
-        let (stream, subject, id) = (
-            StreamSpec::dead_letters().name,
-            self.stored_under(),
-            self.id(),
-        );
+        let (stream, subject, id) = (names::DEAD_LETTERS, self.stored_under(), self.id());
         let is_it = |kept: &StoredMessage| {
             let mut headers = kept.headers.iter();
             headers.any(|(name, value)| name == wire::MESSAGE_ID && *value == id)
         };
         let mut from = StartFrom::Time(shifted(since, -CLOCKS_DIFFER));
         loop {
-            let page = bus.page(&stream, &subject, from).await?;
+            let page = bus.page(stream, &subject, from).await?;
             if let Some(kept) = page.iter().find(|kept| is_it(kept)) {
                 return Ok(Some(kept.sequence));
             }
@@ -90,7 +84,7 @@ impl Letter<'_> {
     }
 
     pub(in crate::nats) fn stored_under(&self) -> String {
-        format!("dead-letter.{}.{}", self.subscriber, self.subject)
+        subjects::dead_letter(self.subscriber, self.subject)
     }
 
     /// The dead letter in a form that the server accepts. The fault of an event must not keep it out of the dead
@@ -106,26 +100,26 @@ impl Letter<'_> {
         if fits(&headers, payload) {
             return (headers, payload.clone());
         }
-        headers.insert("tidings-dead-error", "");
-        headers.insert("tidings-dead-truncated", "error");
+        headers.insert(dead::ERROR, "");
+        headers.insert(dead::TRUNCATED, "error");
         if fits(&headers, payload) {
             return (headers, payload.clone());
         }
         let own = |(name, values): (&HeaderName, &Vec<HeaderValue>)| {
             let known: &str = name.as_ref();
-            let is_ours = [OURS, REDRIVE, replay_tag::REPLAY]
+            let is_kept = [dead::PREFIX, redrive::SEQUENCE, replay::ID]
                 .iter()
                 .any(|of| known.starts_with(of))
                 || known == wire::MESSAGE_ID;
-            let value = values.first().filter(|_| is_ours)?;
+            let value = values.first().filter(|_| is_kept)?;
             Some((name.clone(), value.clone()))
         };
         let mut headers: HeaderMap = headers.iter().filter_map(own).collect();
-        headers.insert("tidings-dead-truncated", "error, headers");
+        headers.insert(dead::TRUNCATED, "error, headers");
         if fits(&headers, payload) {
             return (headers, payload.clone());
         }
-        headers.insert("tidings-dead-truncated", "error, headers, payload");
+        headers.insert(dead::TRUNCATED, "error, headers, payload");
         (headers, Bytes::new())
     }
 
@@ -135,10 +129,11 @@ impl Letter<'_> {
         for (name, values) in self.message.headers.iter().flat_map(HeaderMap::iter) {
             let known: &str = name.as_ref();
             let known = known.to_ascii_lowercase();
-            if ["nats-", RETRY, OURS]
+            // A dead letter has headers of its own for the facts of a retry.
+            let is_replaced = [retry::PREFIX, dead::PREFIX]
                 .iter()
-                .any(|of| known.starts_with(of))
-            {
+                .any(|of| known.starts_with(of));
+            if is_replaced || is_of_nats(&known) {
                 continue;
             }
             for value in values {
@@ -152,28 +147,28 @@ impl Letter<'_> {
         let cause = why.cause.as_str();
         let error = told(&why.error);
         headers.insert(wire::MESSAGE_ID, self.id());
-        headers.insert("tidings-dead-subscriber", self.subscriber);
-        headers.insert("tidings-dead-stream", self.stream);
-        headers.insert("tidings-dead-sequence", self.sequence.to_string());
-        headers.insert("tidings-dead-identity", &*self.identity);
-        headers.insert("tidings-dead-subject", self.subject);
-        headers.insert("tidings-dead-cause", cause);
-        headers.insert("tidings-dead-fingerprint", fingerprint(cause, &error));
-        headers.insert("tidings-dead-error", error);
-        headers.insert("tidings-dead-attempts", why.attempts.to_string());
-        headers.insert("tidings-dead-at", time(now));
+        headers.insert(dead::SUBSCRIBER, self.subscriber);
+        headers.insert(dead::STREAM, self.stream);
+        headers.insert(dead::SEQUENCE, self.sequence.to_string());
+        headers.insert(dead::IDENTITY, &*self.identity);
+        headers.insert(dead::SUBJECT, self.subject);
+        headers.insert(dead::CAUSE, cause);
+        headers.insert(dead::FINGERPRINT, fingerprint(cause, &error));
+        headers.insert(dead::ERROR, error);
+        headers.insert(dead::ATTEMPTS, why.attempts.to_string());
+        headers.insert(dead::AT, time(now));
         let known = [
-            ("message-id", self.message_id.map(str::to_owned)),
-            ("first-failed-at", why.first_failed_at.map(time)),
-            ("handler", why.handler.map(str::to_owned)),
+            (dead::MESSAGE_ID, self.message_id.map(str::to_owned)),
+            (dead::FIRST_FAILED_AT, why.first_failed_at.map(time)),
+            (dead::HANDLER, why.handler.map(str::to_owned)),
             (
-                "consumer-sequence",
+                dead::CONSUMER_SEQUENCE,
                 self.consumer_sequence.map(|sequence| sequence.to_string()),
             ),
         ];
         for (name, value) in known {
             if let Some(value) = value {
-                headers.insert(format!("{OURS}{name}"), value);
+                headers.insert(name, value);
             }
         }
         headers
@@ -184,21 +179,28 @@ impl Letter<'_> {
     /// duplicate.
     fn id(&self) -> String {
         let headers = self.message.headers.as_ref();
-        let redriven = headers.and_then(|headers| headers.get(REDRIVE));
+        let redriven = headers.and_then(|headers| headers.get(redrive::SEQUENCE));
         let Self {
             subscriber,
             identity,
             ..
         } = self;
-        let replay = self.replay.map(|mark| format!("/replay/{}", mark.id));
+        let replay = self.replay.map(|tag| format!("/replay/{}", tag.id));
         let replay = replay.unwrap_or_default();
         match redriven {
-            Some(from) => format!("dead/{subscriber}/{identity}{replay}/{from}"),
-            None => format!("dead/{subscriber}/{identity}{replay}"),
+            Some(from) => format!("{ID_PREFIX}{subscriber}/{identity}{replay}/{from}"),
+            None => format!("{ID_PREFIX}{subscriber}/{identity}{replay}"),
         }
     }
 }
 
+/// The identity of the event in the message id of its dead letter, for a dead letter that does not state it.
+pub(crate) fn identity_in(id: &str) -> Option<&str> {
+    let (_, identity) = id.strip_prefix(ID_PREFIX)?.split_once('/')?;
+    Some(identity)
+}
+
+/// A time in a header.
 pub(in crate::nats) fn time(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
@@ -234,7 +236,7 @@ mod tests {
     }
 
     fn headers_of(message: &Message, why: &DeadLetter) -> HeaderMap {
-        let letter = Letter {
+        let letter = DeadLetterMessage {
             subscriber: "welcome",
             message,
             subject: "user.created",
@@ -300,7 +302,10 @@ mod tests {
     #[test]
     fn a_redriven_event_gets_another_dead_letter() {
         let first = headers_of(&message(&[], "{}"), &why());
-        let redriven = message(&[(REDRIVE, "12"), ("tidings-redrives", "1")], "{}");
+        let redriven = message(
+            &[("tidings-redrive", "12"), ("tidings-redrives", "1")],
+            "{}",
+        );
         let second = headers_of(&redriven, &why());
         assert_ne!(
             first.get(wire::MESSAGE_ID).unwrap(),

@@ -3,31 +3,27 @@
 
 use async_nats::HeaderMap;
 
+use super::headers::replay;
 use crate::replay::tag::ReplayTag;
-
-/// The common prefix of these headers, and the header of the replay's id.
-pub(in crate::nats) const REPLAY: &str = "tidings-replay";
-const SHADOW: &str = "tidings-replay-shadow";
-const FOLLOW_UPS: &str = "tidings-replay-follow-ups";
 
 /// The replay of a redelivered event.
 pub(in crate::nats) fn read(headers: &HeaderMap) -> Option<ReplayTag> {
     let text = |name: &str| headers.get(name).map(|value| value.as_str());
     Some(ReplayTag {
-        id: text(REPLAY)?.parse().ok()?,
-        shadow: text(SHADOW).map(str::to_owned),
-        follow_ups: text(FOLLOW_UPS).is_some(),
+        id: text(replay::ID)?.parse().ok()?,
+        shadow: text(replay::SHADOW).map(str::to_owned),
+        follow_ups: text(replay::FOLLOW_UPS).is_some(),
     })
 }
 
 /// Adds the headers of a replay.
-pub(in crate::nats) fn write(headers: &mut HeaderMap, mark: &ReplayTag) {
-    headers.insert(REPLAY, mark.id.to_string());
-    if let Some(shadow) = &mark.shadow {
-        headers.insert(SHADOW, shadow.as_str());
+pub(in crate::nats) fn write(headers: &mut HeaderMap, tag: &ReplayTag) {
+    headers.insert(replay::ID, tag.id.to_string());
+    if let Some(shadow) = &tag.shadow {
+        headers.insert(replay::SHADOW, shadow.as_str());
     }
-    if mark.follow_ups {
-        headers.insert(FOLLOW_UPS, "true");
+    if tag.follow_ups {
+        headers.insert(replay::FOLLOW_UPS, "true");
     }
 }
 
@@ -39,12 +35,12 @@ mod tests {
     #[test]
     fn a_replay_tag_is_read_as_it_was_written() {
         let mut headers = HeaderMap::new();
-        let mark = ReplayTag {
+        let tag = ReplayTag {
             id: ReplayId::new(),
             shadow: Some("v2".to_owned()),
             follow_ups: true,
         };
-        write(&mut headers, &mark);
-        assert_eq!(read(&headers), Some(mark));
+        write(&mut headers, &tag);
+        assert_eq!(read(&headers), Some(tag));
     }
 }

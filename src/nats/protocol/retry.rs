@@ -5,41 +5,23 @@ use chrono::{DateTime, Utc};
 use tidings_contract::{Envelope, wire};
 use uuid::Uuid;
 
-use super::ours;
 use super::{
-    dead_letter::{REDRIVE, REDRIVES, time},
-    ours::count,
-    replay_tag,
+    authorship::{self, count, is_of_nats, is_reserved},
+    dead_letter::time,
+    headers::{redrive, retry, server},
+    names, replay_tag, subjects,
 };
 use crate::nats::{
     StoredMessage,
     consume::delivery::{Delivery, message_id},
-    kv::park::PASS,
-    stream::streams::{RETRIES as RETRIES_STREAM, retry_at_subject, retry_subject},
 };
 use crate::{executor::Past, replay::tag::ReplayTag};
 
-/// The prefix of the subjects of all retries.
-const RETRIES: &str = "tidings.retry.";
-const FAILURES: &str = "tidings-retry-failures";
-const PUT_OFF: &str = "tidings-retry-deferrals";
-const FIRST_FAILED_AT: &str = "tidings-retry-first-failed-at";
-const STREAM: &str = "tidings-retry-stream";
-const SEQUENCE: &str = "tidings-retry-sequence";
-pub(in crate::nats) const IDENTITY: &str = "tidings-retry-identity";
-const ORIGINAL_ID: &str = "tidings-retry-message-id";
-
-/// The header that the server adds to a message that a schedule has created: the schedule's subject.
-const SCHEDULER: &str = "Nats-Scheduler";
-
 /// The backoff grows with at most this number of deferrals. It is not a count of deliveries to an instance without the
 /// handler.
-const MOST_PUT_OFF: u32 = 16;
-
-/// The subjects of all retries of a subscriber, due or not.
-pub(crate) fn retries_of(subscriber: &str) -> String {
-    format!("tidings.*.{subscriber}.>")
-}
+const MAX_DEFERRALS: u32 = 16;
+/// A schedule for one time begins with this.
+const AT: &str = "@at ";
 
 /// The history of a message that was delivered before.
 #[derive(Default)]
@@ -58,17 +40,17 @@ pub(in crate::nats) struct Restored {
     pub(in crate::nats) replay: Option<ReplayTag>,
     /// The schedule that has published it, if that is not one of this subscriber: a client that may schedule anything
     /// in a stream may have the server publish to all subjects of it.
-    pub(in crate::nats) put_by: Option<String>,
+    pub(in crate::nats) foreign_schedule: Option<String>,
 }
 
 /// Restores a retry to its original form, and returns the data that it carried. A message from another stream is the
 /// publisher's own event: all headers of Tidings are removed from it.
 pub(in crate::nats) fn restore(message: &mut Message, stream: &str, subscriber: &str) -> Restored {
-    let name = (stream == RETRIES_STREAM).then(|| message.subject.strip_prefix(RETRIES));
-    let name = name.flatten();
-    let name = name.and_then(|name| name.strip_prefix(subscriber)?.strip_prefix('.'));
-    let Some(name) = name.map(str::to_owned) else {
-        message.headers.iter_mut().for_each(ours::strip);
+    let parts = (stream == names::RETRIES).then(|| subjects::parts_of_retry(&message.subject));
+    let name = parts.flatten().filter(|(of, _)| *of == subscriber);
+    let Some(name) = name.map(|(_, name)| name.to_owned()) else {
+        let headers = message.headers.iter_mut();
+        headers.for_each(authorship::strip_reserved);
         return Restored::default();
     };
     message.subject = name.into();
@@ -80,37 +62,38 @@ pub(in crate::nats) fn restore(message: &mut Message, stream: &str, subscriber: 
         };
     };
     if let Some(other) = scheduled_by_another(headers, subscriber) {
-        ours::strip(headers);
+        authorship::strip_reserved(headers);
         return Restored {
             is_retry,
-            put_by: Some(other),
+            foreign_schedule: Some(other),
             ..Restored::default()
         };
     }
     let text = |name| headers.get(name).map(|value| value.as_str());
-    let origin = text(STREAM).zip(text(SEQUENCE).and_then(|sequence| sequence.parse().ok()));
+    let origin =
+        text(retry::STREAM).zip(text(retry::SEQUENCE).and_then(|sequence| sequence.parse().ok()));
     let restored = Restored {
         is_retry,
         origin: origin.map(|(stream, sequence)| (stream.to_owned(), sequence)),
-        identity: text(IDENTITY).map(str::to_owned),
+        identity: text(retry::IDENTITY).map(str::to_owned),
         past: Past {
-            failures: text(FAILURES).map_or(0, count),
-            first_failed_at: text(FIRST_FAILED_AT).and_then(|at| at.parse().ok()),
-            redrives: text(REDRIVES).map_or(0, count),
-            redriven_from: text(REDRIVE)
+            failures: text(retry::FAILURES).map_or(0, count),
+            first_failed_at: text(retry::FIRST_FAILED_AT).and_then(|at| at.parse().ok()),
+            redrives: text(redrive::COUNT).map_or(0, count),
+            redriven_from: text(redrive::SEQUENCE)
                 .and_then(|letter| letter.parse().ok())
                 .unwrap_or(0),
-            deferrals: text(PUT_OFF).map_or(0, count).min(MOST_PUT_OFF),
+            deferrals: text(retry::DEFERRALS).map_or(0, count).min(MAX_DEFERRALS),
         },
-        is_redriven: text(REDRIVE).is_some(),
-        pass: text(PASS).and_then(|park| park.parse().ok()),
+        is_redriven: text(redrive::SEQUENCE).is_some(),
+        pass: text(retry::PARK).and_then(|park| park.parse().ok()),
         replay: replay_tag::read(headers),
-        put_by: None,
+        foreign_schedule: None,
     };
-    let original = headers.get(ORIGINAL_ID).cloned();
+    let original = headers.get(retry::MESSAGE_ID).cloned();
     // The headers of a redrive stay: they are passed on.
-    let is_carried = |name: &str| !ours::is_ours(name) || name.starts_with(REDRIVE);
-    let mut kept = ours::only(headers, |name| is_carried(name) && !is_natss(name));
+    let is_carried = |name: &str| !is_reserved(name) || name.starts_with(redrive::SEQUENCE);
+    let mut kept = authorship::only(headers, |name| is_carried(name) && !is_of_nats(name));
     if let Some(original) = original {
         kept.insert(wire::MESSAGE_ID, original);
     }
@@ -120,10 +103,10 @@ pub(in crate::nats) fn restore(message: &mut Message, stream: &str, subscriber: 
 
 /// The schedule that a message comes from, if it belongs to another subscriber.
 fn scheduled_by_another(headers: &HeaderMap, subscriber: &str) -> Option<String> {
-    let own = retry_at_subject(subscriber, "");
+    let own = subjects::scheduled_retry(subscriber, "");
     let schedulers = headers
         .iter()
-        .filter(|(name, _)| AsRef::<str>::as_ref(*name).eq_ignore_ascii_case(SCHEDULER));
+        .filter(|(name, _)| AsRef::<str>::as_ref(*name).eq_ignore_ascii_case(server::SCHEDULER));
     let mut schedulers = schedulers.flat_map(|(_, values)| values);
     let other = schedulers.find(|value| !value.as_str().starts_with(&own));
     other.map(|value| value.as_str().to_owned())
@@ -134,7 +117,7 @@ pub(in crate::nats) fn headers(delivery: &Delivery, past: &Past, due: DateTime<U
     let message = delivery.message();
     let mut headers = HeaderMap::new();
     for (name, values) in message.headers.iter().flat_map(HeaderMap::iter) {
-        if is_natss(name.as_ref()) {
+        if is_of_nats(name.as_ref()) {
             continue;
         }
         for value in values {
@@ -142,25 +125,28 @@ pub(in crate::nats) fn headers(delivery: &Delivery, past: &Past, due: DateTime<U
         }
     }
     if let Some(id) = message_id(message) {
-        headers.insert(ORIGINAL_ID, id);
+        headers.insert(retry::MESSAGE_ID, id);
     }
     if let Some(replay) = delivery.mark() {
         replay_tag::write(&mut headers, replay);
     }
     let (stream, sequence) = delivery.origin();
-    headers.insert(STREAM, stream);
-    headers.insert(SEQUENCE, sequence.to_string());
-    headers.insert(IDENTITY, &*delivery.identity());
-    headers.insert(FAILURES, past.failures.to_string());
+    headers.insert(retry::STREAM, stream);
+    headers.insert(retry::SEQUENCE, sequence.to_string());
+    headers.insert(retry::IDENTITY, &*delivery.identity());
+    headers.insert(retry::FAILURES, past.failures.to_string());
     if past.deferrals > 0 {
-        headers.insert(PUT_OFF, past.deferrals.min(MOST_PUT_OFF).to_string());
+        headers.insert(
+            retry::DEFERRALS,
+            past.deferrals.min(MAX_DEFERRALS).to_string(),
+        );
     }
     if let Some(at) = past.first_failed_at {
-        headers.insert(FIRST_FAILED_AT, time(at));
+        headers.insert(retry::FIRST_FAILED_AT, time(at));
     }
-    headers.insert("Nats-Schedule", format!("@at {}", time(due)));
-    let target = retry_subject(delivery.subscriber(), message.subject.as_str());
-    headers.insert("Nats-Schedule-Target", target);
+    headers.insert(server::SCHEDULE, format!("{AT}{}", time(due)));
+    let target = subjects::retry(delivery.subscriber(), message.subject.as_str());
+    headers.insert(server::SCHEDULE_TARGET, target);
     // No message id: the subject identifies the event, and a schedule with the same subject replaces the previous one.
     // With an id, the failure of an event that is delivered again from the beginning would be dropped as a duplicate.
     headers
@@ -185,54 +171,59 @@ pub(crate) struct Waiting {
 impl Waiting {
     /// `None` for a message that is not an event.
     pub(crate) fn of(kept: &StoredMessage) -> Option<Self> {
-        let header = |name: &str| {
-            let found = kept.headers.iter().find(|(header, _)| header == name);
-            found.map(|(_, value)| value.as_str())
-        };
+        let header = |name: &str| header(kept, name);
         if kept.is_marker() {
             return None;
         }
         let counted = |name| header(name).map_or(0, count);
-        let target = header("Nats-Schedule-Target").unwrap_or(&kept.subject);
-        let rest = target.strip_prefix("tidings.retry.")?;
-        let (subscriber, name) = rest.split_once('.')?;
-        let identity = header(IDENTITY).map(str::to_owned);
+        let (subscriber, name) = subjects::parts_of_retry(due_subject(kept))?;
+        let identity = header(retry::IDENTITY).map(str::to_owned);
         let foreign = || identity.clone().unwrap_or_default();
         let own = |(name, value): &&(String, String)| name != wire::MESSAGE_ID && !value.is_empty();
         let headers = kept.headers.iter().filter(own);
-        let headers = headers.map(|(name, value)| match name == ORIGINAL_ID {
+        let headers = headers.map(|(name, value)| match name == retry::MESSAGE_ID {
             true => (wire::MESSAGE_ID, value.as_str()),
             false => (name.as_str(), value.as_str()),
         });
-        let due = header("Nats-Schedule").and_then(|at| at.strip_prefix("@at "));
         Some(Self {
             subscriber: subscriber.to_owned(),
             envelope: wire::read(name, headers, kept.payload.clone(), foreign).ok()?,
-            failures: counted(FAILURES),
-            first_failed_at: header(FIRST_FAILED_AT).and_then(|at| at.parse().ok()),
-            due: due.and_then(|at| at.parse().ok()),
-            redrives: counted(REDRIVES),
+            failures: counted(retry::FAILURES),
+            first_failed_at: header(retry::FIRST_FAILED_AT).and_then(|at| at.parse().ok()),
+            due: due_at(kept),
+            redrives: counted(redrive::COUNT),
             stored_at: kept.stored_at,
             identity,
         })
     }
 }
 
+/// When a retry is due; `None` when that is now.
+pub(in crate::nats) fn due_at(kept: &StoredMessage) -> Option<DateTime<Utc>> {
+    let schedule = header(kept, server::SCHEDULE)?;
+    schedule.strip_prefix(AT)?.parse().ok()
+}
+
+/// The subject of a retry when it is due.
+pub(in crate::nats) fn due_subject(kept: &StoredMessage) -> &str {
+    header(kept, server::SCHEDULE_TARGET).unwrap_or(&kept.subject)
+}
+
+fn header<'a>(kept: &'a StoredMessage, name: &str) -> Option<&'a str> {
+    let mut headers = kept.headers.iter();
+    headers.find_map(|(known, value)| (known == name).then_some(&**value))
+}
+
 /// Identifies the event's passage through its subscriber, from its first delivery or from a redrive: a word for a
 /// subject.
 pub(in crate::nats) fn id_of(delivery: &Delivery) -> String {
     let headers = delivery.message().headers.as_ref();
-    let redrive = headers.and_then(|headers| headers.get(REDRIVE));
+    let redrive = headers.and_then(|headers| headers.get(redrive::SEQUENCE));
     let redrive = redrive.map_or("", |redrive| redrive.as_str());
-    let replay = delivery.mark().map(|mark| mark.id.to_string());
+    let replay = delivery.mark().map(|tag| tag.id.to_string());
     let replay = replay.unwrap_or_default();
     let life = format!("{}/{redrive}{replay}", delivery.identity());
     Uuid::new_v5(&Uuid::NAMESPACE_OID, life.as_bytes())
         .simple()
         .to_string()
-}
-
-fn is_natss(name: &str) -> bool {
-    name.get(..5)
-        .is_some_and(|start| start.eq_ignore_ascii_case("nats-"))
 }

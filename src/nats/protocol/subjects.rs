@@ -1,141 +1,89 @@
-//! The subjects of a stream that several services declare: those of all of them. Pure.
+//! The subjects of Tidings: how each is written, and how it is read back. Pure. An event's own subject is its name.
 
-use tidings_contract::Pattern;
+/// All dead letters: `dead-letter.<subscriber>.<name>`.
+pub(crate) const DEAD_LETTERS: &str = "dead-letter.>";
+const DEAD_LETTER: &str = "dead-letter.";
 
-/// A subject that a stream takes, and a declared one that cannot be added to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::nats) struct Overlap {
-    pub(in crate::nats) taken: String,
-    pub(in crate::nats) wanted: String,
+/// All events that are due for another attempt: `tidings.retry.<subscriber>.<name>`.
+pub(in crate::nats) const RETRIES: &str = "tidings.retry.>";
+const RETRY: &str = "tidings.retry.";
+
+/// All events that wait until they are due, as schedules of the server:
+/// `tidings.retry-at.<subscriber>.<id>`.
+pub(in crate::nats) const SCHEDULED_RETRIES: &str = "tidings.retry-at.>";
+
+/// In place of an event's name among the retries: asks whether a key may be unparked.
+pub(in crate::nats) const UNPARK: &str = "UNPARK";
+
+/// Every worker answers with the names of its subscribers.
+pub(crate) const STATUS: &str = "tidings.status";
+
+/// No client listens on it: a server answers at once that there are no responders.
+pub(in crate::nats) const NO_LISTENER: &str = "tidings.nobody";
+
+/// What inboxes begin with, unless the options name another prefix.
+pub(in crate::nats) const INBOX_PREFIX: &str = "_INBOX";
+
+/// The dead letter of an event.
+pub(crate) fn dead_letter(subscriber: &str, subject: &str) -> String {
+    format!("{DEAD_LETTER}{subscriber}.{subject}")
 }
 
-/// The subjects that a stream takes after `wanted` is added, in a stable order: the present ones, then the new ones. A
-/// subject that another one covers is omitted, because the server refuses both together.
-///
-/// # Errors
-/// [`Overlap`] when two subjects overlap and neither covers the other.
-pub(in crate::nats) fn added(taken: &[String], wanted: &[Pattern]) -> Result<Vec<String>, Overlap> {
-    let mut all = taken.to_vec();
-    for wanted in wanted.iter().map(Pattern::as_str) {
-        if all.iter().any(|taken| covers(taken, wanted)) {
-            continue;
-        }
-        all.retain(|taken| !covers(wanted, taken));
-        if let Some(taken) = all.iter().find(|taken| overlaps(taken, wanted)) {
-            let (taken, wanted) = (taken.clone(), wanted.to_owned());
-            return Err(Overlap { taken, wanted });
-        }
-        all.push(wanted.to_owned());
-    }
-    Ok(all)
+/// The dead letters of a subscriber.
+pub(crate) fn dead_letters_of(subscriber: &str) -> String {
+    dead_letter(subscriber, ">")
 }
 
-/// The subjects that a stream takes and no wanted subject covers.
-pub(in crate::nats) fn extra(taken: &[String], wanted: &[Pattern]) -> Vec<String> {
-    let is_wanted = |taken: &&String| {
-        let mut wanted = wanted.iter();
-        wanted.any(|wanted| covers(wanted.as_str(), taken))
-    };
-    let extra = taken.iter().filter(|taken| !is_wanted(taken));
-    extra.cloned().collect()
+/// The subscriber of a dead letter and the subject of its event; empty where they are missing.
+pub(crate) fn parts_of_dead_letter(subject: &str) -> (&str, &str) {
+    let rest = subject.strip_prefix(DEAD_LETTER).unwrap_or_default();
+    rest.split_once('.').unwrap_or((rest, ""))
 }
 
-/// Whether `wide` matches everything that `prune` matches.
-fn covers(wide: &str, prune: &str) -> bool {
-    let mut prune = prune.split('.');
-    for word in wide.split('.') {
-        match (word, prune.next()) {
-            (_, None) => return false,
-            (">", Some(_)) => return true,
-            (_, Some(">")) => return false,
-            ("*", Some(_)) => {}
-            (word, Some(other)) if word == other => {}
-            _ => return false,
-        }
-    }
-    prune.next().is_none()
+/// An event that is due for another attempt by a subscriber.
+pub(crate) fn retry(subscriber: &str, name: &str) -> String {
+    format!("{RETRY}{subscriber}.{name}")
 }
 
-/// Whether some subject matches both.
-pub(in crate::nats) fn overlaps(a: &str, b: &str) -> bool {
-    let (mut a, mut b) = (a.split('.'), b.split('.'));
-    loop {
-        match (a.next(), b.next()) {
-            (None, None) => return true,
-            (None, _) | (_, None) => return false,
-            (Some(">"), _) | (_, Some(">")) => return true,
-            (Some("*"), _) | (_, Some("*")) => {}
-            (Some(a), Some(b)) if a == b => {}
-            _ => return false,
-        }
-    }
+/// The subscriber of a retry that is due.
+pub(in crate::nats) fn subscriber_of_retry(subject: &str) -> Option<&str> {
+    subject.strip_prefix(RETRY)?.split('.').next()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The subscriber of a retry that is due, and the name of its event.
+pub(in crate::nats) fn parts_of_retry(subject: &str) -> Option<(&str, &str)> {
+    subject.strip_prefix(RETRY)?.split_once('.')
+}
 
-    fn patterns(texts: &[&str]) -> Vec<Pattern> {
-        texts
-            .iter()
-            .map(|text| Pattern::parse(text).unwrap())
-            .collect()
-    }
+/// An event that waits until its next attempt.
+pub(crate) fn scheduled_retry(subscriber: &str, id: &str) -> String {
+    format!("tidings.retry-at.{subscriber}.{id}")
+}
 
-    fn owned(texts: &[&str]) -> Vec<String> {
-        texts.iter().map(|text| (*text).to_owned()).collect()
-    }
+/// The retries of a subscriber, due or not.
+pub(crate) fn retries_of(subscriber: &str) -> String {
+    format!("tidings.*.{subscriber}.>")
+}
 
-    #[test]
-    fn subjects_that_other_services_declared_stay() {
-        let added = |taken: &[&str], wanted: &[&str]| added(&owned(taken), &patterns(wanted));
-        assert_eq!(
-            added(&["order.>"], &["user.>"]),
-            Ok(owned(&["order.>", "user.>"]))
-        );
-        assert_eq!(
-            added(&["user.>"], &["user.created"]),
-            Ok(owned(&["user.>"]))
-        );
-        assert_eq!(
-            added(&["user.created", "a.b"], &["user.>"]),
-            Ok(owned(&["a.b", "user.>"]))
-        );
-        assert_eq!(added(&[], &["a.>", "a.b"]), Ok(owned(&["a.>"])));
-        let overlap = Overlap {
-            taken: "a.*".into(),
-            wanted: "*.b".into(),
-        };
-        assert_eq!(added(&["a.*"], &["*.b"]), Err(overlap));
-    }
+/// Every instance of a subscriber answers with its state.
+pub(crate) fn status_of(subscriber: &str) -> String {
+    format!("{STATUS}.{subscriber}")
+}
 
-    #[test]
-    fn a_subject_that_no_handler_wants_is_extra() {
-        let extra = |taken: &[&str], wanted: &[&str]| extra(&owned(taken), &patterns(wanted));
-        assert_eq!(
-            extra(&["user.>", "order.>"], &["user.>"]),
-            owned(&["order.>"])
-        );
-        assert_eq!(extra(&["user.created"], &["user.*"]), owned(&[]));
-        assert_eq!(extra(&["user.>"], &["user.*"]), owned(&["user.>"]));
-    }
+/// Every relay of an outbox answers with its state.
+#[cfg(feature = "outbox")]
+pub(crate) fn relay_status(schema: &str) -> String {
+    format!("{STATUS}.relay.{schema}")
+}
 
-    #[test]
-    fn covering_is_overlapping() {
-        let all = [
-            "a", "*", ">", "a.b", "a.*", "*.b", "a.>", "*.>", "a.b.c", "a.*.c", "b.>",
-        ];
-        for wide in all {
-            assert!(covers(wide, wide) && overlaps(wide, wide));
-            for narrow in all {
-                assert_eq!(overlaps(wide, narrow), overlaps(narrow, wide));
-                assert!(
-                    !covers(wide, narrow) || overlaps(wide, narrow),
-                    "{wide} {narrow}"
-                );
-            }
-        }
-        assert!(covers("a.*", "a.b") && !covers("a.*", "a.>") && covers("a.>", "a.*.c"));
-        assert!(!covers("a.>", "a") && !overlaps("a.>", "a") && overlaps("a.*", "*.b"));
-    }
+/// A transaction of an outbox was committed.
+#[cfg(feature = "outbox")]
+pub(crate) fn wake(schema: &str) -> String {
+    format!("tidings.wake.{schema}")
+}
+
+/// A relay of an outbox has released its lease.
+#[cfg(feature = "outbox")]
+pub(crate) fn lease_released(schema: &str) -> String {
+    format!("tidings.wake.{schema}.released")
 }

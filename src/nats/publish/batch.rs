@@ -10,7 +10,14 @@ use async_nats::{HeaderMap, Request, RequestErrorKind};
 use bytes::Bytes;
 use tidings_contract::{Envelope, EventId, wire};
 
-use crate::nats::{Bus, CONNECTION_LOST, Receipt, headers_of, protocol::cures::cure_of_code};
+use crate::nats::{
+    Bus, BusErrorKind, CONNECTION_LOST, Receipt, headers_of,
+    protocol::{
+        codes::{self, publish},
+        cures::cure_of_code,
+        headers::{self, server},
+    },
+};
 
 /// The server stores a whole batch before it answers, so it may take longer than a plain request.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -20,9 +27,6 @@ const LONG: Duration = Duration::from_secs(2);
 /// How many messages are built before the first of them is sent. Building one takes as long as a system call: if each
 /// were sent as soon as it is built, each would be written by a system call of its own.
 const AT_A_TIME: usize = 64;
-
-/// Marks an event as published again, with the run that did so.
-pub(in crate::nats) const REPUBLISHED: &str = "tidings-republished";
 
 /// One message, ready to be sent.
 pub(crate) struct Submission {
@@ -101,17 +105,14 @@ impl Submission {
 
     /// The same message, tagged with the run that publishes it again.
     pub(crate) fn republished(mut self, mark: &str) -> Self {
-        self.headers.insert(REPUBLISHED, mark);
+        self.headers.insert(headers::REPUBLISHED, mark);
         self
     }
 
     fn in_batch(mut self, batch: &BatchId, sequence: usize) -> Self {
+        self.headers.insert(server::BATCH_ID, &*batch.0);
         self.headers
-            .insert(async_nats::header::NATS_BATCH_ID, &*batch.0);
-        self.headers.insert(
-            async_nats::header::NATS_BATCH_SEQUENCE,
-            sequence.to_string(),
-        );
+            .insert(server::BATCH_SEQUENCE, sequence.to_string());
         self
     }
 }
@@ -168,8 +169,7 @@ impl Bus {
         last: Submission,
     ) -> Result<Confirmed, Refusal> {
         let mut last = last.in_batch(batch, sequence);
-        last.headers
-            .insert(async_nats::header::NATS_BATCH_COMMIT, "1");
+        last.headers.insert(server::BATCH_COMMIT, "1");
         self.publish_one(stream, last).await
     }
 
@@ -180,9 +180,7 @@ impl Bus {
         stream: &str,
         mut message: Submission,
     ) -> Result<Confirmed, Refusal> {
-        message
-            .headers
-            .insert(async_nats::header::NATS_EXPECTED_STREAM, stream);
+        message.headers.insert(server::EXPECTED_STREAM, stream);
         let request = Request::new()
             .headers(message.headers)
             .payload(message.payload)
@@ -283,26 +281,24 @@ fn transient(error: &impl fmt::Display) -> Refusal {
 /// Classifies the server's answer. Only error codes that no later attempt changes are permanent; all others are retried
 /// without limit, because holding events back loses nothing. From nats-server `server/errors.json`.
 pub(in crate::nats) fn classify(receipt: Receipt) -> Result<Confirmed, Refusal> {
-    const DUPLICATE_IN_BATCH: u64 = 10201;
-    const NOT_THE_EXPECTED_STREAM: u64 = 10060;
-    const BATCH_IS_INCOMPLETE: u64 = 10176;
-    const BATCH_IS_TOO_LARGE: u64 = 10199;
     let receipt = match receipt.into_result() {
         Ok(receipt) => receipt,
         Err(error) => {
             let (code, reason) = (error.err_code, error.description);
             return Err(match code {
-                DUPLICATE_IN_BATCH => Refusal::Duplicate,
-                NOT_THE_EXPECTED_STREAM => Refusal::Moved,
-                BATCH_IS_INCOMPLETE => Refusal::Incomplete,
-                BATCH_IS_TOO_LARGE => Refusal::TooMany {
+                publish::BATCH_HAS_DUPLICATE => Refusal::Duplicate,
+                publish::NOT_THE_EXPECTED_STREAM => Refusal::Moved,
+                publish::BATCH_INCOMPLETE => Refusal::Incomplete,
+                publish::BATCH_TOO_LARGE => Refusal::TooMany {
                     most: allowed(&reason),
                 },
-                // message too large; wrong last sequence, last id; headers too large; TTL disabled, invalid; constant
-                // last sequence
-                10054 | 10070 | 10071 | 10097 | 10164..=10166 => {
-                    Refusal::Permanent { code, reason }
-                }
+                publish::MESSAGE_TOO_LARGE
+                | publish::HEADERS_TOO_LARGE
+                | publish::WRONG_LAST_MESSAGE_ID
+                | codes::WRONG_LAST_SEQUENCE
+                | codes::WRONG_LAST_SEQUENCE_CONSTANT
+                | publish::TTL_INVALID
+                | publish::TTL_DISABLED => Refusal::Permanent { code, reason },
                 _ => match cure(code, &reason) {
                     Some(cure) => Refusal::Closed(Cause {
                         is_of_subject: reason.contains("per subject"),
@@ -323,16 +319,13 @@ pub(in crate::nats) fn classify(receipt: Receipt) -> Result<Confirmed, Refusal> 
 /// The cure for a stream that accepts nothing.
 fn cure(code: u64, reason: &str) -> Option<&'static str> {
     Some(match code {
-        // the stream could not store it: its limits, with `discard: new`
-        10077 if reason.starts_with("maximum") => {
+        // The limits of the stream, with `discard: new`.
+        publish::STORE_FAILED if reason.starts_with("maximum") => {
             "raise the limits of the stream, or purge what is not needed"
         }
-        // resource limits of the account; insufficient resources, storage, memory
-        10002 | 10023 | 10028 | 10047 => {
-            "give JetStream more room (max_file, the account's limits), or free some"
-        }
+        _ if codes::kind_of(code) == BusErrorKind::StorageFull => cure_of_code(code),
         _ if is_disk(reason) => FULL_DISK,
-        10109 => {
+        publish::STREAM_SEALED => {
             "a sealed stream stores no new messages: delete it, or give its subjects to another stream"
         }
         _ => return None,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use tidings_contract::{Envelope, EventId, Extensions, Headers, wire};
 
-use crate::nats::{Bus, BusError, StoredMessage};
+use crate::nats::{Bus, BusError, StoredMessage, protocol::headers::extension};
 
 /// The maximum number of characters quoted of another event's name or key.
 const QUOTED: usize = 200;
@@ -63,7 +63,7 @@ fn lines(headers: &Headers, extensions: &Extensions) -> BTreeMap<String, String>
     let headers = headers.iter();
     let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()));
     let extensions = extensions.iter();
-    let extensions = extensions.map(|(name, value)| (format!("ce-{name}"), value.to_owned()));
+    let extensions = extensions.map(|(name, value)| (extension(name), value.to_owned()));
     headers.chain(extensions).collect()
 }
 

@@ -19,7 +19,8 @@ use super::streams::StreamSpec;
 use crate::nats::{
     Bus, BusError, StartFrom,
     protocol::{
-        headers::{StoredAt, is_of_server},
+        api, codes,
+        server_headers::{StoredAt, is_of_server},
         unreadable::Raw,
     },
 };
@@ -94,7 +95,7 @@ impl Bus {
     ) -> Result<Vec<StoredMessage>, BusError> {
         let why = match self.page_at_once(stream, subjects, start).await {
             Ok(page) => return Ok(page),
-            Err(error @ BusError::Api { .. }) => return Err(error),
+            Err(error @ BusError::Refused { .. }) => return Err(error),
             Err(error) => error,
         };
         tracing::debug!(stream, %why, "page read failed: its messages are read one by one");
@@ -126,12 +127,12 @@ impl Bus {
 
     /// Removes a message from a stream; false when it did not exist.
     pub(crate) async fn remove(&self, stream: &str, sequence: u64) -> Result<bool, BusError> {
-        let subject = format!("$JS.API.STREAM.MSG.DELETE.{stream}");
+        let subject = api::message_delete(stream);
         let request = json!({ "seq": sequence, "no_erase": true });
         match self.api::<Value>(&subject, &request).await {
             Ok(_) => Ok(true),
             // The server only reports that it failed; a missing message is no failure.
-            Err(error @ BusError::Api { .. }) => match self.kept(stream, sequence).await? {
+            Err(error @ BusError::Refused { .. }) => match self.kept(stream, sequence).await? {
                 Some(_) => Err(error),
                 None => Ok(false),
             },
@@ -169,7 +170,7 @@ impl Bus {
         subjects: &str,
         start: StartFrom,
     ) -> Result<Vec<StoredMessage>, BusError> {
-        let subject = format!("$JS.API.DIRECT.GET.{stream}");
+        let subject = api::direct_get(stream);
         let broken = |reason: String| BusError::Broken {
             subject: subject.clone(),
             reason,
@@ -221,7 +222,7 @@ impl Bus {
                     return Err(BusError::NoResponders { subject });
                 }
                 // The end of the page; there are no (more) messages.
-                (Some(status), _) if [204, 404].contains(&status.as_u16()) => return Ok(page),
+                (Some(status), _) if is_end_of_page(status) => return Ok(page),
                 (Some(status), said) => {
                     return Err(broken(format!("{status} {}", said.unwrap_or_default())));
                 }
@@ -244,12 +245,11 @@ impl Bus {
         stream: &str,
         wanted: &Value,
     ) -> Result<Option<Raw>, BusError> {
-        const NO_MESSAGE: u64 = 10037;
         #[derive(Deserialize)]
         struct Answer {
             message: Told,
         }
-        let subject = format!("$JS.API.STREAM.MSG.GET.{stream}");
+        let subject = api::message_get(stream);
         match self.api::<Answer>(&subject, wanted).await {
             Ok(Answer { message }) => match message.raw() {
                 Some(raw) => Ok(Some(raw)),
@@ -258,12 +258,17 @@ impl Bus {
                     reason: "the message is not base64".to_owned(),
                 }),
             },
-            Err(BusError::Api {
-                code: NO_MESSAGE, ..
+            Err(BusError::Refused {
+                code: codes::MESSAGE_NOT_FOUND,
+                ..
             }) => Ok(None),
             Err(error) => Err(error),
         }
     }
+}
+
+fn is_end_of_page(status: StatusCode) -> bool {
+    [codes::status::END_OF_BATCH, codes::status::NO_MESSAGES].contains(&status.as_u16())
 }
 
 impl StoredMessage {

@@ -5,6 +5,7 @@ pub(in crate::nats) mod identity;
 pub(in crate::nats) mod limits;
 pub(in crate::nats) mod messages;
 pub(in crate::nats) mod objections;
+pub(in crate::nats) mod patterns;
 #[cfg(feature = "outbox")]
 pub(in crate::nats) mod removal;
 #[cfg(feature = "outbox")]

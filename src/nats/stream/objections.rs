@@ -3,8 +3,14 @@
 use serde_json::{Map, Value};
 use tidings_contract::Pattern;
 
-use super::streams::{DEAD_LETTER_SUBJECTS, Info, RETRY_AT_SUBJECTS, RETRY_SUBJECTS, StreamSpec};
-use crate::nats::{Bus, BusError, kv::state, protocol::subjects};
+use super::{
+    patterns,
+    streams::{Info, StreamSpec},
+};
+use crate::nats::{
+    Bus, BusError,
+    protocol::{keys, subjects},
+};
 
 /// The shortest age or window that the server accepts.
 const SHORTEST: std::time::Duration = std::time::Duration::from_millis(100);
@@ -46,8 +52,8 @@ impl StreamSpec {
                 self.replicas
             ));
         }
-        if let Err(overlap) = subjects::added(&[], &self.subjects) {
-            let subjects::Overlap { taken, wanted } = overlap;
+        if let Err(overlap) = patterns::added(&[], &self.subjects) {
+            let patterns::Overlap { taken, wanted } = overlap;
             found.push(format!(
                 "its subjects {taken} and {wanted} overlap: declare one that covers both"
             ));
@@ -73,9 +79,13 @@ impl Bus {
         config: &Map<String, Value>,
         others: &[String],
     ) -> Result<Vec<String>, BusError> {
-        let fixed = [DEAD_LETTER_SUBJECTS, RETRY_SUBJECTS, RETRY_AT_SUBJECTS];
+        let fixed = [
+            subjects::DEAD_LETTERS,
+            subjects::RETRIES,
+            subjects::SCHEDULED_RETRIES,
+            keys::ALL,
+        ];
         let mut ours: Vec<String> = fixed.map(str::to_owned).to_vec();
-        ours.push(format!("$KV.{}.>", state::BUCKET));
         ours.extend(taken(config));
         for other in others {
             let info = self.stream_info(other).await?;
@@ -140,7 +150,7 @@ pub(in crate::nats) fn unchangeable(spec: &StreamSpec, config: &Map<String, Valu
         }
     }
     let taken = taken(config);
-    if let Err(subjects::Overlap { taken, wanted }) = subjects::added(&taken, &spec.subjects) {
+    if let Err(patterns::Overlap { taken, wanted }) = patterns::added(&taken, &spec.subjects) {
         found.push(format!(
             "it takes {taken}, which overlaps with {wanted}: declare one that covers both"
         ));

@@ -217,7 +217,7 @@ pub(in crate::nats) fn limit_in(description: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Bus;
+    use crate::{Bus, nats::protocol::api};
     use tidings_test_servers::NatsServer;
 
     fn of(config: Value) -> Vec<DurableIssue> {
@@ -284,7 +284,7 @@ mod tests {
             if config.get("mirror").is_none() {
                 config["subjects"] = json!([format!("s{at}.>")]);
             }
-            let subject = format!("$JS.API.STREAM.CREATE.{name}");
+            let subject = api::stream_create(&name);
             let made: Value = bus.api(&subject, &config).await.unwrap();
             for (setting, value) in made["config"].as_object().unwrap() {
                 assert!(stream::is_known(setting), "{setting}: {value} of a stream");
@@ -308,7 +308,7 @@ mod tests {
         for config in [pull, push] {
             let name = config["durable_name"].as_str().unwrap().to_owned();
             let request = json!({ "stream_name": "S0", "config": config, "action": "create" });
-            let subject = format!("$JS.API.CONSUMER.CREATE.S0.{name}");
+            let subject = api::consumer_create("S0", &name);
             let made: Value = bus.api(&subject, &request).await.unwrap();
             for (setting, value) in made["config"].as_object().unwrap() {
                 seen += 1;

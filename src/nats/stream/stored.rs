@@ -5,8 +5,8 @@ use std::hash::BuildHasher;
 use tidings_contract::{EventId, wire};
 
 use crate::nats::{
-    Bus, BusError, Reader, ReaderError, StartFrom, envelope_of, protocol::headers::left_out,
-    publish::batch::REPUBLISHED,
+    Bus, BusError, Reader, ReaderError, StartFrom, envelope_of,
+    protocol::{headers::REPUBLISHED, server_headers::left_out},
 };
 
 /// An event as a stream holds it.

@@ -10,28 +10,13 @@ use tidings_contract::Pattern;
 use super::{
     declare::{Plan, SettingChange},
     objections::taken,
+    patterns,
     settings::{Looked, Role, is_as_wanted, issues, put_over},
 };
-use crate::nats::{Bus, BusError, protocol::subjects};
-
-/// The subjects of dead letters: `dead-letter.<subscriber>.<name>`.
-pub(crate) const DEAD_LETTER_SUBJECTS: &str = "dead-letter.>";
-/// The stream of retries.
-pub(in crate::nats) const RETRIES: &str = "RETRIES";
-/// Events that are due for another attempt: `tidings.retry.<subscriber>.<name>`.
-pub(in crate::nats) const RETRY_SUBJECTS: &str = "tidings.retry.>";
-/// Events that wait until they are due: `tidings.retry-at.<subscriber>.<id>`.
-pub(in crate::nats) const RETRY_AT_SUBJECTS: &str = "tidings.retry-at.>";
-
-/// The subject of an event that is due for another attempt by a subscriber.
-pub(crate) fn retry_subject(subscriber: &str, name: &str) -> String {
-    format!("tidings.retry.{subscriber}.{name}")
-}
-
-/// The subject under which an event waits until its next attempt.
-pub(in crate::nats) fn retry_at_subject(subscriber: &str, id: &str) -> String {
-    format!("tidings.retry-at.{subscriber}.{id}")
-}
+use crate::nats::{
+    Bus, BusError,
+    protocol::{api, codes, names, subjects},
+};
 
 /// The declaration of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,8 +72,8 @@ impl StreamSpec {
     #[must_use]
     #[allow(clippy::expect_used)] // constants; the test below parses them
     pub fn dead_letters() -> Self {
-        let subjects = Pattern::parse(DEAD_LETTER_SUBJECTS).expect("a constant pattern");
-        Self::new("DEAD_LETTERS", [subjects]).expect("a constant name")
+        let subjects = Pattern::parse(subjects::DEAD_LETTERS).expect("a constant pattern");
+        Self::new(names::DEAD_LETTERS, [subjects]).expect("a constant name")
     }
 
     /// The stream of events that failed and wait for another attempt, `RETRIES`. An event is in it from its failure to
@@ -99,9 +84,9 @@ impl StreamSpec {
     #[must_use]
     #[allow(clippy::expect_used)] // constants; the test below parses them
     pub fn retries() -> Self {
-        let subjects = [RETRY_SUBJECTS, RETRY_AT_SUBJECTS]
+        let subjects = [subjects::RETRIES, subjects::SCHEDULED_RETRIES]
             .map(|subjects| Pattern::parse(subjects).expect("a constant pattern"));
-        Self::new(RETRIES, subjects).expect("a constant name")
+        Self::new(names::RETRIES, subjects).expect("a constant name")
     }
 
     /// The streams that subscribers need in addition to those of their events: the dead letters and the retries.
@@ -112,16 +97,16 @@ impl StreamSpec {
 
     /// Whether events leave the stream when they were handled, and may be published by a schedule.
     fn holds_retries(&self) -> bool {
-        self.subjects
-            .iter()
-            .any(|subjects| [RETRY_SUBJECTS, RETRY_AT_SUBJECTS].contains(&subjects.as_str()))
+        let of_retries = [subjects::RETRIES, subjects::SCHEDULED_RETRIES];
+        let mut subjects = self.subjects.iter();
+        subjects.any(|subjects| of_retries.contains(&subjects.as_str()))
     }
 
     /// Whether the stream stores dead letters. With retention `interest` it would store none, and the server can change
     /// that.
     pub(in crate::nats) fn holds_letters(&self) -> bool {
         let mut subjects = self.subjects.iter();
-        subjects.any(|subjects| subjects.as_str() == DEAD_LETTER_SUBJECTS)
+        subjects.any(|pattern| pattern.as_str() == subjects::DEAD_LETTERS)
     }
 
     /// The settings that Tidings owns, under the names of the JetStream API.
@@ -165,7 +150,7 @@ impl StreamSpec {
         let mut settings = self.settings();
         let taken = taken(current);
         // An overlap is an objection, which is raised before this.
-        if let Ok(subjects) = subjects::added(&taken, &self.subjects) {
+        if let Ok(subjects) = patterns::added(&taken, &self.subjects) {
             settings.insert("subjects".into(), json!(subjects));
         }
         settings
@@ -237,7 +222,6 @@ impl Bus {
     /// # Cancel safety
     /// When the future is dropped, the stream may or may not be changed. Applying it again is safe.
     pub async fn apply_stream(&self, spec: &StreamSpec) -> Result<Plan, BusError> {
-        const NAME_IN_USE: u64 = 10058;
         let mut is_second = false;
         loop {
             let info = self.stream_info(&spec.name).await?;
@@ -250,26 +234,27 @@ impl Bus {
                 let stream = spec.name.clone();
                 return Err(BusError::Declaration { stream, reason });
             }
-            let (plan, verb, mut config) = match info {
-                None => (Plan::Create, "CREATE", Map::new()),
+            let name = &spec.name;
+            let (plan, subject, mut config) = match info {
+                None => (Plan::Create, api::stream_create(name), Map::new()),
                 Some(info) => match spec.plan(&info.config) {
                     Plan::Unchanged => return Ok(Plan::Unchanged),
-                    plan => (plan, "UPDATE", info.config),
+                    plan => (plan, api::stream_update(name), info.config),
                 },
             };
-            config.insert("name".into(), json!(spec.name));
+            config.insert("name".into(), json!(name));
             let settings = spec.settings_over(&config);
             put_over(&mut config, settings);
-            let subject = format!("$JS.API.STREAM.{verb}.{}", spec.name);
             match self.api::<Info>(&subject, &config).await {
                 Ok(_) => {
-                    let extra = subjects::extra(&taken(&config), &spec.subjects);
-                    tracing::info!(stream = spec.name, %plan, subjects_of_others = ?extra, "stream applied");
+                    let extra = patterns::extra(&taken(&config), &spec.subjects);
+                    tracing::info!(stream = name, %plan, subjects_of_others = ?extra, "stream applied");
                     return Ok(plan);
                 }
                 // Another service has created it at the same moment.
-                Err(BusError::Api {
-                    code: NAME_IN_USE, ..
+                Err(BusError::Refused {
+                    code: codes::STREAM_NAME_EXISTS,
+                    ..
                 }) if !is_second => is_second = true,
                 Err(error) => return Err(error),
             }
@@ -295,8 +280,8 @@ impl Bus {
             return Ok(Vec::new());
         };
         let mut extra = Vec::new();
-        for subject in subjects::extra(&taken(&info.config), &spec.subjects) {
-            let asked = format!("$JS.API.STREAM.INFO.{}", spec.name);
+        for subject in patterns::extra(&taken(&info.config), &spec.subjects) {
+            let asked = api::stream_info(&spec.name);
             let counted: Counted = self
                 .api(&asked, &json!({ "subjects_filter": subject }))
                 .await?;
@@ -321,7 +306,7 @@ impl Bus {
         let mut left = taken(&config);
         left.retain(|subject| !subjects.contains(subject));
         config.insert("subjects".into(), json!(left));
-        let subject = format!("$JS.API.STREAM.UPDATE.{stream}");
+        let subject = api::stream_update(stream);
         let _: Info = self.api(&subject, &config).await?;
         tracing::info!(stream, ?subjects, "stream subjects removed");
         Ok(())
@@ -391,7 +376,7 @@ impl Bus {
             streams: Option<Vec<String>>,
         }
         let names: Names = self
-            .api("$JS.API.STREAM.NAMES", &json!({ "subject": subject }))
+            .api(api::STREAM_NAMES, &json!({ "subject": subject }))
             .await?;
         Ok(names.streams.unwrap_or_default())
     }
@@ -415,14 +400,10 @@ impl Bus {
     }
 
     pub(in crate::nats) async fn stream_info(&self, name: &str) -> Result<Option<Info>, BusError> {
-        const NO_SUCH_STREAM: u64 = 10059;
-        match self
-            .api(&format!("$JS.API.STREAM.INFO.{name}"), &json!({}))
-            .await
-        {
+        match self.api(&api::stream_info(name), &json!({})).await {
             Ok(info) => Ok(Some(info)),
-            Err(BusError::Api {
-                code: NO_SUCH_STREAM,
+            Err(BusError::Refused {
+                code: codes::STREAM_NOT_FOUND,
                 ..
             }) => Ok(None),
             Err(error) => Err(error),

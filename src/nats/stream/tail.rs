@@ -22,8 +22,8 @@ use tokio::sync::watch;
 use crate::nats::{
     Bus, BusError, PullError, Pulled, Puller, PullerOptions, envelope_of, is_in_payload,
     protocol::{
-        ours,
-        position::{Place, Places},
+        api, authorship, codes,
+        position::{DeliveryPosition, Positions},
     },
 };
 use crate::{policy::start::StartFrom, task::interrupt::unless};
@@ -71,7 +71,7 @@ pub struct Reader {
     heard_at: Instant,
     pending: u64,
     last_consumer_sequence: u64,
-    places: Places,
+    positions: Positions,
     lost: watch::Receiver<u64>,
     /// How many messages are read alone before the consumer is used again.
     singly: u32,
@@ -96,11 +96,10 @@ impl Bus {
         stream: &str,
         config: Value,
     ) -> Result<T, BusError> {
-        const INACTIVE_FOR_TOO_LONG: u64 = 10153;
         let mut request = json!({ "stream_name": stream, "config": config, "action": "create" });
         match self.api(subject, &request).await {
-            Err(BusError::Api {
-                code: INACTIVE_FOR_TOO_LONG,
+            Err(BusError::Refused {
+                code: codes::INACTIVE_THRESHOLD_EXCEEDED,
                 ..
             }) => {
                 // Without a value the stream's own applies.
@@ -166,7 +165,7 @@ impl Reader {
             heard_at: Instant::now(),
             pending,
             last_consumer_sequence: 0,
-            places: Places::new(bus),
+            positions: Positions::new(bus),
             lost,
             singly: 0,
             is_ended: false,
@@ -188,19 +187,19 @@ impl Reader {
     /// # Cancel safety
     /// No message is skipped when the future is dropped.
     pub async fn next(&mut self) -> Result<Seen, ReaderError> {
-        let (message, place) = loop {
-            let (message, place) = self.next_message().await?;
-            if !ours::is_marker(message.headers.as_ref(), &message.payload) {
-                break (message, place);
+        let (message, position) = loop {
+            let (message, position) = self.next_message().await?;
+            if !authorship::is_marker(message.headers.as_ref(), &message.payload) {
+                break (message, position);
             }
         };
         Ok(Seen {
-            envelope: envelope_of(&message, || place.identity()),
+            envelope: envelope_of(&message, || position.identity()),
             subject: message.subject.to_string(),
-            stream: place.stream.to_string(),
-            sequence: place.sequence,
-            stored_at: place.stored_at,
-            pending: place.pending,
+            stream: position.stream.to_string(),
+            sequence: position.sequence,
+            stored_at: position.stored_at,
+            pending: position.pending,
         })
     }
 
@@ -209,7 +208,7 @@ impl Reader {
     pub(in crate::nats) async fn next_up_to(
         &mut self,
         last: u64,
-    ) -> Result<Option<(Message, Place)>, ReaderError> {
+    ) -> Result<Option<(Message, DeliveryPosition)>, ReaderError> {
         while self.pending > 0 && !self.start.is_behind(last) {
             let next = {
                 let next = pin!(self.next_message());
@@ -219,14 +218,14 @@ impl Reader {
                 self.begin_anew(&mut 0, "no message came").await?;
                 continue;
             };
-            let (message, place) = next?;
-            if ours::is_marker(message.headers.as_ref(), &message.payload) {
+            let (message, position) = next?;
+            if authorship::is_marker(message.headers.as_ref(), &message.payload) {
                 continue;
             }
-            if place.sequence > last {
+            if position.sequence > last {
                 break;
             }
-            return Ok(Some((self.whole(message, &place).await?, place)));
+            return Ok(Some((self.whole(message, &position).await?, position)));
         }
         self.end().await;
         Ok(None)
@@ -248,18 +247,24 @@ impl Reader {
     }
 
     /// Adds the omitted payload to a message whose kind is only known from its payload.
-    async fn whole(&self, mut message: Message, place: &Place) -> Result<Message, ReaderError> {
+    async fn whole(
+        &self,
+        mut message: Message,
+        position: &DeliveryPosition,
+    ) -> Result<Message, ReaderError> {
         if self.headers_only && is_in_payload(&message) {
-            let kept = self.bus.kept(&self.stream, place.sequence).await;
+            let kept = self.bus.kept(&self.stream, position.sequence).await;
             let kept = kept.map_err(|source| self.failed(source))?;
-            if let Some(kept) = kept.filter(|kept| kept.stored_at == place.stored_at) {
+            if let Some(kept) = kept.filter(|kept| kept.stored_at == position.stored_at) {
                 message.payload = kept.payload;
             }
         }
         Ok(message)
     }
 
-    pub(in crate::nats) async fn next_message(&mut self) -> Result<(Message, Place), ReaderError> {
+    pub(in crate::nats) async fn next_message(
+        &mut self,
+    ) -> Result<(Message, DeliveryPosition), ReaderError> {
         let mut tries = 0;
         loop {
             if self.singly > 0 {
@@ -303,16 +308,16 @@ impl Reader {
     }
 
     /// The message, if it is the next one in sequence.
-    fn in_sequence(&mut self, message: Message) -> Option<(Message, Place)> {
-        let (message, place) = self.places.read(message);
-        let place = place?;
-        if place.consumer_sequence != self.last_consumer_sequence.saturating_add(1) {
+    fn in_sequence(&mut self, message: Message) -> Option<(Message, DeliveryPosition)> {
+        let (message, position) = self.positions.read(message);
+        let position = position?;
+        if position.consumer_sequence != self.last_consumer_sequence.saturating_add(1) {
             return None;
         }
-        self.last_consumer_sequence = place.consumer_sequence;
-        self.start = StartFrom::Sequence(place.sequence.saturating_add(1));
-        self.pending = place.pending;
-        Some((message, place))
+        self.last_consumer_sequence = position.consumer_sequence;
+        self.start = StartFrom::Sequence(position.sequence.saturating_add(1));
+        self.pending = position.pending;
+        Some((message, position))
     }
 
     /// Continues with a new consumer, which also reports the number of waiting messages again.
@@ -346,7 +351,9 @@ impl Reader {
                     self.last_consumer_sequence = 0;
                     return Ok(());
                 }
-                Err(source) if *tries >= MAX_TRIES || matches!(source, BusError::Api { .. }) => {
+                Err(source)
+                    if *tries >= MAX_TRIES || matches!(source, BusError::Refused { .. }) =>
+                {
                     return Err(self.failed(source));
                 }
                 Err(_) => {
@@ -436,7 +443,7 @@ async fn consumer(
         }),
         Err(PullError::Bus(error)) => Err(error),
         Err(PullError::Gone(reason)) => Err(BusError::Broken {
-            subject: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{}", options.consumer),
+            subject: api::consumer_next(stream, &options.consumer),
             reason,
         }),
     }

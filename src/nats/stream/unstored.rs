@@ -5,7 +5,10 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::streams::StreamSpec;
-use crate::nats::{Bus, BusError, kv::state};
+use crate::nats::{
+    Bus, BusError,
+    protocol::{api, codes, keys, names},
+};
 
 /// How long the server may take to answer which stream takes a subject.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -24,7 +27,7 @@ impl Bus {
         ) {
             return error;
         }
-        let (names, wanted) = ("$JS.API.STREAM.NAMES", json!({ "subject": subject }));
+        let (names, wanted) = (api::STREAM_NAMES, json!({ "subject": subject }));
         match self.api_within(PATIENCE, names, &wanted).await {
             Ok(Names { streams }) if streams.as_ref().is_none_or(Vec::is_empty) => {
                 let home = home(subject);
@@ -38,14 +41,14 @@ impl Bus {
                 }
             }
             // For example, JetStream is off for the account.
-            Err(said @ BusError::Api { .. }) => said,
+            Err(said @ BusError::Refused { .. }) => said,
             Ok(_) | Err(_) => error,
         }
     }
 
     /// Whether a stream exists, as far as the server reports it.
     async fn is_there(&self, stream: &str) -> bool {
-        let subject = format!("$JS.API.STREAM.INFO.{stream}");
+        let subject = api::stream_info(stream);
         let nothing = json!({});
         let told = self.api_within(PATIENCE, &subject, &nothing).await;
         told.is_ok_and(|_: serde::de::IgnoredAny| true)
@@ -55,10 +58,9 @@ impl Bus {
 impl BusError {
     /// The error in words, for a stream; with the cure when the stream is missing.
     pub(crate) fn told_of(&self, stream: &str) -> String {
-        const NO_SUCH_STREAM: u64 = 10059;
         match self {
-            Self::Api {
-                code: NO_SUCH_STREAM,
+            Self::Refused {
+                code: codes::STREAM_NOT_FOUND,
                 ..
             } => format!(
                 "there is no stream {stream}: it was deleted; `tidings streams apply` creates it"
@@ -78,17 +80,17 @@ fn home(subject: &str) -> Option<String> {
             subject.starts_with(start)
         })
     });
-    let is_entry = subject.starts_with(&format!("$KV.{}.", state::BUCKET));
-    let bucket = is_entry.then(state::bucket_stream);
+    let is_entry = keys::of_subject(subject).is_some();
+    let bucket = is_entry.then(|| names::BUCKET_STREAM.to_owned());
     home.map(|spec| spec.name.clone()).or(bucket)
 }
 
 /// The cure that creates the stream for a message, or has it take the message again.
 fn cure(home: Option<&str>, is_there: bool) -> String {
-    let bucket = state::BUCKET;
+    let bucket = names::BUCKET;
     match (home, is_there) {
         (None, _) => "declare one that takes it, and run `tidings streams apply`".to_owned(),
-        (Some(name), true) if name == state::bucket_stream() => format!(
+        (Some(name), true) if name == names::BUCKET_STREAM => format!(
             "the bucket {bucket} exists and has other subjects, or is a mirror: start a worker, which sets its \
              subjects back, or delete the mirror with `nats stream rm {name}`"
         ),
@@ -96,7 +98,7 @@ fn cure(home: Option<&str>, is_there: bool) -> String {
             "the stream {name} exists and has other subjects, or is a mirror: `tidings streams apply` sets its \
              subjects back, or says what prevents it"
         ),
-        (Some(name), false) if name == state::bucket_stream() => {
+        (Some(name), false) if name == names::BUCKET_STREAM => {
             format!("the bucket {bucket} is gone, and a worker that starts recreates it")
         }
         (Some(name), false) => {

@@ -8,16 +8,14 @@
 use chrono::{DateTime, Utc};
 use serde_json::json;
 
-use super::streams::{RETRIES, StreamSpec, retry_at_subject, retry_subject};
 use crate::nats::{
     Bus, BusError, StoredMessage,
     consume::delivery::Delivery,
     protocol::{
-        dead_letter::{CLOCKS_DIFFER, REDRIVES},
-        ours::count,
-        position,
-        replay_tag::REPLAY,
-        retry::IDENTITY,
+        authorship::count,
+        dead_letter::CLOCKS_DIFFER,
+        headers::{dead, redrive, replay, retry},
+        names, position, subjects,
     },
 };
 use crate::{
@@ -33,7 +31,7 @@ impl Delivery {
     ) -> Result<Whereabouts, BusError> {
         let is_known = match noted.letter {
             None if noted.is_this => {
-                let letter = self.letter(&noted.why);
+                let letter = self.dead_letter_message(&noted.why);
                 return Ok(match letter.stored_since(self.bus(), noted.at).await? {
                     Some(letter) => Whereabouts::Known(Some(letter)),
                     None => Whereabouts::Lost,
@@ -53,17 +51,17 @@ impl Delivery {
 
     /// Whether the stream of dead letters was restored to a state before a dead letter that it had stored.
     async fn is_set_back(&self, letter: u64, noted: &Noted) -> Result<bool, BusError> {
-        let stream = StreamSpec::dead_letters().name;
-        if let Some(kept) = self.bus().kept(&stream, letter).await? {
+        let stream = names::DEAD_LETTERS;
+        if let Some(kept) = self.bus().kept(stream, letter).await? {
             return Ok(!self.is_letter_of(&kept, noted));
         }
         // In that case, messages that were stored later lie before its sequence.
         let since = shifted(noted.at, CLOCKS_DIFFER);
         let behind = json!({ "seq": letter.saturating_add(1), "next_by_subj": ">" });
-        if self.bus().single(&stream, &behind).await?.is_some() {
-            return self.bus().is_newer_before(&stream, letter, since).await;
+        if self.bus().single(stream, &behind).await?.is_some() {
+            return self.bus().is_newer_before(stream, letter, since).await;
         }
-        match self.bus().upkeep(&stream).await {
+        match self.bus().upkeep(stream).await {
             Ok(upkeep) => Ok(upkeep.is_none_or(|upkeep| upkeep.last_sequence < letter)),
             Err(error @ BusError::Denied { .. }) => {
                 let (subscriber, sequence) = (self.subscriber(), noted.sequence);
@@ -81,10 +79,10 @@ impl Delivery {
 
     fn is_letter_of(&self, kept: &StoredMessage, noted: &Noted) -> bool {
         let sequence = noted.sequence.to_string();
-        kept.subject == self.letter(&noted.why).stored_under()
-            && header(kept, "tidings-dead-stream") == Some(&noted.stream)
-            && header(kept, "tidings-dead-sequence") == Some(&sequence)
-            && header(kept, REDRIVES).map_or(0, count) == noted.redrives
+        kept.subject == self.dead_letter_message(&noted.why).stored_under()
+            && header(kept, dead::STREAM) == Some(&noted.stream)
+            && header(kept, dead::SEQUENCE) == Some(&sequence)
+            && header(kept, redrive::COUNT).map_or(0, count) == noted.redrives
     }
 
     /// Whether the message that was dead-lettered will be delivered; false if it is this message.
@@ -94,7 +92,7 @@ impl Delivery {
         }
         let kept = match self.bus().kept(&noted.stream, noted.sequence).await {
             // Its stream does not exist any more.
-            Err(BusError::Api { .. }) => None,
+            Err(BusError::Refused { .. }) => None,
             kept => kept?,
         };
         Ok(kept.is_some_and(|kept| kept.stored_at == noted.stored_at))
@@ -103,25 +101,24 @@ impl Delivery {
     /// Whether a dead letter of the event, or another retry of it, is stored.
     async fn is_held(&self, noted: &Noted) -> Result<bool, BusError> {
         let subject = &self.message().subject;
-        let letters = self.letter(&noted.why).stored_under();
-        let dead_letters = StreamSpec::dead_letters().name;
-        let waiting = retry_at_subject(self.subscriber(), ">");
-        let due = retry_subject(self.subscriber(), subject);
+        let letters = self.dead_letter_message(&noted.why).stored_under();
+        let waiting = subjects::scheduled_retry(self.subscriber(), ">");
+        let due = subjects::retry(self.subscriber(), subject);
         let identities = [
             self.identity().into_owned(),
             position::identity(&noted.stream, noted.sequence, noted.stored_at),
         ];
         for (stream, subjects, about) in [
-            (&*dead_letters, letters, "tidings-dead-identity"),
-            (RETRIES, due, IDENTITY),
-            (RETRIES, waiting, IDENTITY),
+            (names::DEAD_LETTERS, letters, dead::IDENTITY),
+            (names::RETRIES, due, retry::IDENTITY),
+            (names::RETRIES, waiting, retry::IDENTITY),
         ] {
             let is_it = |kept: &StoredMessage| {
-                let replay = self.mark().map(|mark| mark.id.to_string());
+                let replay = self.mark().map(|tag| tag.id.to_string());
                 let has = header(kept, about);
                 has.is_some_and(|has| identities.iter().any(|identity| identity == has))
-                    && header(kept, REPLAY) == replay.as_deref()
-                    && !(stream == RETRIES && self.is_retry_at(kept.sequence))
+                    && header(kept, replay::ID) == replay.as_deref()
+                    && !(stream == names::RETRIES && self.is_retry_at(kept.sequence))
             };
             if self.bus().has(stream, &subjects, is_it).await? {
                 return Ok(true);

@@ -16,8 +16,7 @@ use tokio::time::Instant;
 
 use super::{DeadLettersError, StoredDeadLetter, retried, stream};
 use crate::nats::{
-    Bus, BusError, REDRIVE, StartFrom, StoredMessage, letters_of, retries_of,
-    stream::streams::StreamSpec,
+    Bus, BusError, StartFrom, redrive::redriven_from, stream::streams::StreamSpec, subjects,
 };
 
 /// The first and the longest pause between two checks.
@@ -118,7 +117,7 @@ impl RedriveWatch {
         let mut waiting = HashSet::new();
         let stream = StreamSpec::retries().name;
         for (subscriber, redriven) in &self.redriven {
-            let subjects = retries_of(subscriber);
+            let subjects = subjects::retries_of(subscriber);
             let (mut next, mut read, mut exactly) = (1, 0, exactly);
             loop {
                 let from = StartFrom::Sequence(next);
@@ -155,7 +154,7 @@ impl RedriveWatch {
         subscriber: &str,
         redriven: &HashSet<u64>,
     ) -> Result<HashMap<u64, u64>, DeadLettersError> {
-        let (stream, subjects) = (stream(), letters_of(subscriber));
+        let (stream, subjects) = (stream(), subjects::dead_letters_of(subscriber));
         let mut again = HashMap::new();
         let (mut next, mut is_end) = (self.after.saturating_add(1), false);
         loop {
@@ -183,11 +182,4 @@ impl RedriveWatch {
             }
         }
     }
-}
-
-/// The dead letter that an event was redriven from.
-fn redriven_from(kept: &StoredMessage) -> Option<u64> {
-    let mut headers = kept.headers.iter();
-    let (_, letter) = headers.find(|(name, _)| name == REDRIVE)?;
-    letter.parse().ok()
 }

@@ -5,7 +5,7 @@ use chrono::DateTime;
 use super::{Edit, StoredDeadLetter, group::Groups, redrive::redrive};
 use tidings_fuzz::fuzz_text;
 
-use crate::nats::fuzz::Letter;
+use crate::nats::fuzz::TextMessage;
 
 const LETTER: &str = "dead-letter.mailer.user.created
 Nats-Msg-Id: dead/mailer/EVENTS/17/1700000000000000000
@@ -55,7 +55,7 @@ fn fuzz_dead_letters() {
     let mut seeds = vec![LETTER];
     seeds.extend(FOREIGN);
     fuzz_text("dead letter", &seeds, |text| {
-        let kept = Letter::of(text).kept();
+        let kept = TextMessage::of(text).kept();
         let letter = StoredDeadLetter::of(kept.clone());
         let line = serde_json::to_string(&letter).unwrap();
         let told: serde_json::Value = serde_json::from_str(&line).unwrap();

@@ -8,11 +8,13 @@ use serde::{Serialize, Serializer, ser::SerializeStruct};
 use tidings_contract::{Envelope, EventId, wire};
 
 use crate::{
-    nats::{StoredMessage, counted},
+    nats::{
+        StoredMessage, counted,
+        headers::{dead, redrive},
+        identity_in, subjects,
+    },
     policy::{fingerprint::fingerprint, outcome::Cause},
 };
-
-const SUBJECTS: &str = "dead-letter.";
 
 /// A dead letter in the stream. A field that its writer left out is `None`.
 ///
@@ -74,15 +76,13 @@ pub struct StoredDeadLetter {
 impl StoredDeadLetter {
     pub(crate) fn of(kept: StoredMessage) -> Self {
         let headers = Headers(&kept.headers);
-        let rest = kept.subject.strip_prefix(SUBJECTS).unwrap_or_default();
-        let (subscriber, event_subject) = rest.split_once('.').unwrap_or((rest, ""));
-        let identity = headers.text("identity").or_else(|| {
+        let (subscriber, event_subject) = subjects::parts_of_dead_letter(&kept.subject);
+        let identity = headers.text(dead::IDENTITY).or_else(|| {
             let id = headers.get(wire::MESSAGE_ID)?;
-            let id = id.strip_prefix("dead/")?.split_once('/')?.1;
-            Some(id.to_owned())
+            identity_in(id).map(str::to_owned)
         });
-        let cause = headers.get("tidings-dead-cause").map(Cause::from);
-        let error = headers.text("error").unwrap_or_default();
+        let cause = headers.get(dead::CAUSE).map(Cause::from);
+        let error = headers.text(dead::ERROR).unwrap_or_default();
         let of_error = || Some(fingerprint(cause.as_ref()?.as_str(), &error));
         let envelope = headers.envelope(event_subject, &kept.payload, identity.as_deref());
         let name = envelope
@@ -97,19 +97,16 @@ impl StoredDeadLetter {
             name: name.to_owned(),
             version: envelope.as_ref().map_or(0, Envelope::version),
             key: envelope.as_ref().and_then(Envelope::key).map(str::to_owned),
-            fingerprint: headers.text("fingerprint").or_else(of_error),
-            attempts: headers.get("tidings-dead-attempts").and_then(counted),
-            first_failed_at: headers.parsed("first-failed-at"),
-            last_failed_at: headers.parsed("at"),
-            handler: headers.text("handler"),
-            stream: headers.text("stream"),
-            stream_sequence: headers.parsed("sequence"),
-            consumer_sequence: headers.parsed("consumer-sequence"),
-            redrives: headers
-                .get("tidings-redrives")
-                .and_then(counted)
-                .unwrap_or(0),
-            truncated: headers.text("truncated"),
+            fingerprint: headers.text(dead::FINGERPRINT).or_else(of_error),
+            attempts: headers.get(dead::ATTEMPTS).and_then(counted),
+            first_failed_at: headers.parsed(dead::FIRST_FAILED_AT),
+            last_failed_at: headers.parsed(dead::AT),
+            handler: headers.text(dead::HANDLER),
+            stream: headers.text(dead::STREAM),
+            stream_sequence: headers.parsed(dead::SEQUENCE),
+            consumer_sequence: headers.parsed(dead::CONSUMER_SEQUENCE),
+            redrives: headers.get(redrive::COUNT).and_then(counted).unwrap_or(0),
+            truncated: headers.text(dead::TRUNCATED),
             identity,
             cause,
             error,
@@ -136,8 +133,7 @@ impl<'a> Headers<'a> {
     }
 
     fn text(&self, name: &str) -> Option<String> {
-        let name = format!("tidings-dead-{name}");
-        self.get(&name).map(str::to_owned)
+        self.get(name).map(str::to_owned)
     }
 
     fn parsed<T: std::str::FromStr>(&self, name: &str) -> Option<T> {
@@ -146,7 +142,7 @@ impl<'a> Headers<'a> {
 
     /// The event as the subscriber saw it, including its id.
     fn envelope(&self, subject: &str, payload: &Bytes, identity: Option<&str>) -> Option<Envelope> {
-        let original = self.get("tidings-dead-message-id");
+        let original = self.get(dead::MESSAGE_ID);
         let headers = self.0.iter().map(|(name, value)| (&**name, &**value));
         let headers = headers.filter(|(name, _)| *name != wire::MESSAGE_ID);
         let headers = headers.chain(original.map(|id| (wire::MESSAGE_ID, id)));

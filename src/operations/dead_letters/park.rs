@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::{
     DeadLetterSelection, DeadLetters, DeadLettersError, Redriver, StoredDeadLetter, retried, stream,
 };
-use crate::nats::{Park, Question, StartFrom, letters_of};
+use crate::nats::{Park, Question, StartFrom, subjects};
 
 /// How long the subscriber may take to reach the last redriven event.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -218,7 +218,7 @@ impl KeyRedrive {
     async fn begin_round(&mut self) -> Result<bool, DeadLettersError> {
         let (subscriber, key) = (&self.parked.subscriber, &self.parked.key);
         let bus = &self.redriver.bus;
-        let (stream, letters) = (stream(), letters_of(subscriber));
+        let (stream, letters) = (stream(), subjects::dead_letters_of(subscriber));
         // A lagging replica must show everything that the leader has before its end counts as the end.
         let last = retried(|| bus.last_letter(subscriber)).await?;
         let mut found = Vec::new();

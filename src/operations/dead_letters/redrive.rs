@@ -12,14 +12,19 @@ use std::{
 };
 
 use bytes::Bytes;
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use serde::de::IgnoredAny;
 use sha2::{Digest, Sha256};
 use tidings_contract::wire;
 use uuid::Uuid;
 
 use super::{DeadLettersError, StoredDeadLetter, retried, stream};
-use crate::nats::{Bus, BusError, PASS, StoredMessage, StreamInfo, is_ours, stream::streams};
+use crate::nats::{
+    Bus, BusError, StoredMessage, StreamInfo, headers, is_reserved,
+    redrive::{self, Edited, Redriven},
+    stream::streams,
+    subjects,
+};
 
 /// Redrives dead letters, one after the other, in the order of the calls. The caller sets the pace.
 #[derive(Debug, Clone)]
@@ -69,7 +74,7 @@ impl Redrive {
     }
 
     fn let_pass(&mut self, park: Option<Uuid>) {
-        let pass = park.map(|park| (PASS.to_owned(), park.to_string()));
+        let pass = park.map(|park| (headers::retry::PARK.to_owned(), park.to_string()));
         self.headers.extend(pass);
     }
 }
@@ -188,7 +193,7 @@ impl Redriver {
         retried(storing).await?;
         let deleted = retried(|| self.bus.remove(&letters, sequence)).await;
         deleted.map_err(|error| match error {
-            BusError::Api { .. } => DeadLettersError::Undeletable { stream: stream() },
+            BusError::Refused { .. } => DeadLettersError::Undeletable { stream: stream() },
             error => error.into(),
         })?;
         tracing::info!(
@@ -288,7 +293,7 @@ impl Redriver {
         let kept = match kept {
             Ok(kept) => kept,
             // The stream no longer exists.
-            Err(BusError::Api { .. }) => None,
+            Err(BusError::Refused { .. }) => None,
             Err(error) => return Err(error.into()),
         };
         let is_it = |kept: &StoredMessage| {
@@ -321,60 +326,46 @@ pub(super) fn redrive(
     let before = original.map_or(&letter.payload, |original| &original.payload);
     let sequence = letter.sequence;
     let identity = letter.identity.as_deref().unwrap_or_default();
-    let mut id = format!("redrive/{incarnation}/{sequence}/{identity}");
+    let mut id = redrive::message_id(incarnation, sequence, identity);
     let mut headers: Vec<(String, String)> = Vec::new();
     // The event's own headers come from the event; those of an earlier edit or of its replay come from the dead letter.
     let of_event = original.map_or(&letter.headers, |original| &original.headers);
     // The `tidings-` headers in the event's own message were never trusted.
-    let is_believed = |name: &str| original.is_none() || !is_ours(name);
+    let is_believed = |name: &str| original.is_none() || !is_reserved(name);
     let of_event = of_event.iter().filter(|(name, _)| is_believed(name));
     let history = original.iter().flat_map(|_| letter.headers.iter());
-    let history = history.filter(|(name, _)| is_ours(name));
+    let history = history.filter(|(name, _)| is_reserved(name));
     for (name, value) in of_event.chain(history) {
-        if is_carried(name) {
+        if redrive::is_carried(name) {
             headers.push((name.clone(), value.clone()));
         }
     }
     if let Some(edit) = edit {
-        headers.retain(|(name, _)| !name.starts_with(EDITED));
+        headers.retain(|(name, _)| !redrive::is_of_edit(name));
         reads_as_json(&mut headers);
         id += &format!("/{}", sha256(&edit.payload));
-        let time = edit.at.to_rfc3339_opts(SecondsFormat::Micros, true);
-        for (name, value) in [
-            ("", "true".to_owned()),
-            ("-by", edit.by.replace(char::is_control, " ")),
-            ("-at", time),
-            ("-from", sha256(before)),
-        ] {
-            headers.push((format!("{EDITED}{name}"), value));
-        }
+        let edited = Edited {
+            by: edit.by.clone(),
+            at: edit.at,
+            from: sha256(before),
+        };
+        headers.extend(edited.headers());
     }
-    let message_id = letter.header("tidings-dead-message-id").map(str::to_owned);
-    let message_id = message_id.or_else(|| {
+    let message_id = letter.header(headers::dead::MESSAGE_ID).or_else(|| {
         let mut own = original?.headers.iter();
-        own.find_map(|(name, value)| (name == wire::MESSAGE_ID).then(|| value.clone()))
+        own.find_map(|(name, value)| (name == wire::MESSAGE_ID).then_some(&**value))
     });
-    let ours = [
-        (wire::MESSAGE_ID, Some(id)),
-        ("tidings-redrive", Some(sequence.to_string())),
-        (
-            "tidings-redrives",
-            Some(letter.redrives.saturating_add(1).to_string()),
-        ),
-        ("tidings-retry-failures", Some("0".to_owned())),
-        ("tidings-retry-stream", letter.stream.clone()),
-        (
-            "tidings-retry-sequence",
-            letter.stream_sequence.map(|sequence| sequence.to_string()),
-        ),
-        ("tidings-retry-identity", letter.identity.clone()),
-        ("tidings-retry-message-id", message_id),
-    ];
-    for (name, value) in ours {
-        headers.extend(value.map(|value| (name.to_owned(), value)));
-    }
+    let redriven = Redriven {
+        sequence,
+        count: letter.redrives.saturating_add(1),
+        stream: letter.stream.as_deref(),
+        stream_sequence: letter.stream_sequence,
+        identity: letter.identity.as_deref(),
+        message_id,
+    };
+    headers.extend(redriven.headers(id));
     Redrive {
-        subject: streams::retry_subject(&letter.subscriber, &letter.event_subject),
+        subject: subjects::retry(&letter.subscriber, &letter.event_subject),
         headers,
         payload: edit.map_or(before, |edit| &edit.payload).clone(),
     }
@@ -391,18 +382,6 @@ fn reads_as_json(headers: &mut Vec<(String, String)>) {
         if is_type && wire::is_in_payload(value) && !is_wrapper() {
             *value = "application/json".to_owned();
         }
-    }
-}
-
-/// The prefix of the headers that describe an edit.
-const EDITED: &str = "tidings-redrive-edited";
-
-/// Whether a header belongs to the event, and not to the dead letter, the retry or the server.
-fn is_carried(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    match is_ours(&name) {
-        true => name.starts_with(EDITED) || name.starts_with("tidings-replay"),
-        false => !name.starts_with("nats-"),
     }
 }
 

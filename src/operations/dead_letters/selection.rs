@@ -4,7 +4,10 @@ use chrono::{DateTime, Utc};
 use tidings_contract::{Name, Pattern};
 
 use super::StoredDeadLetter;
-use crate::{nats::StartFrom, policy::outcome::Cause};
+use crate::{
+    nats::{StartFrom, subjects},
+    policy::outcome::Cause,
+};
 
 /// Selects dead letters: those that meet every condition; all of them when there is none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -134,8 +137,8 @@ impl DeadLetterSelection {
     /// A subject filter that covers all selected dead letters, and perhaps more.
     pub(super) fn subjects(&self) -> String {
         match &self.subscriber {
-            Some(subscriber) if is_word(subscriber) => format!("dead-letter.{subscriber}.>"),
-            _ => "dead-letter.>".to_owned(),
+            Some(subscriber) if is_word(subscriber) => subjects::dead_letters_of(subscriber),
+            _ => subjects::DEAD_LETTERS.to_owned(),
         }
     }
 

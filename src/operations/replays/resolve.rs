@@ -6,7 +6,7 @@ use tidings_contract::EventId;
 
 use super::{ReplayError, standstill::lacks_shadow};
 use crate::{
-    nats::{Bus, Part, filters, stream::streams::retry_subject},
+    nats::{Bus, Part, filters, subjects},
     operations::subscribers::{SubscriberState, Subscribers},
     policy::start::StartFrom,
     replay::{ReplayRange, ReplayRequest},
@@ -66,7 +66,7 @@ pub(super) async fn ranges(
 
 /// The names that the instances handle; when none answers, those that their consumers deliver.
 fn of_subscriber(state: &SubscriberState) -> Names {
-    let retries = retry_subject(&state.name, ">");
+    let retries = subjects::retry(&state.name, ">");
     let wanted = state.instances.iter().flat_map(|instance| &instance.wants);
     let wanted = wanted.map(|wanted| (&wanted.stream, filters(&wanted.settings)));
     let delivered = state.consumers.iter();

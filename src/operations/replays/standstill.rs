@@ -3,8 +3,8 @@
 use chrono::{TimeDelta, Utc};
 
 use crate::{
-    instance::{Activity, Instance, status_subject},
-    nats::{Bus, BusError},
+    instance::{Activity, Instance},
+    nats::{Bus, BusError, subjects},
     replay::{Replay, ReplayIssue, ReplayProgress, ReplayState},
 };
 
@@ -52,7 +52,7 @@ async fn told(
 }
 
 async fn replicas_of(bus: &Bus, subscriber: &str) -> Result<Vec<Instance>, BusError> {
-    let answers = bus.scatter_gather(&status_subject(subscriber)).await?;
+    let answers = bus.scatter_gather(&subjects::status_of(subscriber)).await?;
     let read = |answer: &bytes::Bytes| serde_json::from_slice(answer).ok();
     Ok(answers.iter().filter_map(read).collect())
 }

@@ -12,7 +12,7 @@ use self::kind::SubscriberIssueKind as Kind;
 use super::{SubscriberConsumer, SubscriberState};
 use crate::{
     instance::{Activity, Instance},
-    nats::{LeaseSign, starts_beyond},
+    nats::{LeaseSign, starts_beyond, subjects},
 };
 
 /// A lease that was not renewed for this long is free, failover included.
@@ -142,16 +142,17 @@ fn streams(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssue> {
             seen.has_retries,
             Kind::RetriesGone,
             format!(
-                "no stream takes tidings.retry.{name}.>: RETRIES is gone with the events that waited in it, and no \
-                 event can be retried later"
+                "no stream takes {}: RETRIES is gone with the events that waited in it, and no event can be retried \
+                 later",
+                subjects::retry(name, ">")
             ),
         ),
         (
             seen.has_letters,
             Kind::DeadLettersGone,
             format!(
-                "no stream takes dead-letter.{name}.>: DEAD_LETTERS is gone with its dead letters, and no event can \
-                 be dead-lettered"
+                "no stream takes {}: DEAD_LETTERS is gone with its dead letters, and no event can be dead-lettered",
+                subjects::dead_letters_of(name)
             ),
         ),
     ];

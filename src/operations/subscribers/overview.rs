@@ -15,10 +15,10 @@ use super::{
     replays::unfinished,
 };
 use crate::{
-    instance::{EVERYBODY, Instance, can_be_durable, status_subject},
+    instance::{Instance, can_be_durable},
     nats::{
         Bus, BusError, Durable, Durables, LeaseSign, RetrySigns, filters,
-        stream::streams::{StreamSpec, retry_subject},
+        stream::streams::StreamSpec, subjects,
     },
     policy::start::shifted,
     replay::{Replay, ReplayState},
@@ -210,7 +210,7 @@ impl Subscribers {
 
     /// The names of all subscribers that a process runs.
     async fn answering(&self) -> Result<BTreeSet<String>, BusError> {
-        let answers = self.bus.scatter_gather(EVERYBODY).await?;
+        let answers = self.bus.scatter_gather(subjects::STATUS).await?;
         let read = |answer: &Bytes| serde_json::from_slice::<Vec<String>>(answer).ok();
         let names = answers.iter().filter_map(read).flatten();
         Ok(names.filter(|name| can_be_durable(name)).collect())
@@ -226,7 +226,7 @@ impl Subscribers {
         if durables.iter().any(|one| one.is_of_replay()) {
             return None;
         }
-        let retries = retry_subject(name, ">");
+        let retries = subjects::retry(name, ">");
         let is_ours = |one: &&Durable| one.is_ours() || one.takes_only(&retries);
         let is_subscriber = durables.iter().any(is_ours);
         let state = self.look_at_any(name, durables, ground).await?;
@@ -243,9 +243,9 @@ impl Subscribers {
     ) -> Option<SubscriberState> {
         let sees = sees_streams(&ground.durables);
         let unpark_requested_at = Utc::now();
-        let retries = retry_subject(name, ">");
-        let letters = format!("dead-letter.{name}.any");
-        let subject = status_subject(name);
+        let retries = subjects::retry(name, ">");
+        let letters = subjects::dead_letter(name, "any");
+        let subject = subjects::status_of(name);
         let (answers, retries, letters, lease) = futures::join!(
             self.bus.scatter_gather(&subject),
             found_stream(&self.bus, sees, &retries),
@@ -284,7 +284,7 @@ impl Subscribers {
         let held = lease.filter(|lease| lease.is_held);
         last_seen_at = last_seen_at.max(held.map(|lease| lease.written_at));
         let missing = missing(name, &durables, &instances, ground, retries.ok().flatten());
-        let of_retries = retry_subject(name, ">");
+        let of_retries = subjects::retry(name, ">");
         let consumers = durables.into_iter().cloned();
         let consumers = consumers.map(|one| SubscriberConsumer {
             is_of_retries: one.takes_only(&of_retries),
@@ -438,7 +438,7 @@ fn missing(
         let mut unseen = ground.durables.unseen.iter();
         !unseen.any(|(of, _)| of.as_deref().is_none_or(|of| of == stream))
     };
-    let retries = retry_subject(name, ">");
+    let retries = subjects::retry(name, ">");
     let wanted = instances.iter().flat_map(|instance| &instance.wants);
     let mut wanted: BTreeSet<String> = wanted
         .map(|wanted| wanted.stream.clone())

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::{Subscribers, SubscribersError, WaitingRetries, replays::unfinished};
 use crate::{
-    instance::{Instance, can_be_durable, status_subject},
-    nats::{Bus, BusError, Durable, stream::streams::retry_subject},
+    instance::{Instance, can_be_durable},
+    nats::{Bus, BusError, Durable, keys, subjects},
     replay::{ReplayState, tag::ReplayId},
 };
 
@@ -94,7 +94,7 @@ impl Subscribers {
     /// otherwise the error of NATS.
     pub async fn plan_remove(&self, name: &str) -> Result<SubscriberRemoval, RemoveError> {
         let durables = self.refuse_running(name).await?;
-        let retries = match self.bus.stream_of(&retry_subject(name, ">")).await? {
+        let retries = match self.bus.stream_of(&subjects::retry(name, ">")).await? {
             Some(stream) => self.bus.retry_signs(&stream, name).await?.into(),
             None => WaitingRetries::default(),
         };
@@ -105,7 +105,7 @@ impl Subscribers {
             let name = name.to_owned();
             return Err(SubscribersError::Unknown { name }.into());
         }
-        let is_parked = |entry: &&String| entry.starts_with("parked.");
+        let is_parked = |entry: &&String| keys::is_parked(entry);
         let seen = durables.iter().filter_map(Durable::last_active_at);
         Ok(SubscriberRemoval {
             subscriber: name.to_owned(),
@@ -136,7 +136,7 @@ impl Subscribers {
         for id in &removal.replays {
             self.cancel(*id).await?;
         }
-        let of_retries = retry_subject(name, ">");
+        let of_retries = subjects::retry(name, ">");
         let stream = self.bus.stream_of(&of_retries).await?;
         let mut letters = retire(&self.bus, stream.as_deref(), name).await?;
         for entry in self.bus.entries_of(name).await? {
@@ -189,7 +189,7 @@ impl Subscribers {
         }
         let mut durables = self.bus.durables().await?;
         durables.retain(|durable| durable.name == name);
-        let retries = retry_subject(name, ">");
+        let retries = subjects::retry(name, ">");
         let is_ours = |one: &Durable| one.is_ours() || one.takes_only(&retries);
         if !durables.is_empty() && !durables.iter().any(is_ours) {
             let streams = durables.iter().map(|one| one.stream.clone());
@@ -198,7 +198,7 @@ impl Subscribers {
                 streams: streams.collect(),
             });
         }
-        let answers = self.bus.scatter_gather(&status_subject(name)).await?;
+        let answers = self.bus.scatter_gather(&subjects::status_of(name)).await?;
         if let Some(answer) = answers.first() {
             let instance: Option<Instance> = serde_json::from_slice(answer).ok();
             return Err(runs(instance.map_or_else(

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Subscribers, SubscribersError};
 use crate::{
-    nats::{BusError, ConsumerSpec, Durable, ReaderError, filters, stream::streams::retry_subject},
+    nats::{BusError, BusErrorKind, ConsumerSpec, Durable, ReaderError, filters, subjects},
     policy::start::StartFrom,
     worker,
 };
@@ -116,7 +116,7 @@ impl Subscribers {
         stream: Option<&str>,
     ) -> Result<SubscriberReset, ResetError> {
         let mut durables = self.durables(name).await?;
-        let retries = retry_subject(name, ">");
+        let retries = subjects::retry(name, ">");
         durables.retain(|durable| !durable.takes_only(&retries));
         let names = durables.iter().map(|durable| durable.stream.clone());
         let names: Vec<String> = names.collect();
@@ -212,15 +212,14 @@ impl Subscribers {
     }
 
     async fn reset_one(&self, name: &str, reset: &StreamReset) -> Result<(), ResetError> {
-        const NOT_ALLOWED: u64 = 10204;
         let stream = &reset.stream;
         let spec = ConsumerSpec::new(&**stream, name, Vec::new());
         worker::forget_handled(&self.bus, name, stream).await?;
         match self.bus.reset_consumer(&spec, Some(reset.to)).await {
             Ok(_) => Ok(()),
-            Err(BusError::Api {
-                code: NOT_ALLOWED, ..
-            }) => Err(before_its_start(name, stream)),
+            Err(error) if error.kind() == BusErrorKind::InvalidReset => {
+                Err(before_its_start(name, stream))
+            }
             Err(error) => Err(error.into()),
         }
     }

@@ -4,10 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::search::Search;
 use crate::{
-    nats::{
-        Bus, BusError, Durable, Durables, Expanse,
-        stream::streams::{StreamSpec, retry_subject},
-    },
+    nats::{Bus, BusError, Durable, Durables, Expanse, stream::streams::StreamSpec, subjects},
     replay::Replay,
 };
 
@@ -55,7 +52,7 @@ impl Inventory {
             search.miss_unseen(&stream, what);
         }
         let is_ours =
-            |one: &&Durable| one.is_ours() || one.takes_only(&retry_subject(&one.name, ">"));
+            |one: &&Durable| one.is_ours() || one.takes_only(&subjects::retry(&one.name, ">"));
         let subscribers: BTreeSet<String> = durables
             .iter()
             .filter(is_ours)

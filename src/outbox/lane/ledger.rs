@@ -69,7 +69,7 @@ mod tests {
 
     /// A lookup of a row searches ranges of row ids.
     #[test]
-    fn an_entry_goes_from_its_lowest_place_to_its_highest() {
+    fn an_entry_goes_from_its_lowest_row_id_to_its_highest() {
         let (ledger, mut entries) = (Ledger::new(LedgerKind::Relayed, "A", "then"), Vec::new());
         for (id, sequence) in [(5, 1), (7, 2), (6, 3), (9, 4), (10, 6)] {
             ledger.add(&mut entries, id, sequence);

@@ -16,7 +16,7 @@ use super::issue::Issues;
 use crate::{
     instance::Activity,
     log::Lasting,
-    nats::{Bus, BusError, NatsIdentity},
+    nats::{Bus, BusError, NatsIdentity, subjects},
     outbox::{Outbox, Store, store::status::Issue},
 };
 
@@ -201,7 +201,7 @@ impl Reporter {
 
 /// The subject for status requests to the relays of an outbox.
 pub(super) fn status_subject(outbox: &str) -> String {
-    format!("tidings.status.relay.{outbox}")
+    subjects::relay_status(outbox)
 }
 
 impl RelayInstance {

@@ -5,7 +5,7 @@ use std::{convert::Infallible, time::Instant};
 
 use crate::{
     log::Lasting,
-    nats::{Bus, Need},
+    nats::{Bus, Need, api, names},
     outbox::wake,
 };
 
@@ -46,16 +46,16 @@ fn needs(bus: &Bus, outbox: &str, streams: &[String]) -> Vec<Need> {
             wake::release_subject(outbox),
             "letting another relay take over the lease at once",
         ),
-        Need::publish("$JS.API.STREAM.NAMES", "finding the stream of an event"),
+        Need::publish(api::STREAM_NAMES, "finding the stream of an event"),
     ];
     for stream in streams {
         let after = "reading the end of a stream after a crash";
-        let reader = format!("{stream}.relay-{outbox}-1");
+        let reader = names::reader(&names::relay_readers(outbox), 1);
         for subject in [
-            format!("$JS.API.STREAM.INFO.{stream}"),
-            format!("$JS.API.STREAM.MSG.GET.{stream}"),
-            format!("$JS.API.CONSUMER.CREATE.{reader}"),
-            format!("$JS.API.CONSUMER.MSG.NEXT.{reader}"),
+            api::stream_info(stream),
+            api::message_get(stream),
+            api::consumer_create(stream, &reader),
+            api::consumer_next(stream, &reader),
         ] {
             needs.push(Need::publish(subject, after));
         }

@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_row_waits_for_is_written_as_it_is_read() {
+    fn the_blocker_of_a_row_is_read_as_it_was_written() {
         for text in ["stream EVENTS", "subject user.created"] {
             assert_eq!(text.parse::<BlockedOn>().unwrap().to_string(), text);
         }

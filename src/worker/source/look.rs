@@ -5,12 +5,9 @@ use tokio::{task::JoinError, time::Instant};
 
 use super::Source;
 use crate::{
-    nats::{BusError, ConsumerLook, PullError},
+    nats::{BusError, BusErrorKind, ConsumerLook, PullError},
     worker::checkup::Verdict,
 };
-
-/// The server's error code for a missing consumer.
-const GONE: u64 = 10014;
 
 impl Source {
     /// Learns the ack floor, where a deleted consumer begins again, and detects the deletion: a source without capacity
@@ -38,7 +35,7 @@ impl Source {
                     self.interrupt(&PullError::Bus(error));
                 }
             }
-            Ok(Err(error @ BusError::Api { code: GONE, .. })) => {
+            Ok(Err(error)) if error.kind() == BusErrorKind::ConsumerNotFound => {
                 self.interrupt(&PullError::Bus(error));
             }
             // The pull reports the cause.

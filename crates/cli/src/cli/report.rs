@@ -71,7 +71,7 @@ impl Report {
     fn of_bus(cause: &BusError, error: &(dyn Error + 'static)) -> Self {
         let report = Self::of(exit_of(cause), error);
         match cause {
-            BusError::Api { code, .. } => match cure_of(*code) {
+            BusError::Refused { .. } => match cure_of(cause.kind()) {
                 Some(cure) => report.cure(cure),
                 None => report,
             },

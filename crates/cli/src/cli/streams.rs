@@ -251,9 +251,13 @@ pub(super) async fn of_events(bus: &Bus, config: &Config) -> Result<BTreeSet<Str
 
 /// Whether a stream is neither an internal stream nor a bucket.
 pub(super) fn may_have_events(name: &str) -> bool {
-    let is_bucket = name.starts_with("KV_") || name.starts_with("OBJ_");
     let is_of_subscribers = StreamSpec::internal().iter().any(|spec| spec.name == name);
-    !is_bucket && !is_of_subscribers
+    !is_bucket(name) && !is_of_subscribers
+}
+
+/// Whether a stream belongs to a key-value or object store: their clients name it so.
+pub(super) fn is_bucket(name: &str) -> bool {
+    name.starts_with("KV_") || name.starts_with("OBJ_")
 }
 
 /// The configured streams and the internal ones.

@@ -76,9 +76,8 @@ impl Tail {
         let mut streams = bus.streams_taking(pattern).await?;
         // The queue of retries cannot be read by other consumers, and buckets hold no events.
         let retries = StreamSpec::retries().name;
-        let is_bucket = |name: &str| name.starts_with("KV_") || name.starts_with("OBJ_");
         let before = streams.len();
-        streams.retain(|name| *name != retries && !is_bucket(name));
+        streams.retain(|name| *name != retries && !streams::is_bucket(name));
         if streams.is_empty() && before > 0 {
             let what =
                 format!("no stream of events takes {pattern}: only a queue or a bucket does");

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use super::ConsumerSpec;
 use crate::nats::{
     Bus, BusError,
+    protocol::api,
     stream::settings::{durable_issues, starts_beyond},
 };
 
@@ -68,7 +69,7 @@ impl Bus {
         within: u64,
     ) -> Result<ConsumerLook, BusError> {
         let (stream, durable) = (&spec.stream, &spec.durable);
-        let subject = format!("$JS.API.CONSUMER.INFO.{stream}.{durable}");
+        let subject = api::consumer_info(stream, durable);
         let mut look: ConsumerLook = self.api(&subject, &json!({})).await?;
         let delivered = look.delivered_up_to();
         if look.num_pending == 0 && delivered > within {

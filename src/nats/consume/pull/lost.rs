@@ -12,7 +12,9 @@ use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
 
 use crate::nats::{
-    Bus, BusError, PullerOptions, consume::consumer::filters, protocol::unreadable::Single,
+    Bus, BusError, PullerOptions,
+    consume::consumer::filters,
+    protocol::{api, position::AckSubject, unreadable::Single},
 };
 
 /// How long the server may take to report the consumer's state; it need not answer while it restarts.
@@ -54,14 +56,6 @@ struct Pair {
     stream_seq: u64,
 }
 
-/// A delivery, by its ack subject.
-struct Last {
-    /// All tokens before the numbers.
-    prefix: String,
-    sequence: u64,
-    consumer_sequence: u64,
-}
-
 impl Lost {
     pub(super) fn new(bus: &Bus, consumer: &PullerOptions) -> Self {
         Self {
@@ -91,7 +85,7 @@ impl Lost {
         let look = Look {
             bus: self.bus.clone(),
             consumer: self.consumer.clone(),
-            last: self.last.as_deref().and_then(Last::read),
+            last: self.last.as_deref().and_then(AckSubject::read),
             looked_to: self.looked_to,
         };
         match self.is_ordered {
@@ -142,7 +136,7 @@ impl Lost {
 struct Look {
     bus: Bus,
     consumer: PullerOptions,
-    last: Option<Last>,
+    last: Option<AckSubject>,
     looked_to: u64,
 }
 
@@ -167,10 +161,10 @@ impl Look {
             .await?;
         singles.extend(older);
         singles.retain(|single| single.fault.is_some());
-        let place = info.delivered.consumer_seq;
+        let count = info.delivered.consumer_seq;
         let found = singles
             .into_iter()
-            .map(|single| self.delivery(single, place));
+            .map(|single| self.delivery(single, count));
         Ok(Looked {
             found: found.collect(),
             to: if to >= last { 0 } else { to },
@@ -193,9 +187,9 @@ impl Look {
         let is_bad = singles.iter().any(|single| single.fault.is_some());
         let mut looked = Looked::default();
         if is_all && is_bad {
-            let places = before.saturating_add(1)..=u64::MAX;
-            let numbered = singles.into_iter().zip(places);
-            let deliveries = numbered.map(|(single, place)| self.delivery(single, place));
+            let counts = before.saturating_add(1)..=u64::MAX;
+            let numbered = singles.into_iter().zip(counts);
+            let deliveries = numbered.map(|(single, count)| self.delivery(single, count));
             looked.found = deliveries.collect();
         }
         Ok(looked)
@@ -203,7 +197,7 @@ impl Look {
 
     async fn info(&self) -> Result<Info, BusError> {
         let PullerOptions { stream, consumer } = &self.consumer;
-        let subject = format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}");
+        let subject = api::consumer_info(stream, consumer);
         self.bus.api_within(PATIENCE, &subject, &json!({})).await
     }
 
@@ -231,73 +225,17 @@ impl Look {
         Ok((singles, to))
     }
 
-    fn delivery(&self, single: Single, place: u64) -> Message {
+    fn delivery(&self, single: Single, consumer_sequence: u64) -> Message {
         let PullerOptions { stream, consumer } = &self.consumer;
         single.tell(stream);
-        let usual = || format!("$JS.ACK.{stream}.{consumer}");
+        let usual = || api::ack_prefix(stream, consumer);
         let known = self.last.as_ref().map(|last| last.prefix.clone());
         let prefix = known.unwrap_or_else(usual);
         let (sequence, at) = (single.sequence, single.stored_at);
         let nanos = at.timestamp_nanos_opt().unwrap_or_default();
         Message {
-            reply: Some(format!("{prefix}.1.{sequence}.{place}.{nanos}.0").into()),
+            reply: Some(api::ack(&prefix, (sequence, consumer_sequence), nanos).into()),
             ..single.message
         }
-    }
-}
-
-impl Last {
-    fn read(reply: &str) -> Option<Self> {
-        let tokens: Vec<&str> = reply.split('.').collect();
-        // With a domain and an account there are two more tokens before the stream.
-        let before = if tokens.len() > 9 { 6 } else { 4 };
-        let number = |at: usize| tokens.get(at)?.parse().ok();
-        Some(Self {
-            prefix: tokens.get(..before)?.join("."),
-            sequence: number(before + 1)?,
-            consumer_sequence: number(before + 2)?,
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_delivery_is_identified_by_its_reply_subject() {
-        for (reply, prefix) in [
-            (
-                "$JS.ACK.EVENTS.welcome.1.7.3.99.0",
-                "$JS.ACK.EVENTS.welcome",
-            ),
-            (
-                "$JS.ACK.hub.acc.EVENTS.welcome.1.7.3.99.0.x",
-                "$JS.ACK.hub.acc.EVENTS.welcome",
-            ),
-        ] {
-            let last = Last::read(reply).unwrap();
-            assert_eq!(
-                (&*last.prefix, last.sequence, last.consumer_sequence),
-                (prefix, 7, 3)
-            );
-        }
-        assert!(Last::read("_INBOX.x").is_none());
-    }
-
-    #[test]
-    fn fuzz_last_deliveries() {
-        let seeds = [
-            "$JS.ACK.EVENTS.welcome.1.7.3.99.0",
-            "$JS.ACK.hub.acc.EVENTS.welcome.1.18446744073709551615.3.99.0.x",
-        ];
-        tidings_fuzz::fuzz_text("last delivery", &seeds, |reply| {
-            let last = Last::read(reply);
-            assert!(
-                last.as_ref()
-                    .is_none_or(|last| reply.starts_with(&last.prefix))
-            );
-            last.is_some()
-        });
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{is_unset, stream::Looked};
-use crate::nats::protocol::subjects::overlaps;
+use crate::nats::stream::patterns::overlaps;
 
 /// The issue of a stream that republishes into subjects that Tidings takes, with its cure. Copies for other consumers
 /// are no issue.

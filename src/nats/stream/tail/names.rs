@@ -11,7 +11,13 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tidings_contract::EventId;
 
-use crate::nats::{Bus, BusError};
+use crate::nats::{
+    Bus, BusError, BusErrorKind,
+    protocol::{
+        api,
+        names::{metadata::READER, reader},
+    },
+};
 
 /// How many readers with one name a stream may have at once.
 const MOST: usize = 2;
@@ -19,8 +25,6 @@ const MOST: usize = 2;
 const KEPT: Duration = Duration::from_secs(60);
 /// The same for a consumer whose name other readers wait for.
 pub(super) const KEPT_BY_NAME: Duration = Duration::from_secs(10);
-/// A consumer with the name exists: with the same name, in use, or with other settings.
-const TAKEN: [u64; 3] = [10013, 10105, 10148];
 
 impl Bus {
     /// The same connection; the consumers of its readers get this name, followed by a number.
@@ -43,8 +47,7 @@ impl Bus {
         let (names, kept) = match &self.readers {
             None => (vec![id], KEPT),
             Some(name) => {
-                // Keeps the server from treating another reader's consumer as this one.
-                config["metadata"] = json!({ "tidings.reader": id });
+                config["metadata"] = json!({ READER: id });
                 (numbered(name), KEPT_BY_NAME)
             }
         };
@@ -53,14 +56,14 @@ impl Bus {
         for name in names {
             config["name"] = json!(name);
             let subject = match filter {
-                Some(filter) => format!("$JS.API.CONSUMER.CREATE.{stream}.{name}.{filter}"),
-                None => format!("$JS.API.CONSUMER.CREATE.{stream}.{name}"),
+                Some(filter) => api::consumer_create_filtered(stream, &name, filter),
+                None => api::consumer_create(stream, &name),
             };
             match self
                 .create_ephemeral(&subject, stream, config.clone())
                 .await
             {
-                Err(BusError::Api { code, .. }) if TAKEN.contains(&code) => last = subject,
+                Err(error) if error.kind() == BusErrorKind::NameInUse => last = subject,
                 created => return created.map(|created| (name, created)),
             }
         }
@@ -79,14 +82,12 @@ impl Bus {
         if !self.is_connected() {
             return false;
         }
-        let subject = format!("$JS.API.CONSUMER.DELETE.{stream}.{name}");
+        let subject = api::consumer_delete(stream, name);
         let asked = self.client.publish(subject, Bytes::new()).now_or_never();
         matches!(asked, Some(Ok(())))
     }
 }
 
 fn numbered(name: &Arc<str>) -> Vec<String> {
-    (1..=MOST)
-        .map(|number| format!("{name}-{number}"))
-        .collect()
+    (1..=MOST).map(|number| reader(name, number)).collect()
 }

@@ -7,7 +7,7 @@ use async_nats::Message;
 
 use super::{MAX_TRIES, Reader, ReaderError};
 use crate::{
-    nats::{BusError, protocol::position::Place},
+    nats::{BusError, protocol::position::DeliveryPosition},
     policy::start::StartFrom,
 };
 
@@ -34,7 +34,7 @@ impl Reader {
     pub(super) async fn next_single(
         &mut self,
         tries: &mut u32,
-    ) -> Result<Option<(Message, Place)>, ReaderError> {
+    ) -> Result<Option<(Message, DeliveryPosition)>, ReaderError> {
         let from = match self.start {
             StartFrom::Sequence(sequence) => sequence,
             _ => 1,
@@ -54,7 +54,7 @@ impl Reader {
                 self.singly = 0;
                 return Ok(None);
             }
-            Err(source) if *tries >= MAX_TRIES || matches!(source, BusError::Api { .. }) => {
+            Err(source) if *tries >= MAX_TRIES || matches!(source, BusError::Refused { .. }) => {
                 return Err(self.failed(source));
             }
             Err(_) => {
@@ -79,7 +79,7 @@ impl Reader {
         self.singly = if is_over { 0 } else { left };
         self.start = next;
         single.tell(&self.stream);
-        let place = Place {
+        let position = DeliveryPosition {
             stream: self.stream.as_str().into(),
             sequence: single.sequence,
             consumer_sequence: 0,
@@ -87,6 +87,6 @@ impl Reader {
             stored_at: single.stored_at,
             pending: self.pending,
         };
-        Ok(Some((single.message, place)))
+        Ok(Some((single.message, position)))
     }
 }

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use async_nats::{Client, HeaderMap, Request, jetstream};
+use async_nats::{Client, HeaderMap, Request, header, jetstream};
 use bytes::Bytes;
 use chrono::Utc;
 use futures::{StreamExt, stream::FuturesUnordered};
@@ -68,15 +68,15 @@ async fn send(
         let id = format!("{random:x}");
         for (at, message) in batch.into_iter().enumerate() {
             let (mut headers, payload) = message?;
-            headers.insert("Nats-Batch-Id", &*id);
-            headers.insert("Nats-Batch-Sequence", (at + 1).to_string());
+            headers.insert(header::NATS_BATCH_ID, &*id);
+            headers.insert(header::NATS_BATCH_SEQUENCE, (at + 1).to_string());
             if at + 1 < size {
                 client
                     .publish_with_headers(subject, headers, payload)
                     .await?;
                 continue;
             }
-            headers.insert("Nats-Batch-Commit", "1");
+            headers.insert(header::NATS_BATCH_COMMIT, "1");
             if let Some(last) = committing.take() {
                 last.await??;
             }

@@ -9,7 +9,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use clap::Args;
 use tidings::{
-    nats::BusError,
+    nats::{BusError, BusErrorKind},
     replays::{ReplayError, ReplayId, ReplayState, ReplayStatus, Replays},
 };
 use tokio::time::Instant;
@@ -138,12 +138,10 @@ pub(super) async fn follow(
 
 /// Whether the same request may succeed later.
 fn is_away(error: &BusError) -> bool {
-    const UNAVAILABLE: u64 = 10008;
-    match error {
-        BusError::NoResponders { .. } | BusError::Timeout { .. } | BusError::Broken { .. } => true,
-        BusError::Api { code, .. } => *code == UNAVAILABLE,
-        _ => false,
-    }
+    matches!(
+        error.kind(),
+        BusErrorKind::Unavailable | BusErrorKind::Timeout | BusErrorKind::Broken
+    )
 }
 
 /// Returns an error unless a finished replay was done.

@@ -4,7 +4,7 @@ use std::error::Error;
 
 use tidings::{
     dead_letters::DeadLettersError,
-    nats::{BusError, ConnectError, PublishError, ReaderError},
+    nats::{BusError, BusErrorKind, ConnectError, PublishError, ReaderError},
     outbox::{
         AdoptError, DatabaseError, ElsewhereError, MigrateError, OutboxError, RelayError,
         RepublishError, SchemaError,
@@ -229,35 +229,27 @@ impl From<ReplayError> for Report {
     }
 }
 
-/// The cure for an error of the server, by its code in nats-server's `server/errors.json`.
-pub(super) fn cure_of(code: u64) -> Option<&'static str> {
-    Some(match code {
-        // stream not found
-        10059 => "tidings streams apply, which creates it",
-        // no meta leader, or too few servers
-        10004 | 10008 | 10009 | 10010 => {
-            "start the nats-servers that are down: a majority must be up"
-        }
-        // subjects overlap with an existing stream
-        10065 => {
+/// The cure for a refusal of the server.
+pub(super) fn cure_of(kind: BusErrorKind) -> Option<&'static str> {
+    Some(match kind {
+        BusErrorKind::StreamNotFound => "tidings streams apply, which creates it",
+        BusErrorKind::Unavailable => "start the nats-servers that are down: a majority must be up",
+        BusErrorKind::SubjectsOverlap => {
             "give the [[stream]] subjects that no other stream takes; `nats stream ls` lists the streams"
         }
-        // the account requires max_bytes for every stream
-        10113 => {
+        BusErrorKind::MaxBytesRequired => {
             "set max_bytes in each [[stream]], also of DEAD_LETTERS and RETRIES, and set nats.bucket_max_bytes"
         }
-        // JetStream is not enabled, or not for the account
-        10039 | 10076 => "start nats-server with -js, and use an account that may use JetStream",
+        BusErrorKind::NotEnabled => {
+            "start nats-server with -js, and use an account that may use JetStream"
+        }
         _ => return None,
     })
 }
 
 pub(super) fn exit_of(error: &BusError) -> Exit {
-    // JetStream is enabled, but its cluster cannot answer now: no leader, or too few servers.
-    const UNAVAILABLE: [u64; 4] = [10004, 10008, 10009, 10010];
-    match error {
-        BusError::NoResponders { .. } | BusError::Timeout { .. } => Exit::Unreachable,
-        BusError::Api { code, .. } if UNAVAILABLE.contains(code) => Exit::Unreachable,
+    match error.kind() {
+        BusErrorKind::Unavailable | BusErrorKind::Timeout => Exit::Unreachable,
         _ => Exit::Failed,
     }
 }

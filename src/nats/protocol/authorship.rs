@@ -4,27 +4,34 @@
 //! Any publisher may write to a stream of events, so `tidings-` headers are trusted only among the retries and the dead
 //! letters. They are removed from all other messages before anything reads them, and so are never passed on.
 
-use async_nats::{HeaderMap, HeaderName, header::NATS_MARKER_REASON};
+use async_nats::{HeaderMap, HeaderName};
 
-use super::headers::{SIZE, of_server};
+use super::{
+    headers::{RESERVED_PREFIX, server},
+    server_headers::of_server,
+};
 use crate::nats::stream::messages::StoredMessage;
 
-/// The prefix of all headers that Tidings writes.
-const PREFIX: &str = "tidings-";
-/// States in a stream why the server has written a message itself.
-const MARKER: &str = "Nats-Marker-Reason";
+/// Whether a header is one that only Tidings writes, or looks like one to another reader.
+pub(crate) fn is_reserved(name: &str) -> bool {
+    begins_with(name, RESERVED_PREFIX)
+}
 
-/// Whether a header is one that Tidings writes, or looks like one to another reader.
-pub(crate) fn is_ours(name: &str) -> bool {
-    let start = name.as_bytes().get(..PREFIX.len());
-    start.is_some_and(|start| start.eq_ignore_ascii_case(PREFIX.as_bytes()))
+/// Whether a header instructs the server, or comes from it.
+pub(in crate::nats) fn is_of_nats(name: &str) -> bool {
+    begins_with(name, server::PREFIX)
+}
+
+fn begins_with(name: &str, prefix: &str) -> bool {
+    let start = name.as_bytes().get(..prefix.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
 }
 
 /// Removes the headers of Tidings from a foreign message. Nearly no message has any.
-pub(in crate::nats) fn strip(headers: &mut HeaderMap) {
-    let is_forged = |name: &HeaderName| is_ours(name.as_ref());
+pub(in crate::nats) fn strip_reserved(headers: &mut HeaderMap) {
+    let is_forged = |name: &HeaderName| is_reserved(name.as_ref());
     if headers.iter().any(|(name, _)| is_forged(name)) {
-        *headers = only(headers, |name| !is_ours(name));
+        *headers = only(headers, |name| !is_reserved(name));
     }
 }
 
@@ -58,21 +65,25 @@ pub(in crate::nats) fn is_marker(headers: Option<&HeaderMap>, payload: &[u8]) ->
     let Some(headers) = headers.filter(|_| payload.is_empty()) else {
         return false;
     };
-    headers.get(NATS_MARKER_REASON).is_some()
+    headers.get(server::MARKER_REASON).is_some()
         // An omitted payload may exist all the same.
-        && of_server(headers, SIZE).is_none_or(|size| size == "0")
+        && of_server(headers, server::SIZE).is_none_or(|size| size == "0")
 }
 
 impl StoredMessage {
     /// Whether JetStream has written the message itself.
     pub(crate) fn is_marker(&self) -> bool {
-        self.payload.is_empty() && self.headers.iter().any(|(name, _)| name == MARKER)
+        self.payload.is_empty()
+            && self
+                .headers
+                .iter()
+                .any(|(name, _)| name == server::MARKER_REASON)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{server::MARKER_REASON as MARKER, server::SIZE, *};
 
     fn headers(given: &[(&str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -96,7 +107,7 @@ mod tests {
             ("x-tenant", "a"),
             ("x-tenant", "b"),
         ]);
-        strip(&mut given);
+        strip_reserved(&mut given);
         let mut left: Vec<_> = given
             .iter()
             .map(|(name, values)| (name.to_string(), values.len()))

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use super::codes::status;
+
 /// Why a pull has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(in crate::nats) enum PullEnd {
     /// It has expired, or it was answered.
     Over,
     /// The next message exceeds the byte limit of the pull.
@@ -23,7 +25,7 @@ pub(super) enum End {
 
 /// A limit of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Limit {
+pub(in crate::nats) enum Limit {
     /// The maximum number of messages.
     Batch(usize),
     /// The maximum number of bytes.
@@ -34,19 +36,19 @@ pub(super) enum Limit {
     Waiting,
 }
 
-impl End {
+impl PullEnd {
     /// Classifies the status and its description.
-    pub(super) fn of(code: u16, reason: &str) -> Self {
+    pub(in crate::nats) fn of(code: u16, reason: &str) -> Self {
         let said = reason.to_ascii_lowercase();
         let says = |words: &str| said.contains(words);
         match code {
-            404 | 408 => Self::Over,
-            409 if says("exceeds maxbytes") => Self::TooLarge,
-            409 if says("batch completed") => Self::Over,
-            409 if says("deleted") => Self::Deleted,
-            409 if says("push based") => Self::Unfit,
-            409 if says("shutdown") || says("leadership") => Self::Elsewhere,
-            409 => Limit::of(&said).map_or(Self::Unknown, Self::Refused),
+            status::NO_MESSAGES | status::EXPIRED => Self::Over,
+            status::PULL_ENDED if says("exceeds maxbytes") => Self::TooLarge,
+            status::PULL_ENDED if says("batch completed") => Self::Over,
+            status::PULL_ENDED if says("deleted") => Self::Deleted,
+            status::PULL_ENDED if says("push based") => Self::Unfit,
+            status::PULL_ENDED if says("shutdown") || says("leadership") => Self::Elsewhere,
+            status::PULL_ENDED => Limit::of(&said).map_or(Self::Unknown, Self::Refused),
             _ => Self::Unknown,
         }
     }
@@ -103,32 +105,32 @@ mod tests {
     #[test]
     fn status_codes_of_the_server_are_known() {
         for (code, said, end) in [
-            (408, "Request Timeout", End::Over),
-            (404, "No Messages", End::Over),
-            (409, "Batch Completed", End::Over),
-            (409, "Message Size Exceeds MaxBytes", End::TooLarge),
-            (409, "Consumer Deleted", End::Deleted),
-            (409, "Consumer is push based", End::Unfit),
-            (409, "Server Shutdown", End::Elsewhere),
-            (409, "Leadership Change", End::Elsewhere),
-            (409, "Exceeded MaxWaiting", End::Refused(Limit::Waiting)),
+            (408, "Request Timeout", PullEnd::Over),
+            (404, "No Messages", PullEnd::Over),
+            (409, "Batch Completed", PullEnd::Over),
+            (409, "Message Size Exceeds MaxBytes", PullEnd::TooLarge),
+            (409, "Consumer Deleted", PullEnd::Deleted),
+            (409, "Consumer is push based", PullEnd::Unfit),
+            (409, "Server Shutdown", PullEnd::Elsewhere),
+            (409, "Leadership Change", PullEnd::Elsewhere),
+            (409, "Exceeded MaxWaiting", PullEnd::Refused(Limit::Waiting)),
             (
                 409,
                 "Exceeded MaxRequestBatch of 5",
-                End::Refused(Limit::Batch(5)),
+                PullEnd::Refused(Limit::Batch(5)),
             ),
             (
                 409,
                 "Exceeded MaxRequestMaxBytes of 1000",
-                End::Refused(Limit::Bytes(1000)),
+                PullEnd::Refused(Limit::Bytes(1000)),
             ),
             (
                 409,
                 "Exceeded MaxRequestExpires of 1.5s",
-                End::Refused(Limit::Expires(Duration::from_millis(1_500))),
+                PullEnd::Refused(Limit::Expires(Duration::from_millis(1_500))),
             ),
         ] {
-            assert_eq!(End::of(code, said), end, "{code} {said}");
+            assert_eq!(PullEnd::of(code, said), end, "{code} {said}");
         }
     }
 
@@ -141,7 +143,7 @@ mod tests {
             (409, "Exceeded MaxRequestBatch of 0"),
             (500, ""),
         ] {
-            assert_eq!(End::of(code, said), End::Unknown, "{code} {said}");
+            assert_eq!(PullEnd::of(code, said), PullEnd::Unknown, "{code} {said}");
         }
     }
 
@@ -176,9 +178,9 @@ mod tests {
         ];
         tidings_fuzz::fuzz_text("end of a pull", &seeds, |reason| {
             for code in [404, 503] {
-                End::of(code, reason);
+                PullEnd::of(code, reason);
             }
-            End::of(409, reason) != End::Unknown
+            PullEnd::of(409, reason) != PullEnd::Unknown
         });
     }
 }
