@@ -59,6 +59,8 @@ pub(crate) use stream::seek::{Expanse, Read, Sighting};
 pub use stream::settings::setting_text;
 pub(crate) use stream::settings::{Role, durable_issues, starts_beyond};
 #[cfg(feature = "outbox")]
+#[cfg(feature = "outbox")]
+pub(crate) use stream::stored::Stored;
 pub use stream::streams::{StreamNameError, StreamSpec};
 pub use stream::tail::{Reader, ReaderError, Seen};
 

@@ -52,7 +52,7 @@ use super::{
     },
 };
 use crate::{
-    nats::Bus,
+    nats::{Bus, names},
     task::{background::Background, fence::Fence},
 };
 pub use error::RelayError;
