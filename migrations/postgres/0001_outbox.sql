@@ -48,7 +48,7 @@ end $$;
 -- a dump has triggers behind the data, a subscription fires none, and a restore of data alone sets
 -- PGOPTIONS='-c tidings_copy.rows=on'.
 --
--- A function without a WHEN condition and without a check constraint on purpose: the server compiles those anew for
+-- A function without a WHEN condition and without a check constraint on purpose: the server compiles those again for
 -- each statement, which costs an insert of one row 30 microseconds; this costs 3.
 create function tidings.check_event() returns trigger
 language plpgsql as $$
