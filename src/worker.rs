@@ -282,8 +282,8 @@ impl<S: Send + Sync + 'static> Worker<S> {
             let subscriber = Arc::new(subscriber);
             let executor = Executor::new(Arc::clone(&subscriber), Arc::clone(&self.state));
             let executor = executor.among(in_flight);
-            let (flow, tally) = (executor.flow(), executor.tally());
-            let board = StatusReporter::new(&subscriber, &consumers, flow, tally, inspection);
+            let (throttle, tally) = (executor.throttle(), executor.tally());
+            let board = StatusReporter::new(&subscriber, &consumers, throttle, tally, inspection);
             runners.push(Runner {
                 bus: self.bus.clone(),
                 executor: Arc::new(executor),

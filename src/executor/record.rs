@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{AckError, Arrival, Executor};
+use super::{AckError, Delivery, Executor};
 use crate::{
     log::short,
     policy::{
@@ -13,15 +13,15 @@ use crate::{
 
 /// One log event with the common fields of a delivery.
 macro_rules! log {
-    ($level:ident, ($executor:expr, $arrival:expr, $attempt:expr, $outcome:expr, $elapsed:expr), $($more:tt)*) => {
+    ($level:ident, ($executor:expr, $delivery:expr, $attempt:expr, $outcome:expr, $elapsed:expr), $($more:tt)*) => {
         tracing::$level!(
             subscriber = &*$executor.name,
-            event.id = $arrival.envelope.as_ref().ok().map(|e| tracing::field::display(e.id())),
-            event.name = &*short($arrival.envelope.as_ref().map_or(&*$arrival.subject, |e| e.name().as_str())),
-            key = $arrival.envelope.as_ref().ok().and_then(|e| e.key()).map(short).as_deref(),
-            stream = &*$arrival.stream,
-            sequence = $arrival.sequence,
-            replay = $arrival.replay.as_ref().map(|replay| tracing::field::display(replay.mark.id)),
+            event.id = $delivery.envelope.as_ref().ok().map(|e| tracing::field::display(e.id())),
+            event.name = &*short($delivery.envelope.as_ref().map_or(&*$delivery.subject, |e| e.name().as_str())),
+            key = $delivery.envelope.as_ref().ok().and_then(|e| e.key()).map(short).as_deref(),
+            stream = &*$delivery.stream,
+            sequence = $delivery.sequence,
+            replay = $delivery.replay.as_ref().map(|replay| tracing::field::display(replay.mark.id)),
             attempt = $attempt,
             outcome = $outcome,
             elapsed_ms = u64::try_from($elapsed.as_millis()).unwrap_or(u64::MAX),
@@ -34,7 +34,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
     /// Logs an attempt, one log event each. A dead letter is logged [later](Executor::record_letter).
     pub(super) fn record(
         &self,
-        arrival: &Arrival,
+        delivery: &Delivery,
         attempt: u32,
         outcome: &Outcome,
         error: Option<String>,
@@ -44,26 +44,26 @@ impl<S: Send + Sync + 'static> Executor<S> {
         match outcome {
             Outcome::Ack => log!(
                 debug,
-                (self, arrival, attempt, of, elapsed),
+                (self, delivery, attempt, of, elapsed),
                 "event handled"
             ),
             Outcome::Duplicate => {
                 log!(
                     debug,
-                    (self, arrival, attempt, of, elapsed),
+                    (self, delivery, attempt, of, elapsed),
                     "duplicate skipped"
                 );
             }
             Outcome::Retry(after) => log!(
                 warn,
-                (self, arrival, attempt, of, elapsed),
+                (self, delivery, attempt, of, elapsed),
                 retry_after = ?after,
                 error,
                 "retry scheduled"
             ),
             Outcome::Postpone(after) => log!(
                 warn,
-                (self, arrival, attempt, of, elapsed),
+                (self, delivery, attempt, of, elapsed),
                 retry_after = ?after,
                 error,
                 "delivery deferred: a dependency of the handler is not available"
@@ -76,7 +76,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
     /// Logs a dead-lettered event, one log event, once the server has confirmed the dead letter or failed to.
     pub(super) fn record_letter(
         &self,
-        arrival: &Arrival,
+        delivery: &Delivery,
         letter: &DeadLetter,
         is_stored: bool,
         elapsed: Duration,
@@ -86,7 +86,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         if is_stored {
             log!(
                 error,
-                (self, arrival, attempt, "reject", elapsed),
+                (self, delivery, attempt, "reject", elapsed),
                 cause,
                 error,
                 "dead letter stored"
@@ -94,7 +94,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         } else {
             log!(
                 warn,
-                (self, arrival, attempt, "unconfirmed", elapsed),
+                (self, delivery, attempt, "unconfirmed", elapsed),
                 cause,
                 error,
                 "dead letter unconfirmed: the event is redelivered"
@@ -104,7 +104,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
 
     pub(super) fn unconfirmed(
         &self,
-        arrival: &Arrival,
+        delivery: &Delivery,
         outcome: &str,
         tried: u32,
         error: &AckError,
@@ -117,7 +117,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         };
         tracing::warn!(
             subscriber = &*self.name,
-            sequence = arrival.sequence,
+            sequence = delivery.sequence,
             outcome,
             tried,
             unsaid,

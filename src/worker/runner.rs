@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     executor::{
-        Executor, Step,
+        Disposition, Executor,
         throttle::{Begin, Pulls, Throttle},
     },
     handler::subscriber::{EventSubscriber, MAX_CONCURRENCY},
@@ -76,7 +76,7 @@ struct Run<S> {
     /// The events that are run again later, by time.
     resting: BTreeMap<(Instant, u64), (Ticket, Item)>,
     rested: u64,
-    flow: Arc<Throttle>,
+    throttle: Arc<Throttle>,
     /// When an event may begin that may not begin now.
     later: Option<Instant>,
     /// How much the sources may request, as they were last notified.
@@ -168,8 +168,8 @@ impl<S: Send + Sync + 'static> Runner<S> {
         let name: Arc<str> = self.subscriber.name().into();
         let retries = self.consumers.last();
         let retries = retries.map_or("", |consumer| &consumer.stream);
-        let suspects = CrashGuard::new(&self.bus, &name, retries);
-        let parks = Parks::open(&self.bus, &self.subscriber, suspects, &self.board).await?;
+        let crash_guard = CrashGuard::new(&self.bus, &name, retries);
+        let parks = Parks::open(&self.bus, &self.subscriber, crash_guard, &self.board).await?;
         let courses = Arc::new(ReplayRegistry::default());
         let outlet = Outlet {
             to: to.clone(),
@@ -229,7 +229,7 @@ impl<S: Send + Sync + 'static> Runner<S> {
             leaving: JoinSet::new(),
             resting: BTreeMap::new(),
             rested: 0,
-            flow: Arc::clone(self.executor.flow()),
+            throttle: Arc::clone(self.executor.throttle()),
             later: None,
             pulls: Pulls::All,
             asked: self.board.works(&hands),
@@ -259,10 +259,10 @@ impl<S: Send + Sync + 'static> Runner<S> {
         let at_once = self.at_once();
         // Each source has its share: none knows what the others have requested.
         let memory = self.subscriber.memory / self.consumers.len().max(1);
-        let flow = Arc::clone(self.executor.flow());
+        let throttle = Arc::clone(self.executor.throttle());
         let ahead = [1, AHEAD_WHEN_ORDERED][usize::from(self.subscriber.ordered)];
         let capacity = at_once.saturating_mul(ahead).min(MAX_CONCURRENCY);
-        let hands = Arc::new(InFlightTable::new(capacity, memory, flow));
+        let hands = Arc::new(InFlightTable::new(capacity, memory, throttle));
         let source = Source::open(&self.bus, name, consumer.clone(), hands, to).await?;
         Ok(source.noting(&self.floors))
     }
@@ -322,9 +322,9 @@ impl<S: Send + Sync + 'static> Run<S> {
             self.leave(item);
             return;
         }
-        let key = self.ordered.then(|| key_of(&item.delivery, &item.arrival));
+        let key = self.ordered.then(|| key_of(&item));
         let key = key.flatten();
-        let priority = match item.delivery.is_redriven() || item.arrival.replay.is_some() {
+        let priority = match item.ack.is_redriven() || item.delivery.replay.is_some() {
             true => Priority::Replay,
             false => Priority::Live,
         };
@@ -355,7 +355,7 @@ impl<S: Send + Sync + 'static> Run<S> {
     /// Begins ready events, as far as concurrency, circuit and rate limit allow.
     fn start(&mut self) {
         self.later = None;
-        if self.flow.pulls() != Pulls::All {
+        if self.throttle.pulls() != Pulls::All {
             self.scatter();
             if !self.has_a_hand() {
                 return;
@@ -363,7 +363,7 @@ impl<S: Send + Sync + 'static> Run<S> {
         }
         let now = Instant::now();
         loop {
-            match self.flow.begin(|| self.lanes.start()) {
+            match self.throttle.begin(|| self.lanes.start()) {
                 Begin::Begun((turn, item), permit) => self.begin(Begun { turn, item, permit }, now),
                 Begin::Later(moment) => {
                     self.later = Some(moment.into());
@@ -393,14 +393,14 @@ impl<S: Send + Sync + 'static> Run<S> {
 
     /// Attempts an event, or adds it to its batch. A probe does not wait for other events, and a suspect runs alone.
     fn begin(&mut self, begun: Begun, now: Instant) {
-        let envelope = begun.item.arrival.envelope.as_ref().ok();
-        let replay = begun.item.arrival.replay.as_deref();
+        let envelope = begun.item.delivery.event();
+        let replay = begun.item.delivery.replay.as_deref();
         let batching = envelope.and_then(|envelope| self.subscriber.batching(envelope, replay));
         let (key, item) = (begun.turn.key.as_deref(), &begun.item);
         let is_alone = begun.permit.is_probe()
-            || item.is_suspect
+            || item.delivery.is_suspect
             || is_void(&begun)
-            || self.parks.concerns(key, &item.delivery);
+            || self.parks.concerns(key, &item.ack);
         match batching.filter(|_| !is_alone) {
             Some((handler, batching)) => {
                 let of = (handler, replay.map(|replay| replay.mark.id));
@@ -413,8 +413,8 @@ impl<S: Send + Sync + 'static> Run<S> {
     /// While the circuit is open no batch begins: the events that wait for one wait for the circuit.
     fn scatter(&mut self) {
         for Begun { turn, item, permit } in self.gather.abandon() {
-            self.flow
-                .end(permit, &item.arrival.subject, Attempted::Void);
+            self.throttle
+                .end(permit, &item.delivery.subject, Attempted::Void);
             self.lanes.rest(&turn);
             self.lanes.again(turn, item);
         }
@@ -422,7 +422,7 @@ impl<S: Send + Sync + 'static> Run<S> {
 
     /// When the circuit has opened or closed, or waits for a probe, the sources request less or more.
     fn tell_sources(&mut self) {
-        let pulls = self.flow.pulls();
+        let pulls = self.throttle.pulls();
         if pulls != self.pulls {
             self.pulls = pulls;
             for hands in &self.hands {
@@ -435,12 +435,14 @@ impl<S: Send + Sync + 'static> Run<S> {
         let Finished {
             turn,
             mut item,
-            step,
+            disposition,
         } = finished;
-        let gives_way = matches!(step, Step::Again(_))
-            && self.parks.gives_way(turn.key.as_deref(), &item.delivery)
+        let gives_way = matches!(disposition, Disposition::RetryLocally(_))
+            && self.parks.gives_way(turn.key.as_deref(), &item.ack)
             && self.lanes.behind(&turn).any(may_pass);
-        if (gives_way || !matches!(step, Step::Again(_))) && self.lanes.is_held_up(&turn) {
+        if (gives_way || !matches!(disposition, Disposition::RetryLocally(_)))
+            && self.lanes.is_held_up(&turn)
+        {
             self.lanes.behind(&turn).for_each(|item| item.hands.go_on());
         }
         if gives_way {
@@ -448,18 +450,18 @@ impl<S: Send + Sync + 'static> Run<S> {
             debug_assert!(stays.is_none(), "something may pass");
             return;
         }
-        match step {
-            Step::Over => {
+        match disposition {
+            Disposition::Settled => {
                 self.stand_aside_no_more(&item);
-                item.hands.release(item.arrival.at);
+                item.hands.release(item.delivery.position);
                 self.lanes.finish(turn);
             }
-            Step::Left => {
+            Disposition::Abandoned => {
                 self.stand_aside_no_more(&item);
-                item.hands.let_go(item.arrival.at);
+                item.hands.let_go(item.delivery.position);
                 self.lanes.finish(turn);
             }
-            Step::Again(after) => {
+            Disposition::RetryLocally(after) => {
                 self.stand_aside(&mut item);
                 self.lanes.rest(&turn);
                 if self.lanes.hold_up(&turn) {
@@ -487,7 +489,7 @@ impl<S: Send + Sync + 'static> Run<S> {
 
 /// Whether nothing more is to be done about an event.
 fn is_void(begun: &Begun) -> bool {
-    let replay = begun.item.arrival.replay.as_deref();
+    let replay = begun.item.delivery.replay.as_deref();
     replay.is_some_and(Replaying::is_void)
 }
 

@@ -23,11 +23,11 @@ use super::{
     replays::{ReplayFilter, ReplayRegistry},
 };
 use crate::{
-    executor::{Arrival, PROGRESS},
+    executor::{Delivery, PROGRESS},
     log::Lasting,
     nats::{
-        Bus, BusError, ConsumerLook, ConsumerSpec, Deliveries, Delivery, PullError, Pulled, Puller,
-        PullerOptions,
+        AckHandle, Bus, BusError, ConsumerLook, ConsumerSpec, Deliveries, PullError, Pulled,
+        Puller, PullerOptions,
     },
     position::Position,
     replay::tag::Replaying,
@@ -43,11 +43,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// A delivery on its way through the runner.
 pub(super) struct Item {
-    pub(super) delivery: Arc<Delivery>,
-    pub(super) arrival: Arrival,
+    pub(super) ack: Arc<AckHandle>,
+    pub(super) delivery: Delivery,
     pub(super) hands: Arc<InFlightTable>,
-    /// Whether the process may have died of the event before.
-    pub(super) is_suspect: bool,
     /// Whether the event waits for an instance that handles it, and takes no capacity in the meantime.
     pub(super) stands_aside: bool,
 }
@@ -106,8 +104,8 @@ struct Order {
 impl Order {
     /// Whether another process has moved the consumer. Then the consumer's count begins again, while a lost delivery
     /// leaves a gap in it.
-    fn was_reset(&self, arrival: &Arrival) -> bool {
-        arrival.consumer_sequence < self.next || arrival.at.sequence < self.from
+    fn was_reset(&self, delivery: &Delivery) -> bool {
+        delivery.consumer_sequence < self.next || delivery.position.sequence < self.from
     }
 }
 
@@ -302,7 +300,7 @@ impl Source {
                 }
             },
         };
-        let Some((delivery, mut arrival)) = self.deliveries.read(message) else {
+        let Some((ack, mut delivery)) = self.deliveries.read(message) else {
             tracing::warn!(
                 subscriber = &*self.subscriber,
                 "stray message ignored: it is not from the consumer"
@@ -310,13 +308,13 @@ impl Source {
             return ControlFlow::Continue(());
         };
         if let Some(order) = &mut self.order {
-            if order.was_reset(&arrival) {
-                self.tell_reset(arrival.at.sequence);
+            if order.was_reset(&delivery) {
+                self.tell_reset(delivery.position.sequence);
                 self.hands.reset();
                 return ControlFlow::Break(());
             }
-            if arrival.consumer_sequence != order.next {
-                let (wanted, found) = (order.next, arrival.consumer_sequence);
+            if delivery.consumer_sequence != order.next {
+                let (wanted, found) = (order.next, delivery.consumer_sequence);
                 tracing::info!(
                     subscriber = &*self.subscriber,
                     stream = self.consumer.stream,
@@ -329,24 +327,24 @@ impl Source {
             }
             order.next = order.next.saturating_add(1);
         }
-        if let Some(replay) = &mut arrival.replay {
+        if let Some(replay) = &mut delivery.replay {
             self.to.courses.join(&self.bus, replay).await;
         }
         if self.pause > FIRST_PAUSE {
             self.pause = FIRST_PAUSE;
             self.interrupted.is_over();
         }
-        let delivery = Arc::new(delivery);
-        let (mut taken, went_back) = self.hands.take(arrival.at, &delivery);
-        self.note_seen(arrival.at, went_back);
-        let sequence = arrival.at.sequence;
+        let ack = Arc::new(ack);
+        let (mut taken, went_back) = self.hands.take(delivery.position, &ack);
+        self.note_seen(delivery.position, went_back);
+        let sequence = delivery.position.sequence;
         if taken == Taken::Handled
             && self.order.is_none()
-            && self.again.was_reset(&arrival, self.seen()).await
+            && self.again.was_reset(&delivery, self.seen()).await
         {
             self.tell_reset(sequence);
             self.hands.forget_handled();
-            (self.seen, self.floor) = (Some(arrival.at), sequence.saturating_sub(1));
+            (self.seen, self.floor) = (Some(delivery.position), sequence.saturating_sub(1));
             // Looks that were started before do not count.
             self.looks = JoinSet::new();
             taken = Taken::New;
@@ -354,18 +352,17 @@ impl Source {
         match taken {
             Taken::New => {
                 let hands = Arc::clone(&self.hands);
-                let is_suspect =
-                    arrival.delivered >= crash_guard::DELIVERIES || sequence <= self.suspect_to;
+                delivery.is_suspect =
+                    delivery.delivered >= crash_guard::DELIVERIES || sequence <= self.suspect_to;
                 let item = Item {
+                    ack,
                     delivery,
-                    arrival,
                     hands,
-                    is_suspect,
                     stands_aside: false,
                 };
                 let item = match &self.replay {
                     Some((_, sieve)) => sieve.sift(item).await,
-                    None if item.delivery.is_marker() => {
+                    None if item.ack.is_marker() => {
                         pass_over(&item).await;
                         None
                     }
@@ -381,7 +378,7 @@ impl Source {
             }
             Taken::Handled => {
                 let hands = Arc::clone(&self.hands);
-                let again = acknowledge_again(delivery, hands, arrival.at);
+                let again = acknowledge_again(ack, hands, delivery.position);
                 self.repeated.spawn(again);
             }
         }
@@ -446,11 +443,11 @@ impl Source {
             .filter_map(|pulled| self.deliveries.read(pulled));
         let hands = &self.hands;
         let back = read
-            .map(|(delivery, arrival)| (Arc::new(delivery), arrival))
-            .filter(|(delivery, arrival)| hands.take(arrival.at, delivery).0 == Taken::New)
-            .map(|(delivery, arrival)| {
-                hands.let_go(arrival.at);
-                delivery
+            .map(|(ack, delivery)| (Arc::new(ack), delivery))
+            .filter(|(ack, delivery)| hands.take(delivery.position, ack).0 == Taken::New)
+            .map(|(ack, delivery)| {
+                hands.let_go(delivery.position);
+                ack
             });
         hand_back(&self.subscriber, back).await;
         // An event whose ack is not confirmed in time is redelivered, to an instance that pulls then.

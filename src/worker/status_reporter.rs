@@ -47,7 +47,7 @@ pub(super) type Asked = mpsc::Receiver<oneshot::Sender<Figures>>;
 pub(super) struct StatusReporter {
     /// The fields that never change.
     facts: Instance,
-    flow: Arc<Throttle>,
+    throttle: Arc<Throttle>,
     tally: Arc<Tally>,
     /// The last inspection of the subscriber's streams and of the bucket.
     inspection: Arc<Inspection>,
@@ -72,7 +72,7 @@ impl StatusReporter {
     pub(super) fn new<S: Send + Sync + 'static>(
         subscriber: &EventSubscriber<S>,
         consumers: &[ConsumerSpec],
-        flow: &Arc<Throttle>,
+        throttle: &Arc<Throttle>,
         tally: &Arc<Tally>,
         inspection: &Arc<Inspection>,
     ) -> Self {
@@ -80,7 +80,7 @@ impl StatusReporter {
             |spec: &ConsumerSpec| WantedConsumer::new(spec.stream.clone(), spec.settings());
         Self {
             facts: facts(subscriber, consumers.iter().map(wanted).collect()),
-            flow: Arc::clone(flow),
+            throttle: Arc::clone(throttle),
             tally: Arc::clone(tally),
             inspection: Arc::clone(inspection),
             unbegun: Lasting::default(),
@@ -199,7 +199,7 @@ impl StatusReporter {
             issue: (!issues.is_empty()).then(|| issues.join("; ")),
             replay_issue: inner.replay_issue.clone(),
             holds_lease: self.facts.ordered.then_some(inner.holds_lease),
-            circuit: self.flow.circuit().to_owned(),
+            circuit: self.throttle.circuit().to_owned(),
             running: figures.as_ref().map(|figures| figures.running),
             resting: figures.as_ref().map(|figures| figures.resting),
             hottest: figures.unwrap_or_default().hottest,

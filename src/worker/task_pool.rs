@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{parks::Parks, source::Item};
 use crate::{
-    executor::{Executor, Step, batch::InFlightDelivery},
+    executor::{Attempt, Disposition, Executor},
     policy::{breaker::Permit, lanes::Ticket},
 };
 
@@ -32,7 +32,7 @@ pub(super) struct Begun {
 pub(super) struct Finished {
     pub(super) turn: Ticket,
     pub(super) item: Item,
-    pub(super) step: Step,
+    pub(super) disposition: Disposition,
 }
 
 /// The dependencies of an attempt.
@@ -185,35 +185,44 @@ impl<S: Send + Sync + 'static> Dependencies<S> {
         }
     }
 
-    async fn attempt(&self, mut begun: Begun) -> Finished {
-        let Begun { turn, item, permit } = &mut begun;
-        let (parks, key) = (Arc::clone(&self.parks), turn.key.as_deref());
-        let step = parks.run(&self.executor, item, key, &self.halt, *permit);
-        let step = step.await;
-        let Begun { turn, item, .. } = begun;
-        Finished { turn, item, step }
+    async fn attempt(&self, begun: Begun) -> Finished {
+        let Begun {
+            turn,
+            mut item,
+            permit,
+        } = begun;
+        let attempt = Attempt {
+            delivery: &mut item.delivery,
+            ack: &item.ack,
+            halt: &self.halt,
+            permit,
+        };
+        let key = turn.key.as_deref();
+        let disposition = self.parks.run(&self.executor, attempt, key).await;
+        Finished {
+            turn,
+            item,
+            disposition,
+        }
     }
 
     async fn attempt_batch(&self, mut batch: Vec<Begun>) -> Vec<Finished> {
         let _beside = self.parks.beside().await;
-        let in_flight = batch.iter_mut().map(|begun| {
-            let key = begun.turn.key.as_deref();
-            InFlightDelivery {
-                acknowledger: self.parks.acknowledger(
-                    key,
-                    &begun.item.delivery,
-                    &begun.item.arrival,
-                ),
-                arrival: &mut begun.item.arrival,
-                permit: begun.permit,
-            }
+        let parking = |begun: &Begun| self.parks.parking_of(&begun.turn, &begun.item);
+        let parkings: Vec<_> = batch.iter().map(parking).collect();
+        let attempts = batch.iter_mut().zip(&parkings).map(|(begun, ack)| Attempt {
+            delivery: &mut begun.item.delivery,
+            ack,
+            halt: &self.halt,
+            permit: begun.permit,
         });
-        let steps = self
-            .executor
-            .run_batch(in_flight.collect(), &self.halt)
-            .await;
-        let each = batch.into_iter().zip(steps);
-        each.map(|(Begun { turn, item, .. }, step)| Finished { turn, item, step })
-            .collect()
+        let dispositions = self.executor.run_batch(attempts.collect()).await;
+        let each = batch.into_iter().zip(dispositions);
+        each.map(|(Begun { turn, item, .. }, disposition)| Finished {
+            turn,
+            item,
+            disposition,
+        })
+        .collect()
     }
 }

@@ -1,4 +1,4 @@
-//! One message from a consumer and the answers to it: ack, nak, retry, dead letter. Never decides which.
+//! Reads the messages of a consumer, and answers them: ack, nak, retry, dead letter. Never decides which.
 //!
 //! Every final answer is confirmed: it is a request, because a plain publish that is lost in a socket's buffer means
 //! that a message is handled twice.
@@ -32,7 +32,7 @@ use crate::nats::{
     stream::{messages::header_map, streams::retry_at_subject},
 };
 use crate::{
-    executor::{AckError, Acknowledger, Arrival, Past},
+    executor::{AckError, Acknowledger, Delivery, Past},
     handler::memory::{Noted, Whereabouts},
     policy::outcome::DeadLetter,
     replay::tag::{ReplayTag, Replaying},
@@ -43,8 +43,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The longest delay that is requested of the server, which counts nanoseconds in 63 bits.
 const LONGEST_DELAY: Duration = Duration::from_secs(365 * 86_400);
 
-/// A message as the consumer delivered it. A retry is restored to its original form, except for its ack subject.
-pub(crate) struct Delivery {
+/// Answers one message of a consumer. A retry is restored to its original form, except for its ack subject.
+pub(crate) struct AckHandle {
     bus: Arc<Bus>,
     answers: Answers,
     subscriber: Arc<str>,
@@ -120,7 +120,7 @@ impl Deliveries {
     }
 
     /// Reads a message; `None` when it does not come from a consumer.
-    pub(crate) fn read(&mut self, message: Pulled) -> Option<(Delivery, Arrival)> {
+    pub(crate) fn read(&mut self, message: Pulled) -> Option<(AckHandle, Delivery)> {
         let (mut message, place) = self.places.read(message.0);
         let place = place?;
         let restored = retry::restore(&mut message, &place.stream, &self.subscriber);
@@ -142,7 +142,7 @@ impl Deliveries {
             self.subject = message.subject.as_str().into();
         }
         let named = || identity.clone().unwrap_or_else(|| place.identity());
-        let arrival = Arrival {
+        let delivery = Delivery {
             envelope: match restored.put_by {
                 None => envelope_of(&message, named).map(Arc::new),
                 Some(other) => Err(put_by_another(&other)),
@@ -151,13 +151,14 @@ impl Deliveries {
             stream: Arc::clone(&stream),
             sequence,
             stored_at,
-            at: place.position(),
+            position: place.position(),
             consumer_sequence: place.consumer_sequence,
             delivered: place.delivered,
+            is_suspect: false,
             past: restored.past,
             replay: replay.clone(),
         };
-        let delivery = Delivery {
+        let ack = AckHandle {
             bus: Arc::clone(&self.bus),
             answers: self.answers.clone(),
             subscriber: Arc::clone(&self.subscriber),
@@ -175,7 +176,7 @@ impl Deliveries {
             replay,
             is_superseded: AtomicBool::new(false),
         };
-        Some((delivery, arrival))
+        Some((ack, delivery))
     }
 }
 
@@ -192,7 +193,7 @@ fn header<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
     Some(headers.get(name)?.as_str())
 }
 
-impl Delivery {
+impl AckHandle {
     /// Reports to the server that the delivery is still in flight; the report may be lost.
     pub(crate) async fn progress(&self) -> Result<(), AckError> {
         self.tell(Bytes::from_static(b"+WPI")).await
@@ -337,7 +338,7 @@ fn stored_at(identity: &str) -> Option<DateTime<Utc>> {
     Some(DateTime::from_timestamp_nanos(nanos))
 }
 
-impl Acknowledger for Delivery {
+impl Acknowledger for AckHandle {
     async fn ack(&self) -> Result<(), AckError> {
         Ok(self.answer("+ACK").await?)
     }

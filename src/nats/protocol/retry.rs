@@ -13,7 +13,7 @@ use super::{
 };
 use crate::nats::{
     StoredMessage,
-    consume::delivery::{Delivery, message_id},
+    consume::delivery::{AckHandle, message_id},
     kv::park::PASS,
     stream::streams::{RETRIES as RETRIES_STREAM, retry_at_subject, retry_subject},
 };
@@ -130,8 +130,8 @@ fn scheduled_by_another(headers: &HeaderMap, subscriber: &str) -> Option<String>
 }
 
 /// The original's headers with the data for the next attempt, due at a time.
-pub(in crate::nats) fn headers(delivery: &Delivery, past: &Past, due: DateTime<Utc>) -> HeaderMap {
-    let message = delivery.message();
+pub(in crate::nats) fn headers(ack: &AckHandle, past: &Past, due: DateTime<Utc>) -> HeaderMap {
+    let message = ack.message();
     let mut headers = HeaderMap::new();
     for (name, values) in message.headers.iter().flat_map(HeaderMap::iter) {
         if is_natss(name.as_ref()) {
@@ -144,13 +144,13 @@ pub(in crate::nats) fn headers(delivery: &Delivery, past: &Past, due: DateTime<U
     if let Some(id) = message_id(message) {
         headers.insert(ORIGINAL_ID, id);
     }
-    if let Some(replay) = delivery.mark() {
+    if let Some(replay) = ack.mark() {
         replay_tag::write(&mut headers, replay);
     }
-    let (stream, sequence) = delivery.origin();
+    let (stream, sequence) = ack.origin();
     headers.insert(STREAM, stream);
     headers.insert(SEQUENCE, sequence.to_string());
-    headers.insert(IDENTITY, &*delivery.identity());
+    headers.insert(IDENTITY, &*ack.identity());
     headers.insert(FAILURES, past.failures.to_string());
     if past.deferrals > 0 {
         headers.insert(PUT_OFF, past.deferrals.min(MOST_PUT_OFF).to_string());
@@ -159,7 +159,7 @@ pub(in crate::nats) fn headers(delivery: &Delivery, past: &Past, due: DateTime<U
         headers.insert(FIRST_FAILED_AT, time(at));
     }
     headers.insert("Nats-Schedule", format!("@at {}", time(due)));
-    let target = retry_subject(delivery.subscriber(), message.subject.as_str());
+    let target = retry_subject(ack.subscriber(), message.subject.as_str());
     headers.insert("Nats-Schedule-Target", target);
     // No message id: the subject identifies the event, and a schedule with the same subject replaces the previous one.
     // With an id, the failure of an event that is delivered again from the beginning would be dropped as a duplicate.
@@ -220,13 +220,13 @@ impl Waiting {
 
 /// Identifies the event's passage through its subscriber, from its first delivery or from a redrive: a word for a
 /// subject.
-pub(in crate::nats) fn id_of(delivery: &Delivery) -> String {
-    let headers = delivery.message().headers.as_ref();
+pub(in crate::nats) fn id_of(ack: &AckHandle) -> String {
+    let headers = ack.message().headers.as_ref();
     let redrive = headers.and_then(|headers| headers.get(REDRIVE));
     let redrive = redrive.map_or("", |redrive| redrive.as_str());
-    let replay = delivery.mark().map(|mark| mark.id.to_string());
+    let replay = ack.mark().map(|mark| mark.id.to_string());
     let replay = replay.unwrap_or_default();
-    let life = format!("{}/{redrive}{replay}", delivery.identity());
+    let life = format!("{}/{redrive}{replay}", ack.identity());
     Uuid::new_v5(&Uuid::NAMESPACE_OID, life.as_bytes())
         .simple()
         .to_string()

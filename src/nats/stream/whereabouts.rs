@@ -11,7 +11,7 @@ use serde_json::json;
 use super::streams::{RETRIES, StreamSpec, retry_at_subject, retry_subject};
 use crate::nats::{
     Bus, BusError, StoredMessage,
-    consume::delivery::Delivery,
+    consume::delivery::AckHandle,
     protocol::{
         dead_letter::{CLOCKS_DIFFER, REDRIVES},
         ours::count,
@@ -25,7 +25,7 @@ use crate::{
     policy::start::shifted,
 };
 
-impl Delivery {
+impl AckHandle {
     /// Looks for the dead letter of the noted event.
     pub(in crate::nats) async fn find_letter(
         &self,

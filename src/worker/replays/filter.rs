@@ -69,7 +69,7 @@ impl ReplayFilter {
     /// Returns the event if it is wanted. If the ack of an unwanted one is lost, it is redelivered and acknowledged
     /// again.
     pub(in crate::worker) async fn sift(&self, item: Item) -> Option<Item> {
-        let at = item.arrival.at;
+        let at = item.delivery.position;
         if at.sequence >= self.last {
             item.hands.has_come(true, 0);
             self.found.is_at_end.store(true, Relaxed);
@@ -80,7 +80,7 @@ impl ReplayFilter {
         if is_within && self.matches(&item) {
             return Some(item);
         }
-        let is_answered = item.delivery.ack_unconfirmed().await.is_ok();
+        let is_answered = item.ack.ack_unconfirmed().await.is_ok();
         if is_answered && is_within {
             self.course.add(Count::Filtered, 1);
             item.hands.release(at);
@@ -92,14 +92,14 @@ impl ReplayFilter {
     }
 
     fn matches(&self, item: &Item) -> bool {
-        if item.delivery.is_marker() {
+        if item.ack.is_marker() {
             return false;
         }
         if self.key.is_none() && self.correlation.is_none() {
             return true;
         }
         // A message that is not an event has neither.
-        let Ok(envelope) = &item.arrival.envelope else {
+        let Ok(envelope) = &item.delivery.envelope else {
             return false;
         };
         let is_key = |key: &String| envelope.key() == Some(key);

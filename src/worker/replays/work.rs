@@ -274,8 +274,8 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             () => at_once.max(AHEAD),
         };
         let memory = subscriber.memory / self.replay.ranges.len().max(1);
-        let flow = Arc::clone(self.desk.executor.flow());
-        InFlightTable::new(capacity.min(MAX_CONCURRENCY), memory, flow)
+        let throttle = Arc::clone(self.desk.executor.throttle());
+        InFlightTable::new(capacity.min(MAX_CONCURRENCY), memory, throttle)
     }
 
     fn course(&self) -> &Arc<ReplayCounters> {

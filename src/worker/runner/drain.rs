@@ -6,7 +6,7 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::{Finished, Run};
 use crate::{
-    executor::{PROGRESS, Step},
+    executor::{Disposition, PROGRESS},
     worker::{
         answers::{hand_back, tell_progress},
         source::Item,
@@ -30,9 +30,9 @@ impl<S: Send + Sync + 'static> Run<S> {
         }
         if !self.ordered {
             for item in &back {
-                item.hands.let_go(item.arrival.at);
+                item.hands.let_go(item.delivery.position);
             }
-            hand_back(&self.name, back.into_iter().map(|item| item.delivery)).await;
+            hand_back(&self.name, back.into_iter().map(|item| item.ack)).await;
         }
         // Not at once, and not once it is halted: progress that follows a nak would keep the event from other instances
         // until ack_wait is over.
@@ -60,14 +60,16 @@ impl<S: Send + Sync + 'static> Run<S> {
 
     /// Releases an event whose attempt ended during the drain.
     async fn let_go(&self, finished: Finished) {
-        let Finished { item, step, .. } = finished;
-        match step {
-            Step::Over => item.hands.release(item.arrival.at),
-            Step::Again(_) if !self.ordered => {
-                hand_back(&self.name, std::iter::once(item.delivery)).await;
+        let Finished {
+            item, disposition, ..
+        } = finished;
+        match disposition {
+            Disposition::Settled => item.hands.release(item.delivery.position),
+            Disposition::RetryLocally(_) if !self.ordered => {
+                hand_back(&self.name, std::iter::once(item.ack)).await;
             }
             // With order, the event stays in flight until the next instance begins at the ack floor.
-            Step::Left | Step::Again(_) => {}
+            Disposition::Abandoned | Disposition::RetryLocally(_) => {}
         }
     }
 }

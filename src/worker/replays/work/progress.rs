@@ -45,7 +45,7 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
         let stall = self.parts.iter().find_map(|part| part.hands.stall());
         let executor = &self.desk.executor;
         let circuit = || {
-            let circuit = executor.flow().circuit();
+            let circuit = executor.throttle().circuit();
             (circuit != "closed").then(|| format!("the circuit of the subscriber is {circuit}"))
         };
         let why = stall.or(unknown).or_else(circuit);
