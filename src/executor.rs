@@ -34,7 +34,7 @@ use crate::{
         panicked,
         subscriber::{EventSubscriber, Route},
     },
-    log::Lasting,
+    observer::{DeliveryEnd, Observers},
     policy::{
         breaker::{Attempted, Load},
         failure::{Failure, Verdict, told, undecodable},
@@ -70,8 +70,7 @@ pub(crate) struct Executor<S> {
     throttle: Arc<Throttle>,
     tally: Arc<Tally>,
     in_flight: Arc<InFlight>,
-    /// Limits the log lines about answers that are not confirmed.
-    unconfirmed: Lasting,
+    observers: Observers,
     /// From 0 to 1, for jitter.
     random: fn() -> f64,
 }
@@ -91,22 +90,29 @@ struct Decided {
 }
 
 impl<S: Send + Sync + 'static> Executor<S> {
-    pub(crate) fn new(subscriber: Arc<EventSubscriber<S>>, state: Arc<S>) -> Self {
+    /// Also counts what it tells the observers.
+    pub(crate) fn new(
+        subscriber: Arc<EventSubscriber<S>>,
+        state: Arc<S>,
+        observers: &Observers,
+    ) -> Self {
+        let tally: Arc<Tally> = Arc::default();
+        let observers = observers.and(Arc::clone(&tally) as _);
         let name: Arc<str> = subscriber.name().into();
         let load = Load {
             concurrency: subscriber.concurrency,
             timeout: subscriber.timeout,
         };
         let (breaker, rate) = (subscriber.breaker, subscriber.rate);
-        let throttle = Throttle::new(Arc::clone(&name), breaker, load, rate);
+        let throttle = Throttle::new(Arc::clone(&name), breaker, load, rate, observers.clone());
         Self {
             name,
             subscriber,
             state,
             throttle: Arc::new(throttle),
-            tally: Arc::default(),
+            tally,
             in_flight: Arc::default(),
-            unconfirmed: Lasting::default(),
+            observers,
             random,
         }
     }
@@ -126,6 +132,11 @@ impl<S: Send + Sync + 'static> Executor<S> {
     /// Decides when attempts may begin.
     pub(crate) fn throttle(&self) -> &Arc<Throttle> {
         &self.throttle
+    }
+
+    /// Told how each delivery ends.
+    pub(crate) fn observers(&self) -> &Observers {
+        &self.observers
     }
 
     /// Counts the outcomes.
@@ -235,8 +246,13 @@ impl<S: Send + Sync + 'static> Executor<S> {
         Decided { mut outcome, error }: Decided,
         elapsed: Duration,
     ) -> Disposition {
-        attempt.ack.decided(&outcome, error.as_deref());
-        self.record(attempt.delivery, number, &outcome, error, elapsed);
+        let decided = DeliveryEnd::Decided {
+            attempt: number,
+            outcome: &outcome,
+            error: error.as_deref(),
+            elapsed,
+        };
+        self.record(attempt.delivery, decided);
         match self.stays_for(&attempt, &mut outcome) {
             Some(wait) => Disposition::RetryLocally(wait),
             None => self.end(&attempt, &outcome, elapsed).await,
@@ -251,7 +267,13 @@ impl<S: Send + Sync + 'static> Executor<S> {
     ) -> Disposition {
         self.pass(&attempt);
         let outcome = Outcome::Reject(letter);
-        attempt.ack.decided(&outcome, None);
+        let decided = DeliveryEnd::Decided {
+            attempt: 0,
+            outcome: &outcome,
+            error: None,
+            elapsed: Duration::ZERO,
+        };
+        self.record(attempt.delivery, decided);
         self.end(&attempt, &outcome, Duration::ZERO).await
     }
 
@@ -287,10 +309,19 @@ impl<S: Send + Sync + 'static> Executor<S> {
         let counts = self.throttle.end(attempt.permit, subject, ended);
         let (number, retry) = (attempt.delivery.next_attempt(), &self.subscriber.retry);
         let outcome = outcome::decide(result, number, past.deferrals, retry, (self.random)());
-        let outcome = match (counts, verdict) {
-            (false, Some(Verdict::Retry)) => Outcome::Postpone(Duration::ZERO),
-            (false, Some(Verdict::RetryAfter(after))) => Outcome::Postpone(after),
-            _ => outcome,
+        let outcome = match verdict {
+            Some(Verdict::Retry) if !counts => Outcome::Postpone(Duration::ZERO),
+            Some(Verdict::RetryAfter(after)) if !counts => Outcome::Postpone(after),
+            Some(
+                Verdict::Retry
+                | Verdict::RetryAfter(_)
+                | Verdict::Reject
+                | Verdict::Unavailable
+                | Verdict::OutsideInbox
+                | Verdict::Undecodable
+                | Verdict::Undecided,
+            )
+            | None => outcome,
         };
         Decided { outcome, error }
     }

@@ -31,6 +31,7 @@ use crate::{
     executor::{Executor, in_flight::InFlight},
     handler::subscriber::{EventSubscriber, SubscriberError},
     nats::{Bus, BusError, ConnectError, ConsumerSpec, StartFrom},
+    observer::Observers,
 };
 use inspection::Inspection;
 use runner::Runner;
@@ -280,7 +281,11 @@ impl<S: Send + Sync + 'static> Worker<S> {
                 warn_of_limits(&self.bus, &of_retries.stream).await;
             }
             let subscriber = Arc::new(subscriber);
-            let executor = Executor::new(Arc::clone(&subscriber), Arc::clone(&self.state));
+            let executor = Executor::new(
+                Arc::clone(&subscriber),
+                Arc::clone(&self.state),
+                &Observers::default(),
+            );
             let executor = executor.among(in_flight);
             let (throttle, tally) = (executor.throttle(), executor.tally());
             let board = StatusReporter::new(&subscriber, &consumers, throttle, tally, inspection);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{Acknowledger, Attempt, Disposition, Executor};
-use crate::policy::outcome::Outcome;
+use crate::{observer::DeliveryEnd, policy::outcome::Outcome};
 
 /// The pauses between two tries of an answer.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -51,7 +51,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
                 }
                 Err(error) => error,
             };
-            self.unconfirmed(delivery, outcome.as_str(), tried, &error);
+            self.record_unconfirmed(delivery, outcome.as_str(), tried, &error);
             let is_enough = tried >= ANSWER_TRIES && !self.subscriber.ordered;
             if is_enough || waited(pause, attempt.halt).await.is_none() {
                 break;
@@ -63,11 +63,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
 
     /// An ordered subscriber sends nothing: its next active instance begins at the ack floor.
     pub(super) async fn hand_back<A: Acknowledger>(&self, attempt: &Attempt<'_, A>) -> Disposition {
-        tracing::info!(
-            subscriber = &*self.name,
-            sequence = attempt.delivery.sequence,
-            "event handed back: the worker stops"
-        );
+        self.record(attempt.delivery, DeliveryEnd::HandedBack);
         if self.subscriber.ordered {
             return Disposition::Abandoned;
         }
@@ -84,7 +80,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
             let Err(error) = attempt.ack.hand_back(after).await else {
                 break;
             };
-            self.unconfirmed(attempt.delivery, "hand back", tried, &error);
+            self.record_unconfirmed(attempt.delivery, "hand back", tried, &error);
             if waited(FIRST_PAUSE, attempt.halt).await.is_none() {
                 break;
             }

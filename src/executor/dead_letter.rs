@@ -12,6 +12,7 @@ use crate::{
         context::{Cancelled, Facts},
         memory::{DeadLettered, Remembers, Whereabouts},
     },
+    observer::DeliveryEnd,
     policy::{
         failure::{Failure, told},
         outcome::{DeadLetter, Outcome},
@@ -103,14 +104,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
                 if noted.letter.is_none() && noted.is_this {
                     return Ok(Some(why));
                 }
-                let (subscriber, sequence) = (&*self.name, delivery.sequence);
-                tracing::warn!(
-                    subscriber,
-                    stream = &*delivery.stream,
-                    sequence,
-                    given_up_at = %noted.at,
-                    "dead letter lost: no stream has the dead letter of this event; it is stored again"
-                );
+                self.record(delivery, DeliveryEnd::DeadLetterLost { at: noted.at });
                 // When two deliveries do this at the same time, one of them stores it.
                 let recording = memory.record_dead_letter(&facts, &why, Some(&noted));
                 let again = recording.await?;
@@ -130,7 +124,12 @@ impl<S: Send + Sync + 'static> Executor<S> {
         let (disposition, stored) = self.answer(attempt, outcome).await;
         if let Outcome::Reject(letter) = outcome {
             let is_stored = disposition == Disposition::Settled;
-            self.record_letter(attempt.delivery, letter, is_stored, elapsed);
+            let end = DeliveryEnd::DeadLettered {
+                letter,
+                is_stored,
+                elapsed,
+            };
+            self.record(attempt.delivery, end);
             if is_stored {
                 self.note_dead_letter(attempt.delivery, stored).await;
             }

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::{Acknowledger, Attempt, Delivery, Disposition, Executor};
 use crate::{
     handler::panicked,
+    observer::DeliveryEnd,
     policy::{
         failure::{Failure, Verdict, told, undecodable},
         outcome::{Handled, Outcome},
@@ -52,12 +53,13 @@ impl<S: Send + Sync + 'static> Executor<S> {
     ) -> Disposition {
         self.pass(&attempt);
         if uncalled == Uncalled::Void {
+            self.record(attempt.delivery, DeliveryEnd::Dropped);
             return match attempt.ack.ack().await {
                 Ok(()) => Disposition::Settled,
                 Err(_) => Disposition::Abandoned,
             };
         }
-        attempt.ack.decided(&Outcome::Ack, None);
+        self.record(attempt.delivery, DeliveryEnd::Skipped);
         let (disposition, _) = self.confirm(&attempt, &Outcome::Ack).await;
         if let (Disposition::Settled, Some(replay)) = (disposition, &attempt.delivery.replay) {
             replay.course.add(Count::Skipped, 1);

@@ -69,7 +69,11 @@ async fn the_circuit_opens_with_all_defaults_when_every_handler_hangs() {
     }
     let subscriber = EventSubscriber::durable("w").on(hang);
     let at_once = subscriber.concurrency;
-    let executor = Arc::new(Executor::new(Arc::new(subscriber), Arc::new(())));
+    let executor = Arc::new(Executor::new(
+        Arc::new(subscriber),
+        Arc::new(()),
+        &Observers::default(),
+    ));
     let events: VecDeque<Delivery> = (1..=400).map(delivery).collect();
     let events = Arc::new(Mutex::new(events));
     let began = tokio::time::Instant::now();

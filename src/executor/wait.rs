@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::throttle::Pulls;
 use super::{Acknowledger, Attempt, Disposition, Executor};
 use crate::{
-    log::short,
+    observer::DeliveryEnd,
     policy::{
         outcome::{Cause, DeadLetter, Outcome},
         retry::Retry,
@@ -75,15 +75,8 @@ impl<S: Send + Sync + 'static> Executor<S> {
     /// has no other active instance at the moment, and must not let the key's next event pass.
     pub(crate) async fn leave<A: Acknowledger>(&self, attempt: Attempt<'_, A>) -> Disposition {
         let delivery = &mut *attempt.delivery;
-        if let Some(unsaid) = self.tally.unhandled(&delivery.subject) {
-            tracing::warn!(
-                subscriber = &*self.name,
-                subject = &*short(&delivery.subject),
-                unsaid,
-                "unhandled event deferred: it is left to an instance that handles its name; if none ever will, run \
-                 `tidings subscribers prune`"
-            );
-        }
+        let unsaid = self.tally.unhandled(&delivery.subject);
+        self.record(delivery, DeliveryEnd::Unhandled { unsaid });
         delivery.past.note_deferral();
         let times = delivery.past.deferrals.max(delivery.delivered);
         if times > LEFT_AT_MOST {
@@ -118,6 +111,7 @@ mod tests {
     use crate::{
         executor::{AckError, Delivery, Past},
         handler::{context::Context, subscriber::EventSubscriber},
+        observer::Observers,
         policy::{breaker::Permit, failure::Failure},
         position::Position,
     };
@@ -194,7 +188,7 @@ mod tests {
 
     async fn left(times: u32) -> Vec<String> {
         let subscriber = EventSubscriber::durable("w").on(handle);
-        let executor = Executor::new(Arc::new(subscriber), Arc::new(()));
+        let executor = Executor::new(Arc::new(subscriber), Arc::new(()), &Observers::default());
         let (mut delivery, answers) = (delivery(times), Answers::default());
         run(&executor, &mut delivery, &answers).await;
         answers.0.into_inner().unwrap()
@@ -203,7 +197,7 @@ mod tests {
     #[tokio::test]
     async fn in_order_it_waits_for_an_hour_at_once_and_is_then_given_up() {
         let subscriber = EventSubscriber::durable("w").on(handle).ordered_by_key();
-        let executor = Executor::new(Arc::new(subscriber), Arc::new(()));
+        let executor = Executor::new(Arc::new(subscriber), Arc::new(()), &Observers::default());
         let (mut delivery, answers) = (delivery(1), Answers::default());
         let waits = run(&executor, &mut delivery, &answers).await;
         assert_eq!(waits, Disposition::RetryLocally(LEFT_FOR));

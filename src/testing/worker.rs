@@ -13,10 +13,12 @@ use super::{
     contents::typed,
     delivered::Delivered,
     fate::{Death, Fate},
+    recorder::Recorder,
 };
 use crate::{
     executor::{Attempt, Delivery, Disposition, Executor, Past, throttle::Begin},
     handler::subscriber::EventSubscriber,
+    observer::Observers,
     policy::{
         breaker::Permit,
         lanes::{Lanes, Priority, Ticket},
@@ -75,6 +77,7 @@ pub struct TestWorker<S> {
     rested: u64,
     elapsed: Duration,
     sequence: u64,
+    recorder: Arc<Recorder>,
     history: Vec<Delivered>,
     /// The replay that deliveries are part of.
     pub(super) replay: Option<Arc<Replaying>>,
@@ -114,7 +117,10 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
             panic!("{error}");
         }
         let (subscriber, state) = (Arc::new(subscriber), Arc::new(state));
-        let executor = Executor::new(Arc::clone(&subscriber), Arc::clone(&state)).without_jitter();
+        let recorder: Arc<Recorder> = Arc::default();
+        let observers = Observers::default().and(Arc::clone(&recorder) as _);
+        let executor = Executor::new(Arc::clone(&subscriber), Arc::clone(&state), &observers);
+        let executor = executor.without_jitter();
         executor.throttle().skip(Duration::ZERO);
         Self {
             lanes: Lanes::new(subscriber.concurrency),
@@ -125,6 +131,7 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
             rested: 0,
             elapsed: Duration::ZERO,
             sequence: 0,
+            recorder,
             history: Vec::new(),
             replay: None,
         }
@@ -395,22 +402,23 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
     async fn attempt(&mut self, turn: Ticket, mut delivery: Delivery, permit: Permit, fate: Fate) {
         let number = delivery.next_attempt();
         let (halt, dies) = (CancellationToken::new(), Arc::new(Notify::new()));
-        let recorder = fate.recorder(&dies);
+        let answers = fate.answers(&dies);
+        self.recorder.take();
         let run = self.executor.run(Attempt {
             delivery: &mut delivery,
-            ack: &recorder,
+            ack: &answers,
             halt: &halt,
             permit,
         });
         let Some(disposition) = fate.befall(run, &halt, &dies).await else {
             return self.lanes.finish(turn);
         };
-        let answers = recorder.answers();
-        let (retry, was_handed_back) = (answers.retry, answers.outcome.is_none());
+        let (retry, recorded) = (answers.retry(), self.recorder.take());
+        let was_handed_back = recorded.outcome.is_none();
         self.history.push(Delivered {
             attempt: number,
-            outcome: answers.outcome,
-            error: answers.error,
+            outcome: recorded.outcome,
+            error: recorded.error,
             was_handed_back,
             ..self.nothing_yet(&delivery)
         });
@@ -427,7 +435,9 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
                 self.rest(after, Resting::InLane(turn, delivery));
                 return;
             }
-            _ => self.lanes.finish(turn),
+            Disposition::Settled | Disposition::Abandoned | Disposition::RetryLocally(_) => {
+                self.lanes.finish(turn);
+            }
         }
         if let Some(after) = retry {
             self.rest(after, Resting::Away(delivery));

@@ -16,6 +16,7 @@ use crate::{
     error_text::unplaced,
     log::{Lasting, short},
     nats::{Bus, BusError},
+    observer::{LeaseChange, Observation, Observers},
     position::Position,
     replay::tag::ReplayId,
 };
@@ -48,6 +49,7 @@ pub(super) struct Lease {
     subscriber: String,
     key: String,
     owner: String,
+    observers: Observers,
     /// Throttle the log: the lease cannot be read, and it is not renewed.
     unread: Lasting,
     unrenewed: Lasting,
@@ -65,22 +67,28 @@ pub(super) struct Tenure {
 }
 
 impl Lease {
-    pub(super) fn new(bus: &Bus, subscriber: &str) -> Self {
+    pub(super) fn new(bus: &Bus, subscriber: &str, observers: &Observers) -> Self {
         Self {
             bus: bus.clone(),
             subscriber: subscriber.to_owned(),
             key: format!("lease.{subscriber}"),
             owner: Uuid::now_v7().to_string(),
+            observers: observers.clone(),
             unread: Lasting::default(),
             unrenewed: Lasting::default(),
         }
     }
 
     /// The lease of a replay of the subscriber.
-    pub(super) fn of_replay(bus: &Bus, subscriber: &str, id: ReplayId) -> Self {
+    pub(super) fn of_replay(
+        bus: &Bus,
+        subscriber: &str,
+        id: ReplayId,
+        observers: &Observers,
+    ) -> Self {
         Self {
             key: format!("lease.{subscriber}.{id}"),
-            ..Self::new(bus, &format!("{subscriber}/replay/{id}"))
+            ..Self::new(bus, &format!("{subscriber}/replay/{id}"), observers)
         }
     }
 
@@ -111,11 +119,7 @@ impl Lease {
             match looked {
                 Ok(Some(tenure)) => {
                     let revision = tenure.revision;
-                    tracing::info!(
-                        subscriber = self.subscriber,
-                        revision,
-                        "subscriber lease acquired"
-                    );
+                    self.tell(LeaseChange::Gained { revision });
                     return Some(tenure);
                 }
                 Ok(None) => {}
@@ -147,10 +151,7 @@ impl Lease {
             Some((before, since)) if before == revision => since,
             before => {
                 if before.is_none() && !is_free {
-                    tracing::info!(
-                        subscriber = self.subscriber,
-                        "subscriber standby: another instance holds the lease"
-                    );
+                    self.tell(LeaseChange::Standby);
                 }
                 now
             }
@@ -174,16 +175,19 @@ impl Lease {
         }))
     }
 
+    fn tell(&self, change: LeaseChange) {
+        let subscriber = &self.subscriber;
+        self.observers
+            .tell(&Observation::Lease { subscriber, change });
+    }
+
     /// Renews the lease; returns when it is lost.
     pub(super) async fn hold(&self, tenure: &mut Tenure) {
         loop {
             tokio::time::sleep(LEASE / 3).await;
             let renewed = tokio::time::timeout_at(tenure.until, self.renew(tenure)).await;
             if !matches!(renewed, Ok(true)) {
-                tracing::warn!(
-                    subscriber = self.subscriber,
-                    "subscriber lease lost: the instance stops and becomes a standby"
-                );
+                self.tell(LeaseChange::Lost);
                 return;
             }
         }

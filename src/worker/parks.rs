@@ -29,9 +29,10 @@ use crate::{
     },
     log::{Lasting, short},
     nats::{AckHandle, Bus, BusError, Head, Park, Question},
+    observer::{KeyChange, Observation, Observers},
     policy::{
         lanes::Ticket,
-        outcome::{Cause, DeadLetter, Outcome},
+        outcome::{Cause, DeadLetter},
     },
 };
 
@@ -57,6 +58,7 @@ pub(super) struct Parks {
     /// Whether an event that fails for good parks its key.
     parks: bool,
     crash_guard: CrashGuard,
+    observers: Observers,
     /// Throttles the log: it is not known whether a key can be unparked.
     unknown: Lasting,
     /// The parked keys: only the active instance parks and unparks.
@@ -85,6 +87,7 @@ impl Parks {
         subscriber: &EventSubscriber<S>,
         crash_guard: CrashGuard,
         board: &StatusReporter,
+        observers: &Observers,
     ) -> Result<Arc<Self>, BusError> {
         let mut known = HashMap::new();
         if subscriber.ordered {
@@ -98,6 +101,7 @@ impl Parks {
             subscriber: subscriber.name().to_owned(),
             parks: subscriber.exhausted == OnExhausted::ParkKey,
             crash_guard,
+            observers: observers.clone(),
             unknown: Lasting::default(),
             known: Mutex::new(known),
         }))
@@ -212,14 +216,7 @@ impl Parks {
             };
             let writing = self.bus.write_park(&self.subscriber, &park, revision);
             if writing.await? {
-                let subscriber = &self.subscriber;
-                tracing::error!(
-                    subscriber,
-                    key = &*short(key),
-                    stream,
-                    sequence,
-                    "key parked: its events are dead-lettered until they are redriven"
-                );
+                self.tell(key, KeyChange::Parked { stream, sequence });
                 self.known().insert(key.to_owned(), park.into());
             }
         }
@@ -255,7 +252,7 @@ impl Parks {
             let counts = park.id == question.park && park.redrive == Some(question.redrive);
             let left = self.bus.is_letter_after(subscriber, key, question.after);
             if !counts || left.await? {
-                tracing::info!(subscriber, key = &*short(key), "key still parked");
+                self.tell(key, KeyChange::StillParked);
                 if let Some(known) = self.known().get_mut(key)
                     && known.park.id == question.park
                 {
@@ -264,9 +261,18 @@ impl Parks {
                 return Ok(());
             }
             if self.bus.remove_park(subscriber, key, revision).await? {
-                tracing::info!(subscriber, key = &*short(key), "key unparked");
+                self.tell(key, KeyChange::Unparked);
             }
         }
+    }
+
+    fn tell(&self, key: &str, change: KeyChange<'_>) {
+        let subscriber = &self.subscriber;
+        self.observers.tell(&Observation::Key {
+            subscriber,
+            key,
+            change,
+        });
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, Known>> {
@@ -316,10 +322,6 @@ impl Acknowledger for Parking {
 
     fn can_come_again(&self, past: &Past) -> bool {
         self.handle.can_come_again(past)
-    }
-
-    fn decided(&self, outcome: &Outcome, error: Option<&str>) {
-        self.handle.decided(outcome, error);
     }
 
     async fn hand_back(&self, after: Duration) -> Result<(), AckError> {

@@ -31,6 +31,7 @@ use crate::{
     executor::Executor,
     handler::subscriber::EventSubscriber,
     nats::{Bus, BusError, Holds},
+    observer::{Observation, ReplayChange},
     replay::{Replay, ReplayState, tag::ReplayId},
 };
 pub(super) use filter::ReplayFilter;
@@ -295,13 +296,27 @@ impl<S: Send + Sync + 'static> ReplayContext<S> {
         handled
     }
 
+    fn lease(&self, id: ReplayId) -> Lease {
+        Lease::of_replay(&self.bus, &self.name, id, self.executor.observers())
+    }
+
+    /// Tells the observers that a replay has changed.
+    fn record(&self, replay: ReplayId, change: ReplayChange<'_>) {
+        let observation = Observation::Replay {
+            subscriber: &self.name,
+            replay,
+            change,
+        };
+        self.executor.observers().tell(&observation);
+    }
+
     /// Runs a replay as long as this instance holds its lease.
     async fn work_alone(
         &self,
         replay: Replay,
         entry: &mut watch::Receiver<Replay>,
     ) -> Result<Worked, BusError> {
-        let lease = Lease::of_replay(&self.bus, &self.name, replay.id);
+        let lease = self.lease(replay.id);
         let tenure = tokio::select! {
             tenure = lease.acquire(&self.stop, |error| self.board.knows_replays(error)) => tenure,
             _ = entry.changed() => None,
@@ -379,6 +394,7 @@ impl<S: Send + Sync + 'static> ReplayContext<S> {
             replay.state_at = Utc::now();
             let writing = self.bus.write_replay(&replay, entry.revision);
             if writing.await?.is_some() {
+                self.record(id, ReplayChange::Ended { state });
                 break;
             }
         }
@@ -397,7 +413,7 @@ impl<S: Send + Sync + 'static> ReplayContext<S> {
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
         if !self.subscriber.ordered {
-            let lease = Lease::of_replay(&self.bus, &self.name, replay.id);
+            let lease = self.lease(replay.id);
             lease.forget().await;
         }
     }

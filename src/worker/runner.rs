@@ -119,7 +119,7 @@ impl<S: Send + Sync + 'static> Runner<S> {
         if let Some(consumer) = self.consumers.last() {
             self.bus.open_state(&consumer.stream).await?;
         }
-        let lease = Lease::new(&self.bus, self.subscriber.name());
+        let lease = Lease::new(&self.bus, self.subscriber.name(), self.executor.observers());
         self.board.stands_by();
         let tell = |why_not| self.board.knows_lease(why_not);
         let acquiring = lease.acquire(stop, tell);
@@ -169,7 +169,14 @@ impl<S: Send + Sync + 'static> Runner<S> {
         let retries = self.consumers.last();
         let retries = retries.map_or("", |consumer| &consumer.stream);
         let crash_guard = CrashGuard::new(&self.bus, &name, retries);
-        let parks = Parks::open(&self.bus, &self.subscriber, crash_guard, &self.board).await?;
+        let parks = Parks::open(
+            &self.bus,
+            &self.subscriber,
+            crash_guard,
+            &self.board,
+            self.executor.observers(),
+        )
+        .await?;
         let courses = Arc::new(ReplayRegistry::default());
         let outlet = Outlet {
             to: to.clone(),

@@ -7,6 +7,7 @@ const LAYERS: &[&[&str]] = &[
     &["error_text", "log", "position", "schema", "task"],
     &["policy"],
     &["replay"],
+    &["observer"],
     &["handler"],
     &["executor"],
     &["nats"],

@@ -9,6 +9,7 @@ use tidings_contract::{Envelope, EventId, wire};
 
 use crate::{
     nats::{StoredMessage, counted},
+    observer::LetterFacts,
     policy::fingerprint::fingerprint,
 };
 
@@ -72,6 +73,17 @@ pub struct StoredDeadLetter {
 }
 
 impl StoredDeadLetter {
+    /// What observers are told of it.
+    pub(super) fn facts(&self) -> LetterFacts<'_> {
+        LetterFacts {
+            letter: self.sequence,
+            subscriber: &self.subscriber,
+            event: self.event,
+            name: &self.name,
+            key: self.key.as_deref(),
+        }
+    }
+
     pub(crate) fn of(kept: StoredMessage) -> Self {
         let headers = Headers(&kept.headers);
         let rest = kept.subject.strip_prefix(SUBJECTS).unwrap_or_default();

@@ -10,6 +10,7 @@
 mod closed;
 mod confirm;
 mod ids;
+mod observe;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -29,6 +30,7 @@ use crate::{
     nats::{BatchId, Cause, Confirmed, Refusal, StreamState, cause_of_denial, cause_of_no_ack},
     outbox::{parked::BlockedOn, store::Cursor},
 };
+use observe::Observed;
 
 /// The most payload in one batch, in bytes, one row excepted.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
@@ -55,6 +57,7 @@ pub(super) struct Lane<C> {
     again: VecDeque<Item>,
     /// The stream sends no acks, so nothing is sent: a stored row would stay unknown, and be published again.
     is_silent: bool,
+    observed: Observed,
 }
 
 /// What a lane does next.
@@ -91,6 +94,7 @@ impl<C: Cursor> Lane<C> {
             size: batch,
             again: VecDeque::new(),
             is_silent: !state.confirms,
+            observed: Observed::default(),
         }
     }
 
@@ -283,8 +287,9 @@ impl<C: Cursor> Lane<C> {
     }
 
     /// Sends the commit of a batch, or each of a few rows; the answers are settled later.
-    fn commit(&self, batch: BatchId, items: Vec<Item>) -> Result<Option<Flying>, Fault> {
+    fn commit(&mut self, batch: BatchId, items: Vec<Item>) -> Result<Option<Flying>, Fault> {
         self.course.fence.check()?;
+        self.observed.batch_is_sent();
         let Some(last) = items.last() else {
             return Ok(None);
         };
@@ -306,6 +311,7 @@ impl<C: Cursor> Lane<C> {
     /// Settles an answer.
     async fn settle(&mut self, (items, answer): (Vec<Item>, Answer)) -> Result<Settled, Fault> {
         failpoint::reach(&self.course.owner, Point::Answered).await;
+        self.observe(&items, &answer);
         let refusal = match answer {
             Answer::Each(answers) => return self.settle_each(items, answers).await,
             Answer::Batch(Ok(last)) => {
@@ -319,7 +325,6 @@ impl<C: Cursor> Lane<C> {
             }
             Answer::Batch(Err(refusal)) => refusal,
         };
-        tracing::info!(stream = self.stream, events = items.len(), %refusal, "batch refused");
         match refusal {
             Refusal::TooMany { most } => {
                 self.most = most.clamp(1, self.most);

@@ -28,6 +28,7 @@ use crate::{
     executor::PROGRESS,
     handler::subscriber::MAX_CONCURRENCY,
     nats::{BusError, ConsumerSpec, Standing, StartFrom},
+    observer::ReplayChange,
     replay::{
         Replay, ReplayProgress, ReplayRange, ReplayRequest, ReplayState,
         tag::{ReplayCounters, ReplayTag, Replaying},
@@ -240,12 +241,9 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             let halted = CancellationToken::new();
             self.sources.spawn(source.run(part.pulling.clone(), halted));
         }
-        tracing::info!(
-            subscriber = &*self.desk.name,
-            replay = %self.replay.id,
-            over = self.progress.completed(),
-            "replay running"
-        );
+        let completed = self.progress.completed();
+        self.desk
+            .record(self.replay.id, ReplayChange::Running { completed });
         Ok(None)
     }
 
@@ -425,8 +423,8 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
 
     /// Writes the result to the bucket.
     async fn conclude(mut self, end: End, handled: Handled) -> Result<Worked, BusError> {
-        let (subscriber, id) = (&*self.desk.name, self.replay.id);
-        tracing::info!(subscriber, replay = %id, ?end, "replay stopped");
+        let stopped = ReplayChange::Stopped { end: &end };
+        self.desk.record(self.replay.id, stopped);
         if end == End::Lost {
             return Ok(Worked::For(handled));
         }

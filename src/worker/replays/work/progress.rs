@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use super::Work;
 use crate::{
     nats::BusError,
+    observer::ReplayChange,
     replay::{ReplayProgress, StreamProgress, tag::Count},
     worker::replays::issue::lasting,
 };
@@ -51,13 +52,13 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
         let why = stall.or(unknown).or_else(circuit);
         let why = why.or_else(|| executor.tally().why_unconfirmed());
         let before = self.progress.issue.take();
-        let (subscriber, id) = (&*self.desk.name, self.replay.id);
-        match (&before, &why) {
-            (None, Some(why)) => {
-                tracing::warn!(subscriber, replay = %id, why, "replay stalled");
-            }
-            (Some(_), None) => tracing::info!(subscriber, replay = %id, "replay continued"),
-            _ => {}
+        let change = match (&before, &why) {
+            (None, Some(why)) => Some(ReplayChange::Stalled { why }),
+            (Some(_), None) => Some(ReplayChange::Continued),
+            (None, None) | (Some(_), Some(_)) => None,
+        };
+        if let Some(change) = change {
+            self.desk.record(self.replay.id, change);
         }
         let now = why.map(|why| lasting(before.as_ref(), why));
         self.is_written &= now == before;
