@@ -7,7 +7,7 @@ use std::{
 
 use futures::future::join_all;
 
-use super::{in_flight_table::InFlightTable, source::Item};
+use super::{in_flight_table::InFlightTable, item::Item};
 use crate::{executor::Acknowledger, nats::AckHandle, position::Position};
 
 /// The pause before an unconfirmed ack is sent again.

@@ -143,7 +143,7 @@ impl CrashGuard {
     ) -> Disposition {
         let (delivery, halt) = (&*attempt.delivery, attempt.halt);
         let (stream, sequence) = (Arc::clone(&delivery.stream), delivery.sequence);
-        let key = format!("crash-marker.{}.{}", self.subscriber, handle.life());
+        let key = format!("crash-marker.{}.{}", self.subscriber, handle.passage());
         let disposition = match self.mark(&key, &stream, sequence).await {
             Ok(Marked::Tried) => {
                 let unmark = async {

@@ -20,7 +20,7 @@ use chrono::Utc;
 use tokio::{sync::RwLockReadGuard, time::Instant};
 use uuid::Uuid;
 
-use super::{crash_guard::CrashGuard, source::Item, status_reporter::StatusReporter};
+use super::{crash_guard::CrashGuard, item::Item, status_reporter::StatusReporter};
 use crate::{
     executor::{AckError, Acknowledger, Attempt, Delivery, Disposition, Executor, Past},
     handler::{
@@ -127,7 +127,7 @@ impl Parks {
         if let Some(park) = &park
             && handle.pass() != Some(park.id)
         {
-            let letter = letter(park, &handle.life());
+            let letter = letter(park, &handle.passage());
             let attempt = attempt.answered_by(&**handle);
             return Box::pin(executor.dead_letter(attempt, letter)).await;
         }
@@ -189,7 +189,7 @@ impl Parks {
         handle: &AckHandle,
         letter: &DeadLetter,
     ) -> Result<(), BusError> {
-        let life = handle.life();
+        let life = handle.passage();
         let has = |park: &Park| park.head.life == life;
         while !self.known().get(key).is_some_and(|known| has(&known.park)) {
             let (revision, found) = self.bus.park_of(&self.subscriber, key).await?;
@@ -198,7 +198,7 @@ impl Parks {
                 self.known().insert(key.to_owned(), found.into());
                 break;
             }
-            let (stream, sequence) = handle.origin();
+            let (stream, sequence) = handle.first_stored();
             let park = Park {
                 id: Uuid::now_v7(),
                 key: key.to_owned(),

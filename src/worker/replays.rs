@@ -23,8 +23,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    item::Item,
     lease::{Handled, Lease},
-    source::Item,
     status_reporter::StatusReporter,
 };
 use crate::{
@@ -34,7 +34,6 @@ use crate::{
     observer::{Observation, ReplayChange},
     replay::{Replay, ReplayState, tag::ReplayId},
 };
-pub(super) use filter::ReplayFilter;
 use issue::Issue;
 pub(super) use registry::ReplayRegistry;
 use work::Work;
@@ -58,7 +57,7 @@ pub(super) struct ReplayContext<S> {
     pub(super) name: Arc<str>,
     pub(super) subscriber: Arc<EventSubscriber<S>>,
     pub(super) executor: Arc<Executor<S>>,
-    pub(super) courses: Arc<ReplayRegistry>,
+    pub(super) registry: Arc<ReplayRegistry>,
     /// Weak: the runner waits until no sender is left, and replays wait for the events that the runner has of them.
     pub(super) runner: mpsc::WeakSender<Item>,
     /// What the previous instance has handled above the ack floors; only for an ordered subscriber.
@@ -205,7 +204,7 @@ impl<S: Send + Sync + 'static> Replays<S> {
 
     fn note(&mut self, replay: Replay) {
         let id = replay.id;
-        self.desk.courses.note(&replay);
+        self.desk.registry.note(&replay);
         if replay.state.is_final() {
             let was_open = self.open.remove(&id);
             let is_run = was_open.is_some_and(|open| open.send(replay.clone()).is_ok());

@@ -2,6 +2,7 @@
 //! wanted. Never pulls, and never decides an outcome.
 
 mod drain;
+mod sources;
 mod unhandled;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -18,10 +19,12 @@ use super::{
     crash_guard::CrashGuard,
     floors::Floors,
     in_flight_table::InFlightTable,
+    item::Item,
     lease::{Handled, Lease},
+    live::Live,
     parks::{Parks, key_of, may_pass},
     replays::{ReplayContext, ReplayRegistry, Replays},
-    source::{Item, Outlet, Source, until},
+    source::until,
     status_reporter::{Asked, Figures, StatusReporter},
     task_pool::{Begun, Dependencies, Finished, TaskPool},
 };
@@ -39,10 +42,6 @@ use crate::{
     replay::tag::{ReplayId, Replaying},
     task::yielding::yield_to_ready,
 };
-
-/// How many times as many events an ordered subscriber holds as it runs, so that a hot key does not leave capacity
-/// unused.
-const AHEAD_WHEN_ORDERED: usize = 8;
 
 /// How many deliveries are taken in at a time.
 const AT_A_TIME: usize = 256;
@@ -177,18 +176,18 @@ impl<S: Send + Sync + 'static> Runner<S> {
             self.executor.observers(),
         )
         .await?;
-        let courses = Arc::new(ReplayRegistry::default());
-        let outlet = Outlet {
-            to: to.clone(),
-            courses: Arc::clone(&courses),
+        let registry = Arc::new(ReplayRegistry::default());
+        let intake = Live {
+            bus: self.bus.clone(),
+            registry: Arc::clone(&registry),
         };
         let (consumers, start) = (&self.consumers, self.subscriber.start);
         self.floors.restore(&self.bus, consumers, start).await?;
         let mut opened = Vec::new();
         for consumer in consumers {
-            opened.push(self.source(&name, consumer, outlet.clone()).await?);
+            let source = self.source(&name, consumer, intake.clone(), to.clone());
+            opened.push(source.await?);
         }
-        drop(outlet);
         let mut sources = JoinSet::new();
         let mut hands = Vec::new();
         // No consumer is reset before all of them exist.
@@ -208,7 +207,7 @@ impl<S: Send + Sync + 'static> Runner<S> {
                 name: Arc::clone(&name),
                 subscriber: Arc::clone(&self.subscriber),
                 executor: Arc::clone(&self.executor),
-                courses,
+                registry,
                 runner: to.downgrade(),
                 before: before.clone(),
                 unclean,
@@ -255,37 +254,6 @@ impl<S: Send + Sync + 'static> Runner<S> {
             handled.insert(place, hands.handled());
         }
         Ok(handled)
-    }
-
-    async fn source(
-        &self,
-        name: &Arc<str>,
-        consumer: &ConsumerSpec,
-        to: Outlet,
-    ) -> Result<Source, BusError> {
-        let at_once = self.at_once();
-        // Each source has its share: none knows what the others have requested.
-        let memory = self.subscriber.memory / self.consumers.len().max(1);
-        let throttle = Arc::clone(self.executor.throttle());
-        let ahead = [1, AHEAD_WHEN_ORDERED][usize::from(self.subscriber.ordered)];
-        let capacity = at_once.saturating_mul(ahead).min(MAX_CONCURRENCY);
-        let hands = Arc::new(InFlightTable::new(capacity, memory, throttle));
-        let source = Source::open(&self.bus, name, consumer.clone(), hands, to).await?;
-        Ok(source.noting(&self.floors))
-    }
-
-    /// How many events are begun at once. With batches: as many as all concurrent batches hold, and for each handler
-    /// one batch that is being collected.
-    fn at_once(&self) -> usize {
-        let concurrency = self.subscriber.concurrency;
-        let batches = || self.subscriber.largest_batches();
-        let at_once = match batches().max() {
-            Some(largest) => {
-                batches().fold(concurrency.saturating_mul(largest), usize::saturating_add)
-            }
-            None => concurrency,
-        };
-        at_once.min(MAX_CONCURRENCY)
     }
 }
 

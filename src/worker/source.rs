@@ -14,23 +14,23 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     again::Again,
-    answers::{acknowledge_again, hand_back, pass_over, tell_progress},
+    answers::{acknowledge_again, hand_back, tell_progress},
     checkup::Checkup,
     crash_guard,
     floors::{Floor, Floors},
     in_flight_table::{InFlightTable, Taken, WentBack},
+    intake::Intake,
+    item::Item,
     lease::Handled,
-    replays::{ReplayFilter, ReplayRegistry},
 };
 use crate::{
     executor::{Delivery, PROGRESS},
     log::Lasting,
     nats::{
-        AckHandle, Bus, BusError, ConsumerLook, ConsumerSpec, Deliveries, PullError, Pulled,
-        Puller, PullerOptions,
+        Bus, BusError, ConsumerLook, ConsumerSpec, Deliveries, PullError, Pulled, Puller,
+        PullerOptions,
     },
     position::Position,
-    replay::tag::Replaying,
 };
 
 /// How many deliveries are taken before the loop checks anything else.
@@ -41,16 +41,7 @@ const LOOK: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// A delivery on its way through the runner.
-pub(super) struct Item {
-    pub(super) ack: Arc<AckHandle>,
-    pub(super) delivery: Delivery,
-    pub(super) hands: Arc<InFlightTable>,
-    /// Whether the event waits for an instance that handles it, and takes no capacity in the meantime.
-    pub(super) stands_aside: bool,
-}
-
-pub(super) struct Source {
+pub(super) struct Source<I> {
     bus: Bus,
     deliveries: Deliveries,
     subscriber: Arc<str>,
@@ -73,9 +64,8 @@ pub(super) struct Source {
     checkup: Checkup,
     puller: Puller,
     hands: Arc<InFlightTable>,
-    to: Outlet,
-    /// The replay whose consumer it is, and the filter of that replay.
-    replay: Option<(Arc<Replaying>, ReplayFilter)>,
+    intake: I,
+    to: mpsc::Sender<Item>,
     /// Acks of events that were handled here before.
     repeated: JoinSet<()>,
     /// While pulling is interrupted: when it is tried again.
@@ -84,13 +74,6 @@ pub(super) struct Source {
     /// Throttle the log: pulling is interrupted, and the consumer cannot be set up.
     interrupted: Lasting,
     unset: Lasting,
-}
-
-/// Where deliveries go.
-#[derive(Clone)]
-pub(super) struct Outlet {
-    pub(super) to: mpsc::Sender<Item>,
-    pub(super) courses: Arc<ReplayRegistry>,
 }
 
 /// Keeps the order of deliveries: none is taken behind one that was lost on its way.
@@ -109,13 +92,14 @@ impl Order {
     }
 }
 
-impl Source {
+impl<I: Intake> Source<I> {
     pub(super) async fn open(
         bus: &Bus,
         subscriber: &Arc<str>,
         consumer: ConsumerSpec,
         hands: Arc<InFlightTable>,
-        to: Outlet,
+        intake: I,
+        to: mpsc::Sender<Item>,
     ) -> Result<Self, BusError> {
         let created = bus.stream_created(&consumer.stream).await?;
         bus.check_consumer(&consumer).await?;
@@ -127,9 +111,13 @@ impl Source {
             stored_at,
         });
         let puller = puller(bus, &consumer).await?;
+        let mut deliveries = Deliveries::new(bus, subscriber);
+        if let Some(replay) = intake.replay() {
+            deliveries.of_replay(replay);
+        }
         Ok(Self {
             bus: bus.clone(),
-            deliveries: Deliveries::new(bus, subscriber),
+            deliveries,
             subscriber: Arc::clone(subscriber),
             consumer,
             order: None,
@@ -144,8 +132,8 @@ impl Source {
             checkup: Checkup::new(Instant::now()),
             puller,
             hands,
+            intake,
             to,
-            replay: None,
             repeated: JoinSet::new(),
             resume_at: None,
             pause: FIRST_PAUSE,
@@ -158,17 +146,10 @@ impl Source {
     pub(super) fn place(&self) -> String {
         let created = self.created.as_deref().unwrap_or_default();
         let stream = &self.consumer.stream;
-        match &self.replay {
-            Some((replay, _)) => format!("{stream} {created} {}", replay.mark.id),
+        match self.intake.replay() {
+            Some(replay) => format!("{stream} {created} {}", replay.mark.id),
             None => format!("{stream} {created}"),
         }
-    }
-
-    /// Makes this the source of a replay: all that the consumer delivers is part of it.
-    pub(super) fn of_replay(mut self, replay: &Arc<Replaying>, sieve: ReplayFilter) -> Self {
-        self.deliveries.of_replay(replay);
-        self.replay = Some((Arc::clone(replay), sieve));
-        self
     }
 
     /// From now on notes how far the consumer is.
@@ -327,9 +308,6 @@ impl Source {
             }
             order.next = order.next.saturating_add(1);
         }
-        if let Some(replay) = &mut delivery.replay {
-            self.to.courses.join(&self.bus, replay).await;
-        }
         if self.pause > FIRST_PAUSE {
             self.pause = FIRST_PAUSE;
             self.interrupted.is_over();
@@ -360,17 +338,9 @@ impl Source {
                     hands,
                     stands_aside: false,
                 };
-                let item = match &self.replay {
-                    Some((_, sieve)) => sieve.sift(item).await,
-                    None if item.ack.is_marker() => {
-                        pass_over(&item).await;
-                        None
-                    }
-                    None => Some(item),
-                };
-                if let Some(item) = item {
+                if let Some(item) = self.intake.admit(item).await {
                     // The runner takes what it can hold; when it has ended, so does this source.
-                    let _ = self.to.to.send(item).await;
+                    let _ = self.to.send(item).await;
                 }
             }
             Taken::Held => {

@@ -15,7 +15,7 @@ use futures::{FutureExt, task::AtomicWaker};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{parks::Parks, source::Item};
+use super::{item::Item, parks::Parks};
 use crate::{
     executor::{Attempt, Disposition, Executor},
     policy::{breaker::Permit, lanes::Ticket},

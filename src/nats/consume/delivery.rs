@@ -27,7 +27,7 @@ use crate::nats::{
         dead_letter::{Letter, size_of},
         ours,
         position::Places,
-        retry,
+        retry::{self, Origin},
     },
     stream::{messages::header_map, streams::retry_at_subject},
 };
@@ -188,11 +188,6 @@ fn put_by_another(schedule: &str) -> wire::ReadError {
     ))
 }
 
-fn header<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
-    let headers = message.headers.as_ref()?;
-    Some(headers.get(name)?.as_str())
-}
-
 impl AckHandle {
     /// Reports to the server that the delivery is still in flight; the report may be lost.
     pub(crate) async fn progress(&self) -> Result<(), AckError> {
@@ -205,8 +200,8 @@ impl AckHandle {
     }
 
     /// Identifies the event's passage through its subscriber, from its first delivery or from a redrive: one word.
-    pub(crate) fn life(&self) -> String {
-        retry::id_of(self)
+    pub(crate) fn passage(&self) -> String {
+        retry::id_of(&self.origin())
     }
 
     /// The park of its key that it may pass, because it was redriven in it.
@@ -252,8 +247,20 @@ impl AckHandle {
     }
 
     /// The stream and the sequence where the event was first stored.
-    pub(crate) fn origin(&self) -> (&str, u64) {
+    pub(crate) fn first_stored(&self) -> (&str, u64) {
         (&self.stream, self.sequence)
+    }
+
+    /// What its retries carry of it.
+    fn origin(&self) -> Origin<'_> {
+        Origin {
+            subscriber: &self.subscriber,
+            message: &self.message,
+            stream: &self.stream,
+            sequence: self.sequence,
+            identity: self.identity(),
+            replay: self.mark(),
+        }
     }
 
     /// An identity that no other event ever has.
@@ -270,7 +277,7 @@ impl AckHandle {
             subscriber: &self.subscriber,
             message: &self.message,
             subject: &self.message.subject,
-            message_id: message_id(&self.message),
+            message_id: retry::message_id(&self.message),
             stream: &self.stream,
             sequence: self.sequence,
             identity: self.identity(),
@@ -349,8 +356,8 @@ impl Acknowledger for AckHandle {
             return Ok(());
         }
         let due = Utc::now() + after.min(LONGEST_DELAY);
-        let subject = retry_at_subject(&self.subscriber, &retry::id_of(self));
-        let headers = retry::headers(self, past, due);
+        let subject = retry_at_subject(&self.subscriber, &self.passage());
+        let headers = retry::headers(&self.origin(), past, due);
         let payload = self.message.payload.clone();
         // Boxed, because most deliveries are only acknowledged.
         Box::pin(self.bus.store(subject, headers, payload)).await?;
@@ -359,7 +366,7 @@ impl Acknowledger for AckHandle {
 
     /// False when the server would refuse the message for its size, with the headers that a retry adds.
     fn can_come_again(&self, past: &Past) -> bool {
-        let headers = size_of(&retry::headers(self, past, Utc::now()));
+        let headers = size_of(&retry::headers(&self.origin(), past, Utc::now()));
         headers <= wire::MAX_HEADER_BYTES
             && headers + self.message.payload.len() <= self.bus.max_payload()
     }
@@ -379,9 +386,4 @@ impl Acknowledger for AckHandle {
         self.answer(reason).await?;
         Ok(stored)
     }
-}
-
-/// The message id that the publisher has set.
-pub(in crate::nats) fn message_id(message: &Message) -> Option<&str> {
-    header(message, wire::MESSAGE_ID)
 }

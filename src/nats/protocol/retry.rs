@@ -1,5 +1,7 @@
 //! The data that a message carries from its failure to its next attempt. Never decides when that is.
 
+use std::borrow::Cow;
+
 use async_nats::{HeaderMap, Message};
 use chrono::{DateTime, Utc};
 use tidings_contract::{Envelope, wire};
@@ -13,7 +15,6 @@ use super::{
 };
 use crate::nats::{
     StoredMessage,
-    consume::delivery::{AckHandle, message_id},
     kv::park::PASS,
     stream::streams::{RETRIES as RETRIES_STREAM, retry_at_subject, retry_subject},
 };
@@ -129,9 +130,23 @@ fn scheduled_by_another(headers: &HeaderMap, subscriber: &str) -> Option<String>
     other.map(|value| value.as_str().to_owned())
 }
 
+/// A delivered event, as far as its retries carry it.
+pub(in crate::nats) struct Origin<'a> {
+    pub(in crate::nats) subscriber: &'a str,
+    /// In its original form.
+    pub(in crate::nats) message: &'a Message,
+    /// The position at which the event was first stored.
+    pub(in crate::nats) stream: &'a str,
+    pub(in crate::nats) sequence: u64,
+    /// An identity that no other event ever has.
+    pub(in crate::nats) identity: Cow<'a, str>,
+    /// The replay that it belongs to.
+    pub(in crate::nats) replay: Option<&'a ReplayTag>,
+}
+
 /// The original's headers with the data for the next attempt, due at a time.
-pub(in crate::nats) fn headers(ack: &AckHandle, past: &Past, due: DateTime<Utc>) -> HeaderMap {
-    let message = ack.message();
+pub(in crate::nats) fn headers(origin: &Origin<'_>, past: &Past, due: DateTime<Utc>) -> HeaderMap {
+    let message = origin.message;
     let mut headers = HeaderMap::new();
     for (name, values) in message.headers.iter().flat_map(HeaderMap::iter) {
         if is_natss(name.as_ref()) {
@@ -144,13 +159,12 @@ pub(in crate::nats) fn headers(ack: &AckHandle, past: &Past, due: DateTime<Utc>)
     if let Some(id) = message_id(message) {
         headers.insert(ORIGINAL_ID, id);
     }
-    if let Some(replay) = ack.mark() {
+    if let Some(replay) = origin.replay {
         replay_tag::write(&mut headers, replay);
     }
-    let (stream, sequence) = ack.origin();
-    headers.insert(STREAM, stream);
-    headers.insert(SEQUENCE, sequence.to_string());
-    headers.insert(IDENTITY, &*ack.identity());
+    headers.insert(STREAM, origin.stream);
+    headers.insert(SEQUENCE, origin.sequence.to_string());
+    headers.insert(IDENTITY, &*origin.identity);
     headers.insert(FAILURES, past.failures.to_string());
     if past.deferrals > 0 {
         headers.insert(PUT_OFF, past.deferrals.min(MOST_PUT_OFF).to_string());
@@ -159,7 +173,7 @@ pub(in crate::nats) fn headers(ack: &AckHandle, past: &Past, due: DateTime<Utc>)
         headers.insert(FIRST_FAILED_AT, time(at));
     }
     headers.insert("Nats-Schedule", format!("@at {}", time(due)));
-    let target = retry_subject(ack.subscriber(), message.subject.as_str());
+    let target = retry_subject(origin.subscriber, message.subject.as_str());
     headers.insert("Nats-Schedule-Target", target);
     // No message id: the subject identifies the event, and a schedule with the same subject replaces the previous one.
     // With an id, the failure of an event that is delivered again from the beginning would be dropped as a duplicate.
@@ -220,16 +234,22 @@ impl Waiting {
 
 /// Identifies the event's passage through its subscriber, from its first delivery or from a redrive: a word for a
 /// subject.
-pub(in crate::nats) fn id_of(ack: &AckHandle) -> String {
-    let headers = ack.message().headers.as_ref();
+pub(in crate::nats) fn id_of(origin: &Origin<'_>) -> String {
+    let headers = origin.message.headers.as_ref();
     let redrive = headers.and_then(|headers| headers.get(REDRIVE));
     let redrive = redrive.map_or("", |redrive| redrive.as_str());
-    let replay = ack.mark().map(|mark| mark.id.to_string());
+    let replay = origin.replay.map(|replay| replay.id.to_string());
     let replay = replay.unwrap_or_default();
-    let life = format!("{}/{redrive}{replay}", ack.identity());
+    let life = format!("{}/{redrive}{replay}", origin.identity);
     Uuid::new_v5(&Uuid::NAMESPACE_OID, life.as_bytes())
         .simple()
         .to_string()
+}
+
+/// The message id that the publisher has set.
+pub(in crate::nats) fn message_id(message: &Message) -> Option<&str> {
+    let headers = message.headers.as_ref()?;
+    Some(headers.get(wire::MESSAGE_ID)?.as_str())
 }
 
 fn is_natss(name: &str) -> bool {

@@ -89,7 +89,7 @@ impl AckHandle {
 
     /// Whether the message that was dead-lettered will be delivered; false if it is this message.
     async fn comes(&self, noted: &Noted) -> Result<bool, BusError> {
-        if self.origin() == (&noted.stream, noted.sequence) {
+        if self.first_stored() == (&noted.stream, noted.sequence) {
             return Ok(false);
         }
         let kept = match self.bus().kept(&noted.stream, noted.sequence).await {

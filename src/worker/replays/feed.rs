@@ -11,7 +11,7 @@ use crate::{
     executor::{Executor, replay::Rehearsed},
     policy::rate::Bucket,
     replay::{RehearsedEvents, ReplayRequest, UndecodableEvent},
-    worker::{answers::hand_back, source::Item},
+    worker::{answers::hand_back, item::Item},
 };
 
 /// How many events are received at a time.

@@ -23,7 +23,6 @@ use super::{
     filter::{Found, ReplayFilter},
     issue::Issue,
 };
-use crate::worker::source;
 use crate::{
     executor::PROGRESS,
     handler::subscriber::MAX_CONCURRENCY,
@@ -34,10 +33,8 @@ use crate::{
         tag::{ReplayCounters, ReplayTag, Replaying},
     },
     worker::{
-        answers::tell_progress,
-        in_flight_table::InFlightTable,
-        lease::Handled,
-        source::{Item, Source},
+        answers::tell_progress, in_flight_table::InFlightTable, item::Item, lease::Handled,
+        source::Source,
     },
 };
 
@@ -117,7 +114,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
         progress.began_at.get_or_insert_with(Utc::now);
         let found = Arc::new(Found::default());
         *found.rehearsal() = progress.rehearsal.clone().unwrap_or_default();
-        let course = desk.courses.of(replay.id);
+        let course = desk.registry.of(replay.id);
         for (what, count) in counts(&mut progress) {
             course.set(what, *count);
         }
@@ -189,10 +186,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
         let (fed, from) = mpsc::channel(MAX_CONCURRENCY);
         let direct = self.direct();
         let is_fed = direct.is_none();
-        let to = source::Outlet {
-            to: direct.unwrap_or(fed),
-            courses: Arc::clone(&self.desk.courses),
-        };
+        let to = direct.unwrap_or(fed);
         let mut sources = Vec::new();
         for range in self.replay.ranges.clone() {
             if let Some(why) = self.is_another(&range).await? {
@@ -209,10 +203,11 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             self.desk.bus.restore_consumer(&consumer, start).await?;
             let kept = self.kept.remove(&range.stream);
             let hands = kept.unwrap_or_else(|| Arc::new(self.hands()));
-            let opening =
-                Source::open(&self.desk.bus, &self.desk.name, consumer, hands, to.clone());
-            let sieve = ReplayFilter::new(&range, &self.replay.request, self.course(), &self.found);
-            let mut source = opening.await?.of_replay(&self.replaying, sieve);
+            let (bus, name) = (&self.desk.bus, &self.desk.name);
+            let request = &self.replay.request;
+            let filter = ReplayFilter::new(&range, request, &self.replaying, &self.found);
+            let opening = Source::open(bus, name, consumer, hands, filter, to.clone());
+            let mut source = opening.await?;
             if !source.is_of(&range.incarnation) {
                 return Ok(Some(another(&range)));
             }

@@ -9,7 +9,7 @@ use crate::{
     executor::{Disposition, PROGRESS},
     worker::{
         answers::{hand_back, tell_progress},
-        source::Item,
+        item::Item,
     },
 };
 

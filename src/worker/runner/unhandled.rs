@@ -8,7 +8,7 @@ use super::Run;
 use crate::{
     executor::{Attempt, Disposition},
     policy::breaker::Permit,
-    worker::source::Item,
+    worker::item::Item,
 };
 
 impl<S: Send + Sync + 'static> Run<S> {

@@ -6,13 +6,13 @@ use tokio::{task::JoinError, time::Instant};
 use super::Source;
 use crate::{
     nats::{BusError, ConsumerLook, PullError},
-    worker::checkup::Verdict,
+    worker::{checkup::Verdict, intake::Intake},
 };
 
 /// The server's error code for a missing consumer.
 const GONE: u64 = 10014;
 
-impl Source {
+impl<I: Intake> Source<I> {
     /// Learns the ack floor, where a deleted consumer begins again, and detects the deletion: a source without capacity
     /// requests nothing, and so is not notified, while the events in flight of an ordered subscriber wait until their
     /// acks are confirmed.

@@ -10,9 +10,10 @@ use crate::{
     nats::{BusError, PullError, StartFrom},
     policy::start::shifted,
     position::Position,
+    worker::intake::Intake,
 };
 
-impl Source {
+impl<I: Intake> Source<I> {
     /// Pauses pulling because the consumer does not answer; the events in flight continue.
     pub(super) fn interrupt(&mut self, error: &PullError) {
         let (stream, pause) = (&self.consumer.stream, self.pause);
@@ -67,7 +68,7 @@ impl Source {
         let created = self.bus.stream_created(&self.consumer.stream).await?;
         // Looks at the previous consumer do not count.
         self.looks = JoinSet::new();
-        if self.replay.is_some() && created != self.created {
+        if self.intake.replay().is_some() && created != self.created {
             return Err(BusError::Broken {
                 subject: self.consumer.durable.clone(),
                 reason: "the stream of the replay was recreated, or is gone".to_owned(),
