@@ -201,7 +201,7 @@ impl<S: Send + Sync + 'static> Worker<S> {
         // Dropped at the end too: until then the workers answer status requests, also while they drain.
         let mut answering: JoinSet<()> = runners
             .iter()
-            .map(|runner| Arc::clone(&runner.board).answer(self.bus.clone()))
+            .map(|runner| Arc::clone(&runner.reporter).answer(self.bus.clone()))
             .collect();
         let mut inspecting = JoinSet::new();
         if !runners.is_empty() {
@@ -291,11 +291,12 @@ impl<S: Send + Sync + 'static> Worker<S> {
             );
             let executor = executor.among(in_flight);
             let (throttle, tally) = (executor.throttle(), executor.tally());
-            let board = StatusReporter::new(&subscriber, &consumers, throttle, tally, inspection);
+            let reporter =
+                StatusReporter::new(&subscriber, &consumers, throttle, tally, inspection);
             runners.push(Runner {
                 bus: self.bus.clone(),
                 executor: Arc::new(executor),
-                board: Arc::new(board),
+                reporter: Arc::new(reporter),
                 subscriber,
                 consumers,
                 floors: Arc::default(),

@@ -14,7 +14,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
             subject: &delivery.subject,
             stream: &delivery.stream,
             sequence: delivery.sequence,
-            replay: delivery.replay.as_ref().map(|replay| replay.mark.id),
+            replay: delivery.replay.as_ref().map(|replay| replay.tag.id),
         };
         self.observers.tell(&Observation::Delivery(of, end));
     }

@@ -62,7 +62,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         self.record(attempt.delivery, DeliveryEnd::Skipped);
         let (disposition, _) = self.confirm(&attempt, &Outcome::Ack).await;
         if let (Disposition::Settled, Some(replay)) = (disposition, &attempt.delivery.replay) {
-            replay.course.add(Count::Skipped, 1);
+            replay.counters.add(Count::Skipped, 1);
         }
         disposition
     }
@@ -80,7 +80,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         let is_old = !replay.is_retry && failure.verdict == Verdict::OutsideInbox;
         if is_old {
             let why = "the replay is too old: the inbox remembers handled events for 13 days; start another replay";
-            replay.course.fail(why.to_owned());
+            replay.counters.fail(why.to_owned());
         }
         is_old
     }

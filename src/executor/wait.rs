@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn in_order_it_waits_for_an_hour_at_once_and_is_then_given_up() {
+    async fn in_order_it_waits_for_an_hour_at_once_and_is_then_dead_lettered() {
         let subscriber = EventSubscriber::durable("w").on(handle).ordered_by_key();
         let executor = Executor::new(Arc::new(subscriber), Arc::new(()), &Observers::default());
         let (mut delivery, answers) = (delivery(1), Answers::default());
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_no_replica_handles_is_given_up_after_an_hour() {
+    async fn a_name_that_no_instance_handles_is_dead_lettered_after_an_hour() {
         assert_eq!(left(1).await, ["hand back"]);
         assert_eq!(left(LEFT_AT_MOST).await, ["hand back"]);
         let dead_lettered = ["unknown: no instance of w handles user.renamed"];

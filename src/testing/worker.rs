@@ -379,7 +379,7 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
             && first.key().0 <= self.elapsed
         {
             match first.remove() {
-                Resting::InLane(turn, delivery) => self.lanes.again(turn, delivery),
+                Resting::InLane(ticket, delivery) => self.lanes.again(ticket, delivery),
                 Resting::Away(delivery) => self.admit(delivery),
             }
         }
@@ -390,8 +390,8 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
     async fn work(&mut self, fate: Fate) {
         while self.lanes.is_ready() {
             match self.executor.throttle().begin(|| self.lanes.start()) {
-                Begin::Begun((turn, delivery), permit) => {
-                    self.attempt(turn, delivery, permit, fate).await;
+                Begin::Begun((ticket, delivery), permit) => {
+                    self.attempt(ticket, delivery, permit, fate).await;
                 }
                 Begin::Later(moment) => self.skip(self.executor.throttle().until(moment)),
                 Begin::Nothing => return,
@@ -399,7 +399,13 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
         }
     }
 
-    async fn attempt(&mut self, turn: Ticket, mut delivery: Delivery, permit: Permit, fate: Fate) {
+    async fn attempt(
+        &mut self,
+        ticket: Ticket,
+        mut delivery: Delivery,
+        permit: Permit,
+        fate: Fate,
+    ) {
         let number = delivery.next_attempt();
         let (halt, dies) = (CancellationToken::new(), Arc::new(Notify::new()));
         let answers = fate.answers(&dies);
@@ -411,7 +417,7 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
             permit,
         });
         let Some(disposition) = fate.befall(run, &halt, &dies).await else {
-            return self.lanes.finish(turn);
+            return self.lanes.finish(ticket);
         };
         let (retry, recorded) = (answers.retry(), self.recorder.take());
         let was_handed_back = recorded.outcome.is_none();
@@ -431,12 +437,12 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
         match disposition {
             // An event that no handler takes is for another instance.
             Disposition::RetryLocally(after) if !was_handed_back => {
-                self.lanes.rest(&turn);
-                self.rest(after, Resting::InLane(turn, delivery));
+                self.lanes.rest(&ticket);
+                self.rest(after, Resting::InLane(ticket, delivery));
                 return;
             }
             Disposition::Settled | Disposition::Abandoned | Disposition::RetryLocally(_) => {
-                self.lanes.finish(turn);
+                self.lanes.finish(ticket);
             }
         }
         if let Some(after) = retry {

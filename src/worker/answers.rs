@@ -14,10 +14,10 @@ use crate::{executor::Acknowledger, nats::AckHandle, position::Position};
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// Sends progress for deliveries in flight. Without it the server would redeliver them to another instance.
-pub(super) async fn tell_progress(subscriber: &str, hands: &InFlightTable, age: Duration) {
-    for ack in hands.older_than(age) {
+pub(super) async fn tell_progress(subscriber: &str, in_flight: &InFlightTable, age: Duration) {
+    for ack in in_flight.older_than(age) {
         if let Err(error) = ack.progress().await {
-            if let Some(unsaid) = hands.untold().again(Instant::now()) {
+            if let Some(unsaid) = in_flight.untold().again(Instant::now()) {
                 tracing::warn!(subscriber, %error, unsaid, "progress not sent: the event may be redelivered");
             }
             return;
@@ -29,24 +29,24 @@ pub(super) async fn tell_progress(subscriber: &str, hands: &InFlightTable, age: 
 /// must be recognized.
 pub(super) async fn acknowledge_again(
     ack: Arc<AckHandle>,
-    hands: Arc<InFlightTable>,
+    in_flight: Arc<InFlightTable>,
     at: Position,
 ) {
     while let Err(error) = ack.ack().await {
         let sequence = at.sequence;
-        if let Some(unsaid) = hands.ack_pending().again(Instant::now()) {
+        if let Some(unsaid) = in_flight.ack_pending().again(Instant::now()) {
             tracing::warn!(sequence, %error, unsaid, "handled event not acknowledged");
         }
         tokio::time::sleep(PAUSE).await;
     }
-    hands.release(at);
+    in_flight.release(at);
 }
 
 /// Acknowledges a message that is not an event. If the ack is lost, the message is redelivered and acknowledged again.
 pub(super) async fn pass_over(item: &Item) {
     match item.ack.ack_unconfirmed().await {
-        Ok(()) => item.hands.release(item.delivery.position),
-        Err(_) => item.hands.let_go(item.delivery.position),
+        Ok(()) => item.in_flight.release(item.delivery.position),
+        Err(_) => item.in_flight.let_go(item.delivery.position),
     }
 }
 

@@ -33,7 +33,7 @@ pub(super) const DELIVERIES: u32 = 3;
 pub(super) const UNCLEAN: u32 = 2;
 /// How long a suspect waits for running events, at most; never longer than its timeout. Meanwhile no other event
 /// begins.
-const TURN: Duration = Duration::from_secs(30);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// How long other events wait for a suspect, at most. After that, a death is no longer attributed to it.
 const ALONE: Duration = Duration::from_secs(60);
 /// How many processes have to die of an event.
@@ -111,9 +111,9 @@ impl CrashGuard {
     ) -> Disposition {
         let delivery = &*attempt.delivery;
         if delivery.is_suspect && executor.takes(delivery) {
-            let turn = executor.timeout().min(TURN);
-            let turn = tokio::time::timeout(turn, BESIDE.write());
-            match attempt.halt.run_until_cancelled(turn).await {
+            let wait = executor.timeout().min(LONGEST_WAIT);
+            let alone = tokio::time::timeout(wait, BESIDE.write());
+            match attempt.halt.run_until_cancelled(alone).await {
                 Some(Ok(alone)) => {
                     let running = self.run_marked(executor, attempt, handle, alone);
                     // Boxed, like everything that is rare: a task is as large as the largest thing that it may do.
@@ -329,10 +329,10 @@ mod tests {
     }
 
     #[test]
-    fn fuzz_marks_of_suspects() {
+    fn fuzz_crash_markers() {
         let seed = r#"{"stream":"EVENTS","sequence":18446744073709551615,"since":"2026-11-21T09:30:00Z",
             "processes":["0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11"]}"#;
-        tidings_fuzz::fuzz_json("mark of a suspect", &[seed], |value| {
+        tidings_fuzz::fuzz_json("crash marker", &[seed], |value| {
             let marker = read(value);
             let letter = letter(&marker, u32::MAX);
             assert_eq!(letter.attempts, u32::MAX);

@@ -345,7 +345,7 @@ impl InFlightTable {
     }
 
     /// Whether there is capacity for more events, with room for the largest message.
-    pub(super) fn has_place(&self, largest: usize) -> bool {
+    pub(super) fn has_room(&self, largest: usize) -> bool {
         let (free, _) = self.free();
         let is_empty = self.inner().held.is_empty();
         free > 0 && (is_empty || self.bytes_free() > 2 * largest)

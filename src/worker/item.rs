@@ -10,7 +10,7 @@ pub(super) struct Item {
     pub(super) delivery: Delivery,
     pub(super) ack: Arc<AckHandle>,
     /// Holds the delivery until it is settled, or let go.
-    pub(super) hands: Arc<InFlightTable>,
+    pub(super) in_flight: Arc<InFlightTable>,
     /// Whether the event waits for an instance that handles it, and takes no capacity in the meantime.
-    pub(super) stands_aside: bool,
+    pub(super) waits_unhandled: bool,
 }

@@ -86,13 +86,13 @@ impl Parks {
         bus: &Bus,
         subscriber: &EventSubscriber<S>,
         crash_guard: CrashGuard,
-        board: &StatusReporter,
+        reporter: &StatusReporter,
         observers: &Observers,
     ) -> Result<Arc<Self>, BusError> {
         let mut known = HashMap::new();
         if subscriber.ordered {
             let (parks, bad) = bus.parks(Some(subscriber.name())).await?;
-            bad.into_iter().for_each(|entry| board.skips(entry));
+            bad.into_iter().for_each(|entry| reporter.skips(entry));
             let parks = parks.into_iter();
             known.extend(parks.map(|(_, park)| (park.key.clone(), park.into())));
         }

@@ -54,7 +54,7 @@ pub(super) struct Runner<S> {
     pub(super) bus: Bus,
     pub(super) subscriber: Arc<EventSubscriber<S>>,
     pub(super) executor: Arc<Executor<S>>,
-    pub(super) board: Arc<StatusReporter>,
+    pub(super) reporter: Arc<StatusReporter>,
     pub(super) consumers: Vec<ConsumerSpec>,
     pub(super) floors: Arc<Floors>,
 }
@@ -68,8 +68,8 @@ struct Run<S> {
     subscriber: Arc<EventSubscriber<S>>,
     lanes: Lanes<Item>,
     /// The events that wait for their batch.
-    gather: Batcher<(usize, Option<ReplayId>), Begun>,
-    crew: TaskPool<S>,
+    batcher: Batcher<(usize, Option<ReplayId>), Begun>,
+    tasks: TaskPool<S>,
     /// Events that are being left to other instances.
     leaving: JoinSet<()>,
     /// The events that are run again later, by time.
@@ -80,8 +80,9 @@ struct Run<S> {
     later: Option<Instant>,
     /// How much the sources may request, as they were last notified.
     pulls: Pulls,
-    hands: Vec<Arc<InFlightTable>>,
-    board: Arc<StatusReporter>,
+    /// What is in flight, for each source.
+    in_flight: Vec<Arc<InFlightTable>>,
+    reporter: Arc<StatusReporter>,
     asked: Asked,
     halt: CancellationToken,
 }
@@ -99,9 +100,9 @@ impl<S: Send + Sync + 'static> Runner<S> {
                 let worked = self.work(&Handled::new(), 0, &stop, &halt).await;
                 worked.map(drop)
             };
-            self.board.ended();
+            self.reporter.ended();
             if let Err(error) = worked {
-                self.board.cannot_begin(error.to_string());
+                self.reporter.cannot_begin(error.to_string());
                 stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
             }
         }
@@ -119,25 +120,25 @@ impl<S: Send + Sync + 'static> Runner<S> {
             self.bus.open_state(&consumer.stream).await?;
         }
         let lease = Lease::new(&self.bus, self.subscriber.name(), self.executor.observers());
-        self.board.stands_by();
-        let tell = |why_not| self.board.knows_lease(why_not);
+        self.reporter.stands_by();
+        let tell = |why_not| self.reporter.knows_lease(why_not);
         let acquiring = lease.acquire(stop, tell);
         let watched = self.floors.watch(&self.bus, &self.consumers, acquiring);
         let Some(mut tenure) = watched.await else {
             return Ok(());
         };
-        self.board.has_lease();
+        self.reporter.has_lease();
         let (stop, halt) = (stop.child_token(), halt.child_token());
         let mut before = std::mem::take(&mut tenure.handled);
-        for (place, handled) in std::mem::take(known) {
-            before.entry(place).or_default().extend(handled);
+        for (stream_id, handled) in std::mem::take(known) {
+            before.entry(stream_id).or_default().extend(handled);
         }
         let unclean = tenure.unclean;
         let mut working = std::pin::pin!(self.work(&before, unclean, &stop, &halt));
         let worked = tokio::select! {
             worked = &mut working => worked,
             () = lease.hold(&mut tenure) => {
-                self.board.drains();
+                self.reporter.drains();
                 stop.cancel();
                 halt.cancel();
                 let worked = working.await;
@@ -172,7 +173,7 @@ impl<S: Send + Sync + 'static> Runner<S> {
             &self.bus,
             &self.subscriber,
             crash_guard,
-            &self.board,
+            &self.reporter,
             self.executor.observers(),
         )
         .await?;
@@ -189,13 +190,13 @@ impl<S: Send + Sync + 'static> Runner<S> {
             opened.push(source.await?);
         }
         let mut sources = JoinSet::new();
-        let mut hands = Vec::new();
+        let mut in_flight = Vec::new();
         // No consumer is reset before all of them exist.
         for mut source in opened {
             if self.subscriber.ordered {
                 source = source.ordered(before, unclean).await?;
             }
-            hands.push(Arc::clone(source.hands()));
+            in_flight.push(Arc::clone(source.in_flight()));
             sources.spawn(source.run(stop.clone(), halt.clone()));
         }
         let ended = CancellationToken::new();
@@ -212,13 +213,13 @@ impl<S: Send + Sync + 'static> Runner<S> {
                 before: before.clone(),
                 unclean,
                 at_once: self.at_once(),
-                board: Arc::clone(&self.board),
+                reporter: Arc::clone(&self.reporter),
                 stop: stop.clone(),
                 ended: ended.clone(),
             },
             to,
         ));
-        let means = Dependencies {
+        let dependencies = Dependencies {
             executor: Arc::clone(&self.executor),
             parks: Arc::clone(&parks),
             halt: halt.clone(),
@@ -230,17 +231,17 @@ impl<S: Send + Sync + 'static> Runner<S> {
             ordered: self.subscriber.ordered,
             subscriber: Arc::clone(&self.subscriber),
             lanes: Lanes::new(self.at_once()),
-            gather: Batcher::default(),
-            crew: TaskPool::new(means),
+            batcher: Batcher::default(),
+            tasks: TaskPool::new(dependencies),
             leaving: JoinSet::new(),
             resting: BTreeMap::new(),
             rested: 0,
             throttle: Arc::clone(self.executor.throttle()),
             later: None,
             pulls: Pulls::All,
-            asked: self.board.works(&hands),
-            board: Arc::clone(&self.board),
-            hands,
+            asked: self.reporter.works(&in_flight),
+            reporter: Arc::clone(&self.reporter),
+            in_flight,
             halt: halt.clone(),
         };
         run.run(arriving, stop).await;
@@ -250,8 +251,8 @@ impl<S: Send + Sync + 'static> Runner<S> {
             handled.extend(unpanicked(ended));
         }
         while let Some(ended) = sources.join_next().await {
-            let (place, hands) = unpanicked(ended);
-            handled.insert(place, hands.handled());
+            let (stream_id, in_flight) = unpanicked(ended);
+            handled.insert(stream_id, in_flight.handled());
         }
         Ok(handled)
     }
@@ -264,7 +265,7 @@ impl<S: Send + Sync + 'static> Run<S> {
             let due = self.due();
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = self.crew.has_done() => {}
+                () = self.tasks.has_done() => {}
                 1.. = arriving.recv_many(&mut came, AT_A_TIME) => {}
                 () = until(due), if due.is_some() => self.wake(),
                 Some(asked) = self.asked.recv() => {
@@ -275,7 +276,7 @@ impl<S: Send + Sync + 'static> Run<S> {
                 }
             }
             yield_to_ready().await;
-            for finished in self.crew.take_done() {
+            for finished in self.tasks.take_done() {
                 self.finish(finished);
             }
             while came.len() < AT_A_TIME
@@ -287,7 +288,7 @@ impl<S: Send + Sync + 'static> Run<S> {
             self.start();
             self.tell_sources();
         }
-        self.board.drains();
+        self.reporter.drains();
         self.drain(arriving).await;
     }
 
@@ -303,43 +304,50 @@ impl<S: Send + Sync + 'static> Run<S> {
             true => Priority::Replay,
             false => Priority::Live,
         };
-        let turn = Ticket { key, priority };
-        if self.lanes.is_held_up(&turn) {
-            item.hands.hold_up();
+        let ticket = Ticket { key, priority };
+        if self.lanes.is_held_up(&ticket) {
+            item.in_flight.hold_up();
         }
-        self.lanes.admit(turn, item);
+        self.lanes.admit(ticket, item);
     }
 
     /// When the next resting event, permit or batch is due.
     fn due(&self) -> Option<Instant> {
         let rested = self.resting.first_key_value().map(|((due, _), _)| *due);
         // A batch that is due has to wait for free concurrency.
-        let batch = self.gather.due().filter(|_| self.has_a_hand());
+        let batch = self.batcher.due().filter(|_| self.has_free_task());
         rested.into_iter().chain(self.later).chain(batch).min()
     }
 
     /// How many events are being handled.
     fn attempts(&self) -> usize {
-        self.lanes.running() - self.gather.len()
+        self.lanes.running() - self.batcher.len()
     }
 
-    fn has_a_hand(&self) -> bool {
-        self.crew.at_work() < self.subscriber.concurrency
+    fn has_free_task(&self) -> bool {
+        self.tasks.at_work() < self.subscriber.concurrency
     }
 
     /// Begins ready events, as far as concurrency, circuit and rate limit allow.
     fn start(&mut self) {
         self.later = None;
         if self.throttle.pulls() != Pulls::All {
-            self.scatter();
-            if !self.has_a_hand() {
+            self.flush();
+            if !self.has_free_task() {
                 return;
             }
         }
         let now = Instant::now();
         loop {
             match self.throttle.begin(|| self.lanes.start()) {
-                Begin::Begun((turn, item), permit) => self.begin(Begun { turn, item, permit }, now),
+                Begin::Begun((ticket, item), permit) => self.begin(
+                    Begun {
+                        ticket,
+                        item,
+                        permit,
+                    },
+                    now,
+                ),
                 Begin::Later(moment) => {
                     self.later = Some(moment.into());
                     break;
@@ -347,8 +355,8 @@ impl<S: Send + Sync + 'static> Run<S> {
                 Begin::Nothing => break,
             }
         }
-        while self.has_a_hand()
-            && let Some(batch) = self.gather.ready(now)
+        while self.has_free_task()
+            && let Some(batch) = self.batcher.ready(now)
         {
             self.attempt_batch(batch);
         }
@@ -358,11 +366,11 @@ impl<S: Send + Sync + 'static> Run<S> {
     fn attempt_batch(&mut self, mut batch: Vec<Begun>) {
         if batch.iter().any(is_void) {
             for void in batch.extract_if(.., |begun| is_void(begun)) {
-                self.crew.attempt(void);
+                self.tasks.attempt(void);
             }
         }
         if !batch.is_empty() {
-            self.crew.attempt_batch(batch);
+            self.tasks.attempt_batch(batch);
         }
     }
 
@@ -371,27 +379,32 @@ impl<S: Send + Sync + 'static> Run<S> {
         let envelope = begun.item.delivery.event();
         let replay = begun.item.delivery.replay.as_deref();
         let batching = envelope.and_then(|envelope| self.subscriber.batching(envelope, replay));
-        let (key, item) = (begun.turn.key.as_deref(), &begun.item);
+        let (key, item) = (begun.ticket.key.as_deref(), &begun.item);
         let is_alone = begun.permit.is_probe()
             || item.delivery.is_suspect
             || is_void(&begun)
             || self.parks.concerns(key, &item.ack);
         match batching.filter(|_| !is_alone) {
             Some((handler, batching)) => {
-                let of = (handler, replay.map(|replay| replay.mark.id));
-                self.gather.add(of, batching, begun, now);
+                let of = (handler, replay.map(|replay| replay.tag.id));
+                self.batcher.add(of, batching, begun, now);
             }
-            None => self.crew.attempt(begun),
+            None => self.tasks.attempt(begun),
         }
     }
 
     /// While the circuit is open no batch begins: the events that wait for one wait for the circuit.
-    fn scatter(&mut self) {
-        for Begun { turn, item, permit } in self.gather.abandon() {
+    fn flush(&mut self) {
+        for Begun {
+            ticket,
+            item,
+            permit,
+        } in self.batcher.abandon()
+        {
             self.throttle
                 .end(permit, &item.delivery.subject, Attempted::Void);
-            self.lanes.rest(&turn);
-            self.lanes.again(turn, item);
+            self.lanes.rest(&ticket);
+            self.lanes.again(ticket, item);
         }
     }
 
@@ -400,52 +413,54 @@ impl<S: Send + Sync + 'static> Run<S> {
         let pulls = self.throttle.pulls();
         if pulls != self.pulls {
             self.pulls = pulls;
-            for hands in &self.hands {
-                hands.look_again();
+            for in_flight in &self.in_flight {
+                in_flight.look_again();
             }
         }
     }
 
     fn finish(&mut self, finished: Finished) {
         let Finished {
-            turn,
+            ticket,
             mut item,
             disposition,
         } = finished;
         let gives_way = matches!(disposition, Disposition::RetryLocally(_))
-            && self.parks.gives_way(turn.key.as_deref(), &item.ack)
-            && self.lanes.behind(&turn).any(may_pass);
+            && self.parks.gives_way(ticket.key.as_deref(), &item.ack)
+            && self.lanes.behind(&ticket).any(may_pass);
         if (gives_way || !matches!(disposition, Disposition::RetryLocally(_)))
-            && self.lanes.is_held_up(&turn)
+            && self.lanes.is_held_up(&ticket)
         {
-            self.lanes.behind(&turn).for_each(|item| item.hands.go_on());
+            self.lanes
+                .behind(&ticket)
+                .for_each(|item| item.in_flight.go_on());
         }
         if gives_way {
-            let stays = self.lanes.give_way(turn, item, may_pass);
+            let stays = self.lanes.give_way(ticket, item, may_pass);
             debug_assert!(stays.is_none(), "something may pass");
             return;
         }
         match disposition {
             Disposition::Settled => {
-                self.stand_aside_no_more(&item);
-                item.hands.release(item.delivery.position);
-                self.lanes.finish(turn);
+                self.end_unhandled_wait(&item);
+                item.in_flight.release(item.delivery.position);
+                self.lanes.finish(ticket);
             }
             Disposition::Abandoned => {
-                self.stand_aside_no_more(&item);
-                item.hands.let_go(item.delivery.position);
-                self.lanes.finish(turn);
+                self.end_unhandled_wait(&item);
+                item.in_flight.let_go(item.delivery.position);
+                self.lanes.finish(ticket);
             }
             Disposition::RetryLocally(after) => {
-                self.stand_aside(&mut item);
-                self.lanes.rest(&turn);
-                if self.lanes.hold_up(&turn) {
-                    let behind = self.lanes.behind(&turn);
-                    behind.for_each(|item| item.hands.hold_up());
+                self.begin_unhandled_wait(&mut item);
+                self.lanes.rest(&ticket);
+                if self.lanes.hold_up(&ticket) {
+                    let behind = self.lanes.behind(&ticket);
+                    behind.for_each(|item| item.in_flight.hold_up());
                 }
                 self.rested += 1;
                 let due = (Instant::now() + after, self.rested);
-                self.resting.insert(due, (turn, item));
+                self.resting.insert(due, (ticket, item));
             }
         }
     }
@@ -456,8 +471,8 @@ impl<S: Send + Sync + 'static> Run<S> {
         while let Some(first) = self.resting.first_entry()
             && first.key().0 <= now
         {
-            let (turn, item) = first.remove();
-            self.lanes.again(turn, item);
+            let (ticket, item) = first.remove();
+            self.lanes.again(ticket, item);
         }
     }
 }

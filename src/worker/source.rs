@@ -63,7 +63,7 @@ pub(super) struct Source<I> {
     floors: Option<Arc<Floors>>,
     checkup: Checkup,
     puller: Puller,
-    hands: Arc<InFlightTable>,
+    in_flight: Arc<InFlightTable>,
     intake: I,
     to: mpsc::Sender<Item>,
     /// Acks of events that were handled here before.
@@ -97,7 +97,7 @@ impl<I: Intake> Source<I> {
         bus: &Bus,
         subscriber: &Arc<str>,
         consumer: ConsumerSpec,
-        hands: Arc<InFlightTable>,
+        in_flight: Arc<InFlightTable>,
         intake: I,
         to: mpsc::Sender<Item>,
     ) -> Result<Self, BusError> {
@@ -131,7 +131,7 @@ impl<I: Intake> Source<I> {
             floors: None,
             checkup: Checkup::new(Instant::now()),
             puller,
-            hands,
+            in_flight,
             intake,
             to,
             repeated: JoinSet::new(),
@@ -143,11 +143,11 @@ impl<I: Intake> Source<I> {
     }
 
     /// Identifies the stream by name and creation time: its sequences are valid only there.
-    pub(super) fn place(&self) -> String {
+    pub(super) fn stream_id(&self) -> String {
         let created = self.created.as_deref().unwrap_or_default();
         let stream = &self.consumer.stream;
         match self.intake.replay() {
-            Some(replay) => format!("{stream} {created} {}", replay.mark.id),
+            Some(replay) => format!("{stream} {created} {}", replay.tag.id),
             None => format!("{stream} {created}"),
         }
     }
@@ -177,8 +177,8 @@ impl<I: Intake> Source<I> {
     }
 
     /// What is in flight of this stream.
-    pub(super) fn hands(&self) -> &Arc<InFlightTable> {
-        &self.hands
+    pub(super) fn in_flight(&self) -> &Arc<InFlightTable> {
+        &self.in_flight
     }
 
     /// Keeps the order of the stream: begins at the ack floor, and begins there again when a delivery is missing.
@@ -191,9 +191,9 @@ impl<I: Intake> Source<I> {
         if unclean >= crash_guard::UNCLEAN {
             self.suspect_to = self.bus.delivered_up_to(&self.consumer).await?;
         }
-        let known = handled.get(&self.place()).cloned().unwrap_or_default();
-        if let Some(hands) = Arc::get_mut(&mut self.hands) {
-            hands.alone(known);
+        let known = handled.get(&self.stream_id()).cloned().unwrap_or_default();
+        if let Some(in_flight) = Arc::get_mut(&mut self.in_flight) {
+            in_flight.alone(known);
         }
         self.rewind().await?;
         Ok(self)
@@ -211,7 +211,7 @@ impl<I: Intake> Source<I> {
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let hands = Arc::clone(&self.hands);
+        let in_flight = Arc::clone(&self.in_flight);
         loop {
             self.again.look();
             self.ask().await;
@@ -224,19 +224,19 @@ impl<I: Intake> Source<I> {
                         halt.cancel();
                     }
                 }
-                () = hands.freed(), if interrupted.is_none() => {}
+                () = in_flight.freed(), if interrupted.is_none() => {}
                 () = until(interrupted), if interrupted.is_some() => self.resume().await,
                 Some(_) = self.repeated.join_next() => {}
                 Some(looked) = self.looks.join_next() => self.note_look(looked).await,
                 _ = looks.tick() => self.look_at_consumer(),
                 _ = progress.tick() => {
-                    tell_progress(&self.subscriber, &hands, PROGRESS / 2).await;
+                    tell_progress(&self.subscriber, &in_flight, PROGRESS / 2).await;
                 }
             }
         }
-        let place = self.place();
+        let stream_id = self.stream_id();
         self.close().await;
-        (place, hands)
+        (stream_id, in_flight)
     }
 
     /// Requests as much as there is capacity for.
@@ -244,8 +244,8 @@ impl<I: Intake> Source<I> {
         if self.resume_at.is_some() {
             return;
         }
-        let (free, capacity) = self.hands.free();
-        let bytes_free = self.hands.bytes_free();
+        let (free, capacity) = self.in_flight.free();
+        let bytes_free = self.in_flight.bytes_free();
         if let Err(error) = self.puller.ask(free, capacity, bytes_free).await {
             self.interrupt(&error);
         }
@@ -291,7 +291,7 @@ impl<I: Intake> Source<I> {
         if let Some(order) = &mut self.order {
             if order.was_reset(&delivery) {
                 self.tell_reset(delivery.position.sequence);
-                self.hands.reset();
+                self.in_flight.reset();
                 return ControlFlow::Break(());
             }
             if delivery.consumer_sequence != order.next {
@@ -313,7 +313,7 @@ impl<I: Intake> Source<I> {
             self.interrupted.is_over();
         }
         let ack = Arc::new(ack);
-        let (mut taken, went_back) = self.hands.take(delivery.position, &ack);
+        let (mut taken, went_back) = self.in_flight.take(delivery.position, &ack);
         self.note_seen(delivery.position, went_back);
         let sequence = delivery.position.sequence;
         if taken == Taken::Handled
@@ -321,7 +321,7 @@ impl<I: Intake> Source<I> {
             && self.again.was_reset(&delivery, self.seen()).await
         {
             self.tell_reset(sequence);
-            self.hands.forget_handled();
+            self.in_flight.forget_handled();
             (self.seen, self.floor) = (Some(delivery.position), sequence.saturating_sub(1));
             // Looks that were started before do not count.
             self.looks = JoinSet::new();
@@ -329,14 +329,14 @@ impl<I: Intake> Source<I> {
         }
         match taken {
             Taken::New => {
-                let hands = Arc::clone(&self.hands);
+                let in_flight = Arc::clone(&self.in_flight);
                 delivery.is_suspect =
                     delivery.delivered >= crash_guard::DELIVERIES || sequence <= self.suspect_to;
                 let item = Item {
                     ack,
                     delivery,
-                    hands,
-                    stands_aside: false,
+                    in_flight,
+                    waits_unhandled: false,
                 };
                 if let Some(item) = self.intake.admit(item).await {
                     // The runner takes what it can hold; when it has ended, so does this source.
@@ -347,8 +347,8 @@ impl<I: Intake> Source<I> {
                 tracing::debug!(sequence, "event redelivered while in flight");
             }
             Taken::Handled => {
-                let hands = Arc::clone(&self.hands);
-                let again = acknowledge_again(ack, hands, delivery.position);
+                let in_flight = Arc::clone(&self.in_flight);
+                let again = acknowledge_again(ack, in_flight, delivery.position);
                 self.repeated.spawn(again);
             }
         }
@@ -411,12 +411,12 @@ impl<I: Intake> Source<I> {
         let read = left
             .into_iter()
             .filter_map(|pulled| self.deliveries.read(pulled));
-        let hands = &self.hands;
+        let in_flight = &self.in_flight;
         let back = read
             .map(|(ack, delivery)| (Arc::new(ack), delivery))
-            .filter(|(ack, delivery)| hands.take(delivery.position, ack).0 == Taken::New)
+            .filter(|(ack, delivery)| in_flight.take(delivery.position, ack).0 == Taken::New)
             .map(|(ack, delivery)| {
-                hands.let_go(delivery.position);
+                in_flight.let_go(delivery.position);
                 ack
             });
         hand_back(&self.subscriber, back).await;

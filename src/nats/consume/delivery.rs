@@ -125,7 +125,7 @@ impl Deliveries {
         let place = place?;
         let restored = retry::restore(&mut message, &place.stream, &self.subscriber);
         let is_marker = ours::is_marker(message.headers.as_ref(), &message.payload);
-        let retried = restored.replay.map(|mark| mark.retried(&self.subscriber));
+        let retried = restored.replay.map(|tag| tag.retried(&self.subscriber));
         let replay = self.replay.clone().or(retried.map(Arc::new));
         let is_its = restored.is_retry && restored.put_by.is_none();
         let question = is_its.then(|| Question::of(&message)).flatten();
@@ -229,8 +229,8 @@ impl AckHandle {
     }
 
     /// The replay that it belongs to, as it is passed on with retries and dead letters.
-    pub(in crate::nats) fn mark(&self) -> Option<&ReplayTag> {
-        Some(&self.replay.as_ref()?.mark)
+    pub(in crate::nats) fn replay_tag(&self) -> Option<&ReplayTag> {
+        Some(&self.replay.as_ref()?.tag)
     }
 
     pub(in crate::nats) fn bus(&self) -> &Bus {
@@ -259,7 +259,7 @@ impl AckHandle {
             stream: &self.stream,
             sequence: self.sequence,
             identity: self.identity(),
-            replay: self.mark(),
+            replay: self.replay_tag(),
         }
     }
 
@@ -283,7 +283,7 @@ impl AckHandle {
             identity: self.identity(),
             consumer_sequence: Some(self.consumer_sequence),
             why,
-            replay: self.mark(),
+            replay: self.replay_tag(),
         }
     }
 
@@ -314,7 +314,7 @@ impl AckHandle {
     /// Whether the consumer that delivered it is, or will be, deleted: then no answer is needed.
     fn is_nobodys(&self) -> bool {
         let replay = self.replay.as_ref().filter(|replay| !replay.is_retry);
-        replay.is_some_and(|replay| replay.course.is_over())
+        replay.is_some_and(|replay| replay.counters.is_over())
     }
 
     /// Acknowledges without waiting for the confirmation: the ack may be lost.

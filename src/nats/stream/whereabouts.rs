@@ -117,7 +117,7 @@ impl AckHandle {
             (RETRIES, waiting, IDENTITY),
         ] {
             let is_it = |kept: &StoredMessage| {
-                let replay = self.mark().map(|mark| mark.id.to_string());
+                let replay = self.replay_tag().map(|tag| tag.id.to_string());
                 let has = header(kept, about);
                 has.is_some_and(|has| identities.iter().any(|identity| identity == has))
                     && header(kept, REPLAY) == replay.as_deref()

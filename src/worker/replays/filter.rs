@@ -59,7 +59,7 @@ impl Intake for ReplayFilter {
     async fn admit(&self, item: Item) -> Option<Item> {
         let at = item.delivery.position;
         if at.sequence >= self.last {
-            item.hands.has_come(true, 0);
+            item.in_flight.has_come(true, 0);
             self.found.is_at_end.store(true, Relaxed);
         }
         // In an older copy of the stream, messages stored after the range have sequences of the range.
@@ -70,11 +70,11 @@ impl Intake for ReplayFilter {
         }
         let is_answered = item.ack.ack_unconfirmed().await.is_ok();
         if is_answered && is_within {
-            self.replaying.course.add(Count::Filtered, 1);
-            item.hands.release(at);
+            self.replaying.counters.add(Count::Filtered, 1);
+            item.in_flight.release(at);
         } else {
             // Not released as handled: for messages beyond the range that need not be known.
-            item.hands.let_go(at);
+            item.in_flight.let_go(at);
         }
         None
     }

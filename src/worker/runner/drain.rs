@@ -18,7 +18,7 @@ impl<S: Send + Sync + 'static> Run<S> {
     /// next instance begins at the ack floor.
     pub(super) async fn drain(mut self, mut arriving: mpsc::Receiver<Item>) {
         let mut back = self.lanes.abandon();
-        let gathered = self.gather.abandon().into_iter();
+        let gathered = self.batcher.abandon().into_iter();
         back.extend(gathered.map(|begun| begun.item));
         back.extend(
             std::mem::take(&mut self.resting)
@@ -30,7 +30,7 @@ impl<S: Send + Sync + 'static> Run<S> {
         }
         if !self.ordered {
             for item in &back {
-                item.hands.let_go(item.delivery.position);
+                item.in_flight.let_go(item.delivery.position);
             }
             hand_back(&self.name, back.into_iter().map(|item| item.ack)).await;
         }
@@ -38,19 +38,19 @@ impl<S: Send + Sync + 'static> Run<S> {
         // until ack_wait is over.
         let mut progress = tokio::time::interval_at(Instant::now() + PROGRESS, PROGRESS);
         loop {
-            if self.crew.at_work() == 0 {
+            if self.tasks.at_work() == 0 {
                 break;
             }
             tokio::select! {
-                () = self.crew.has_done() => {}
+                () = self.tasks.has_done() => {}
                 _ = progress.tick(), if !self.halt.is_cancelled() => {
-                    for hands in &self.hands {
-                        tell_progress(&self.name, hands, Duration::ZERO).await;
+                    for in_flight in &self.in_flight {
+                        tell_progress(&self.name, in_flight, Duration::ZERO).await;
                     }
                     continue;
                 }
             }
-            for finished in self.crew.take_done() {
+            for finished in self.tasks.take_done() {
                 self.let_go(finished).await;
             }
         }
@@ -64,7 +64,7 @@ impl<S: Send + Sync + 'static> Run<S> {
             item, disposition, ..
         } = finished;
         match disposition {
-            Disposition::Settled => item.hands.release(item.delivery.position),
+            Disposition::Settled => item.in_flight.release(item.delivery.position),
             Disposition::RetryLocally(_) if !self.ordered => {
                 hand_back(&self.name, std::iter::once(item.ack)).await;
             }

@@ -29,8 +29,8 @@ impl<S: Send + Sync + 'static> Runner<S> {
         let throttle = Arc::clone(self.executor.throttle());
         let ahead = [1, AHEAD_WHEN_ORDERED][usize::from(self.subscriber.ordered)];
         let capacity = at_once.saturating_mul(ahead).min(MAX_CONCURRENCY);
-        let hands = Arc::new(InFlightTable::new(capacity, memory, throttle));
-        let source = Source::open(&self.bus, name, consumer.clone(), hands, intake, to).await?;
+        let in_flight = Arc::new(InFlightTable::new(capacity, memory, throttle));
+        let source = Source::open(&self.bus, name, consumer.clone(), in_flight, intake, to).await?;
         Ok(source.noting(&self.floors))
     }
 

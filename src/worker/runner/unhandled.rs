@@ -32,28 +32,28 @@ impl<S: Send + Sync + 'static> Run<S> {
                 permit: Permit::default(),
             };
             match executor.leave(attempt).await {
-                Disposition::Settled => item.hands.release(item.delivery.position),
+                Disposition::Settled => item.in_flight.release(item.delivery.position),
                 Disposition::Abandoned | Disposition::RetryLocally(_) => {
-                    item.hands.let_go(item.delivery.position);
+                    item.in_flight.let_go(item.delivery.position);
                 }
             }
         });
     }
 
     /// With order, the event waits here, at the head of its key, and takes no capacity.
-    pub(super) fn stand_aside(&self, item: &mut Item) {
-        if !item.stands_aside && !self.is_ours(item) {
-            item.stands_aside = true;
-            item.hands.hold_up();
+    pub(super) fn begin_unhandled_wait(&self, item: &mut Item) {
+        if !item.waits_unhandled && !self.is_ours(item) {
+            item.waits_unhandled = true;
+            item.in_flight.hold_up();
             self.executor
                 .tally()
                 .unhandled_waits(&item.delivery.subject);
         }
     }
 
-    pub(super) fn stand_aside_no_more(&self, item: &Item) {
-        if item.stands_aside {
-            item.hands.go_on();
+    pub(super) fn end_unhandled_wait(&self, item: &Item) {
+        if item.waits_unhandled {
+            item.in_flight.go_on();
             self.executor.tally().unhandled_ends(&item.delivery.subject);
         }
     }

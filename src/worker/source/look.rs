@@ -33,7 +33,7 @@ impl<I: Intake> Source<I> {
                 self.floor = look.floor();
                 self.note_within(&look);
                 self.note_floor();
-                self.hands.forget_up_to(self.floor);
+                self.in_flight.forget_up_to(self.floor);
                 if let Err(error) = self.judge(look).await {
                     self.interrupt(&PullError::Bus(error));
                 }
@@ -59,20 +59,20 @@ impl<I: Intake> Source<I> {
     /// # Errors
     /// [`BusError::Settings`] when nothing may be pulled from it.
     pub(super) async fn judge(&mut self, look: ConsumerLook) -> Result<(), BusError> {
-        let has_place = self.hands.has_place(self.bus.max_payload());
+        let has_room = self.in_flight.has_room(self.bus.max_payload());
         let now = Instant::now();
         let Verdict {
             mut issues,
             set_back,
             stops,
-        } = self.checkup.judge(&self.consumer, &look, has_place, now);
+        } = self.checkup.judge(&self.consumer, &look, has_room, now);
         if set_back {
             let set_back = self.bus.set_back(&self.consumer, look.config).await;
             let refused = set_back.err().map(|error| error.to_string());
             issues.extend(self.checkup.set_back(&self.consumer, refused));
         }
         let stream = &self.consumer.stream;
-        for issue in self.hands.set_issues(issues) {
+        for issue in self.in_flight.set_issues(issues) {
             tracing::error!(subscriber = &*self.subscriber, stream, %issue, "subscriber issue found");
         }
         match stops {

@@ -16,7 +16,7 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
     pub(super) async fn note_floors(&mut self) {
         let streams = self.parts.iter().map(|part| part.range.stream.clone());
         for stream in streams.collect::<Vec<_>>() {
-            match self.desk.bus.standing(&stream, &self.replay).await {
+            match self.context.bus.standing(&stream, &self.replay).await {
                 Ok(Some(standing)) => self.note_floor(stream, standing.floor),
                 Ok(None) => {}
                 Err(error) => tracing::debug!(stream, %error, "replay position unknown"),
@@ -42,9 +42,9 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
     }
 
     /// Notes what keeps the replay from making progress. That may be that its consumers cannot be inspected.
-    pub(super) fn note_trouble(&mut self, unknown: Option<String>) {
-        let stall = self.parts.iter().find_map(|part| part.hands.stall());
-        let executor = &self.desk.executor;
+    pub(super) fn note_issue(&mut self, unknown: Option<String>) {
+        let stall = self.parts.iter().find_map(|part| part.in_flight.stall());
+        let executor = &self.context.executor;
         let circuit = || {
             let circuit = executor.throttle().circuit();
             (circuit != "closed").then(|| format!("the circuit of the subscriber is {circuit}"))
@@ -58,7 +58,7 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
             (None, None) | (Some(_), Some(_)) => None,
         };
         if let Some(change) = change {
-            self.desk.record(self.replay.id, change);
+            self.context.record(self.replay.id, change);
         }
         let now = why.map(|why| lasting(before.as_ref(), why));
         self.is_written &= now == before;
@@ -78,7 +78,7 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
             Ok(()) => true,
             Err(error) => {
                 if self.unwritten.is_news(&error.to_string()) {
-                    let (subscriber, id) = (&*self.desk.name, self.replay.id);
+                    let (subscriber, id) = (&*self.context.name, self.replay.id);
                     tracing::warn!(subscriber, replay = %id, %error, "replay progress not written");
                 }
                 false
@@ -90,7 +90,7 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
     fn counted(&self) -> ReplayProgress {
         let mut progress = self.progress.clone();
         for (what, count) in counts(&mut progress) {
-            *count = self.course().count(what);
+            *count = self.counters().count(what);
         }
         if self.replay.request.rehearse {
             progress.rehearsal = Some(self.found.rehearsal().clone());
@@ -108,7 +108,7 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
         if uncounted == 0 {
             return Ok(());
         }
-        let (bus, mut removed) = (&self.desk.bus, 0);
+        let (bus, mut removed) = (&self.context.bus, 0);
         let counter = self.replay.counter();
         for range in &self.replay.ranges {
             let (stream, names) = (&range.stream, &range.names);
@@ -127,7 +127,7 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
     }
 
     pub(super) async fn put_progress(&mut self) -> Result<(), BusError> {
-        let bus = &self.desk.bus;
+        let bus = &self.context.bus;
         loop {
             let writing = bus.write_replay_progress(&self.replay, &self.progress, self.revision);
             if let Some(revision) = writing.await? {

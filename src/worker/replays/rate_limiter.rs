@@ -27,7 +27,8 @@ pub(super) enum Outlet<S> {
     Report(Arc<Executor<S>>),
 }
 
-pub(super) struct ReplayFeed<S> {
+/// Stands between the sources of a replay and the outlet of its events.
+pub(super) struct RateLimiter<S> {
     subscriber: Arc<str>,
     ordered: bool,
     bucket: Option<Bucket>,
@@ -35,7 +36,7 @@ pub(super) struct ReplayFeed<S> {
     found: Arc<Found>,
 }
 
-impl<S: Send + Sync + 'static> ReplayFeed<S> {
+impl<S: Send + Sync + 'static> RateLimiter<S> {
     pub(super) fn new(
         subscriber: &Arc<str>,
         ordered: bool,
@@ -71,7 +72,7 @@ impl<S: Send + Sync + 'static> ReplayFeed<S> {
             back.push(item);
         }
         for item in &back {
-            item.hands.let_go(item.delivery.position);
+            item.in_flight.let_go(item.delivery.position);
         }
         // With order, the next instance begins at the ack floor.
         if !self.ordered {
@@ -93,7 +94,7 @@ impl<S: Send + Sync + 'static> ReplayFeed<S> {
                 if report.errors.len() < ERRORS {
                     report.errors.extend(error);
                 }
-                item.hands.release(item.delivery.position);
+                item.in_flight.release(item.delivery.position);
                 None
             }
             Outlet::Runner(runner) => {
