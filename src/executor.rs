@@ -1,4 +1,4 @@
-//! One delivery, from its arrival to its log record. Never pulls, never decides which delivery is next.
+//! One delivery, from the first attempt to its answer. Never pulls, never decides which delivery is next.
 
 pub(crate) mod in_flight;
 pub(crate) mod tally;
@@ -6,8 +6,10 @@ pub(crate) mod throttle;
 
 mod acknowledger;
 mod answer;
+mod attempt;
 pub(crate) mod batch;
-mod bury;
+mod dead_letter;
+mod delivery;
 mod record;
 pub(crate) mod replay;
 mod wait;
@@ -21,10 +23,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chrono::{DateTime, Utc};
 use futures::{FutureExt, future::BoxFuture};
 use tidings_contract::{Envelope, wire::ReadError};
-use tokio_util::sync::CancellationToken;
 
 use self::{in_flight::InFlight, tally::Tally, throttle::Throttle};
 use crate::policy::outcome;
@@ -32,69 +32,34 @@ use crate::{
     handler::{
         context::{Cancelled, Context, Facts},
         panicked,
-        subscriber::EventSubscriber,
+        subscriber::{EventSubscriber, Route},
     },
-    log::Lasting,
+    observer::{DeliveryEnd, Observers},
     policy::{
-        breaker::{Attempted, Load, Permit},
+        breaker::{Attempted, Load},
         failure::{Failure, Verdict, told, undecodable},
         outcome::{Cause, DeadLetter, Handled, Outcome},
     },
-    position::Position,
-    replay::tag::Replaying,
     task::interrupt::unless,
 };
 pub(crate) use acknowledger::{AckError, Acknowledger};
+pub(crate) use attempt::Attempt;
+pub(crate) use delivery::{Delivery, Past};
 
 /// How often the server is told that a delivery is in progress: a third of [`ACK_WAIT`].
 pub(crate) const PROGRESS: Duration = Duration::from_secs(10);
 /// After this time without an ack or a progress report, the server redelivers the message.
 pub(crate) const ACK_WAIT: Duration = Duration::from_secs(30);
 
-/// A delivery as the executor receives it.
-pub(crate) struct Arrival {
-    pub(crate) envelope: Result<Arc<Envelope>, ReadError>,
-    /// The event's own subject, even when the message comes from the retries.
-    pub(crate) subject: Arc<str>,
-    /// The stream that first stored the event.
-    pub(crate) stream: Arc<str>,
-    pub(crate) sequence: u64,
-    /// When the event was first stored.
-    pub(crate) stored_at: DateTime<Utc>,
-    /// The position of its message in the stream that delivered it.
-    pub(crate) at: Position,
-    /// The sequence of the delivery among those of its consumer, from 1.
-    pub(crate) consumer_sequence: u64,
-    /// How often the server has delivered the message, including this time. Not the number of attempts.
-    pub(crate) delivered: u32,
-    pub(crate) past: Past,
-    /// The replay that the delivery is part of.
-    pub(crate) replay: Option<Arc<Replaying>>,
-}
-
-/// The history of an event before this delivery.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Past {
-    /// The number of failed attempts.
-    pub(crate) failures: u32,
-    pub(crate) first_failed_at: Option<DateTime<Utc>>,
-    /// How often in a row it was deferred without counting an attempt.
-    pub(crate) deferrals: u32,
-    /// How often it was redriven.
-    pub(crate) redrives: u32,
-    /// The dead letter that it was last redriven from; 0 without one.
-    pub(crate) redriven_from: u64,
-}
-
-/// What remains to be done about a delivery.
+/// What remains to be done about a delivery after an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum Disposition {
     /// Nothing: it was settled.
-    Over,
+    Settled,
     /// Nothing in this instance: it was abandoned without an answer, and is redelivered.
-    Left,
+    Abandoned,
     /// It is attempted again after this time, and stays in flight until then.
-    Again(Duration),
+    RetryLocally(Duration),
 }
 
 /// Runs the deliveries of one subscriber.
@@ -102,40 +67,52 @@ pub(crate) struct Executor<S> {
     subscriber: Arc<EventSubscriber<S>>,
     name: Arc<str>,
     state: Arc<S>,
-    flow: Arc<Throttle>,
+    throttle: Arc<Throttle>,
     tally: Arc<Tally>,
     in_flight: Arc<InFlight>,
-    /// Limits the log lines about answers that are not confirmed.
-    unconfirmed: Lasting,
+    observers: Observers,
     /// From 0 to 1, for jitter.
     random: fn() -> f64,
 }
 
-/// How one attempt ended.
+/// How a call of a handler ended.
 enum Ended {
-    /// With the error text, if it failed.
-    Decided(Outcome, Option<String>),
+    Decided(Decided),
     /// The worker stops: there is no verdict, and no failed attempt is counted.
     HandedBack,
 }
 
+/// The outcome of an attempt.
+struct Decided {
+    outcome: Outcome,
+    /// The error text, if it failed.
+    error: Option<String>,
+}
+
 impl<S: Send + Sync + 'static> Executor<S> {
-    pub(crate) fn new(subscriber: Arc<EventSubscriber<S>>, state: Arc<S>) -> Self {
+    /// Also counts what it tells the observers.
+    pub(crate) fn new(
+        subscriber: Arc<EventSubscriber<S>>,
+        state: Arc<S>,
+        observers: &Observers,
+    ) -> Self {
+        let tally: Arc<Tally> = Arc::default();
+        let observers = observers.and(Arc::clone(&tally) as _);
         let name: Arc<str> = subscriber.name().into();
         let load = Load {
             concurrency: subscriber.concurrency,
             timeout: subscriber.timeout,
         };
         let (breaker, rate) = (subscriber.breaker, subscriber.rate);
-        let flow = Throttle::new(Arc::clone(&name), breaker, load, rate);
+        let throttle = Throttle::new(Arc::clone(&name), breaker, load, rate, observers.clone());
         Self {
             name,
             subscriber,
             state,
-            flow: Arc::new(flow),
-            tally: Arc::default(),
+            throttle: Arc::new(throttle),
+            tally,
             in_flight: Arc::default(),
-            unconfirmed: Lasting::default(),
+            observers,
             random,
         }
     }
@@ -153,8 +130,13 @@ impl<S: Send + Sync + 'static> Executor<S> {
     }
 
     /// Decides when attempts may begin.
-    pub(crate) fn flow(&self) -> &Arc<Throttle> {
-        &self.flow
+    pub(crate) fn throttle(&self) -> &Arc<Throttle> {
+        &self.throttle
+    }
+
+    /// Told how each delivery ends.
+    pub(crate) fn observers(&self) -> &Observers {
+        &self.observers
     }
 
     /// Counts the outcomes.
@@ -162,181 +144,158 @@ impl<S: Send + Sync + 'static> Executor<S> {
         &self.tally
     }
 
-    /// One attempt: decode, call, decide, acknowledge, record. When `halt` is cancelled, a running handler is dropped
-    /// and the delivery is handed back. The caller has obtained the permit from the [flow](Executor::flow).
-    pub(crate) async fn run(
-        &self,
-        arrival: &mut Arrival,
-        acknowledger: &impl Acknowledger,
-        halt: &CancellationToken,
-        permit: Permit,
-    ) -> Step {
-        if let Some(uncalled) = self.uncalled(arrival) {
-            let uncalled = self.without_a_call(arrival, uncalled, acknowledger, halt, permit);
-            return Box::pin(uncalled).await;
+    /// One attempt: decode, call, decide, acknowledge, record. When the worker halts, a running handler is dropped and
+    /// the delivery is handed back.
+    pub(crate) async fn run<A: Acknowledger>(&self, attempt: Attempt<'_, A>) -> Disposition {
+        if let Some(uncalled) = self.uncalled(attempt.delivery) {
+            return Box::pin(self.without_a_call(attempt, uncalled)).await;
         }
-        if !self.takes(arrival) {
-            self.flow.end(permit, &arrival.subject, Attempted::Void);
-            return Box::pin(self.leave(arrival, acknowledger, halt)).await;
+        if !self.takes(attempt.delivery) {
+            self.pass(&attempt);
+            return Box::pin(self.leave(attempt)).await;
         }
-        let attempt = arrival.past.failures.saturating_add(1);
-        let envelope = match self.known(arrival) {
+        let envelope = match &attempt.delivery.envelope {
             Ok(envelope) => envelope,
-            Err(letter) => {
-                self.flow.end(permit, &arrival.subject, Attempted::Void);
-                let outcome = Outcome::Reject(letter);
-                acknowledger.decided(&outcome, None);
-                let end = self.end(arrival, &outcome, Duration::ZERO, acknowledger, halt);
-                return Box::pin(end).await;
+            Err(error) => {
+                let letter = unreadable(error);
+                return Box::pin(self.reject_unread(attempt, letter)).await;
             }
         };
         let began = Instant::now();
         // A panic in the application's code is a failed attempt; that includes decoding and the text of an error.
-        let attempted =
-            AssertUnwindSafe(self.attempt(arrival, envelope, attempt, halt, permit)).catch_unwind();
-        let (outcome, error) = match attempted.await {
-            Ok(Ended::Decided(outcome, error)) => (outcome, error),
+        let handled = AssertUnwindSafe(self.handle(&attempt, envelope)).catch_unwind();
+        let decided = match handled.await {
+            Ok(Ended::Decided(decided)) => decided,
             Ok(Ended::HandedBack) => {
-                self.flow.end(permit, &arrival.subject, Attempted::Void);
-                return Box::pin(self.hand_back(arrival, acknowledger, halt)).await;
+                self.pass(&attempt);
+                return Box::pin(self.hand_back(&attempt)).await;
             }
-            Err(panic) => self.decide(Err(panicked(&*panic)), arrival, attempt, permit),
+            Err(panic) => self.decide(&attempt, Err(panicked(&*panic))),
         };
-        let elapsed = began.elapsed();
-        let decided = (outcome, error);
-        self.conclude(arrival, decided, elapsed, acknowledger, halt, permit)
-            .await
+        self.conclude(attempt, decided, began.elapsed()).await
     }
 
-    /// Carries out the outcome of an attempt.
-    async fn conclude(
-        &self,
-        arrival: &mut Arrival,
-        (outcome, error): (Outcome, Option<String>),
-        elapsed: Duration,
-        acknowledger: &impl Acknowledger,
-        halt: &CancellationToken,
-        permit: Permit,
-    ) -> Step {
-        let attempt = arrival.past.failures.saturating_add(1);
-        let outcome = self.dated(outcome, arrival, attempt);
-        let (mut outcome, error) = match outcome {
-            Outcome::Reject(_) => {
-                let remembering = self.remember(arrival, (outcome, error), acknowledger);
-                let remembering = halt.run_until_cancelled(Box::pin(remembering));
-                let Some(remembered) = remembering.await else {
-                    return self.hand_back(arrival, acknowledger, halt).await;
-                };
-                remembered
-            }
-            outcome => (outcome, error),
-        };
-        acknowledger.decided(&outcome, error.as_deref());
-        self.record(arrival, attempt, &outcome, error, elapsed);
-        match self.stays_for(&mut outcome, arrival, acknowledger, permit) {
-            Some(wait) => Step::Again(wait),
-            None => {
-                self.end(arrival, &outcome, elapsed, acknowledger, halt)
-                    .await
-            }
-        }
-    }
-
-    /// Counts a failure. In a dead letter, also records the time of the first failure and the handler.
-    fn dated(&self, mut outcome: Outcome, arrival: &mut Arrival, attempt: u32) -> Outcome {
-        match outcome {
-            Outcome::Ack | Outcome::Duplicate => return outcome,
-            Outcome::Defer(_) => {
-                arrival.past.deferrals = arrival.past.deferrals.saturating_add(1);
-                return outcome;
-            }
-            Outcome::Retry(_) | Outcome::Reject(_) => arrival.past.deferrals = 0,
-        }
-        arrival.past.failures = attempt;
-        let first_failed_at = *arrival.past.first_failed_at.get_or_insert_with(Utc::now);
-        if let Outcome::Reject(letter) = &mut outcome {
-            let envelope = arrival.envelope.as_ref().ok();
-            let replay = arrival.replay.as_deref();
-            let route = envelope.and_then(|envelope| self.subscriber.route(envelope, replay));
-            letter.first_failed_at.get_or_insert(first_failed_at);
-            letter.handler = route.map(|route| route.handler.name());
-        }
-        outcome
-    }
-
-    /// The envelope, when the message names an event.
-    fn known<'a>(&self, arrival: &'a Arrival) -> Result<&'a Arc<Envelope>, DeadLetter> {
-        arrival.envelope.as_ref().map_err(|error| {
-            let cause = match error {
-                ReadError::Name(_) => Cause::Unknown,
-                _ => Cause::Undecodable,
-            };
-            DeadLetter::new(cause, error, 0)
-        })
-    }
-
-    fn facts(
-        &self,
-        arrival: &Arrival,
-        envelope: &Arc<Envelope>,
-        attempt: u32,
-        cancelled: Cancelled,
-    ) -> Facts {
-        Facts {
-            envelope: Arc::clone(envelope),
-            subscriber: Arc::clone(&self.name),
-            stream: Arc::clone(&arrival.stream),
-            sequence: arrival.sequence,
-            stored_at: arrival.stored_at,
-            attempt,
-            redrives: arrival.past.redrives,
-            redriven_from: arrival.past.redriven_from,
-            timeout: self.subscriber.timeout,
-            cancelled,
-            replay: arrival.replay.clone(),
-        }
-    }
-
-    async fn attempt(
-        &self,
-        arrival: &Arrival,
-        envelope: &Arc<Envelope>,
-        attempt: u32,
-        halt: &CancellationToken,
-        permit: Permit,
-    ) -> Ended {
-        let facts = Arc::new(self.facts(arrival, envelope, attempt, Cancelled::by(halt)));
+    /// Calls the handler.
+    async fn handle<A>(&self, attempt: &Attempt<'_, A>, envelope: &Arc<Envelope>) -> Ended {
+        let facts = self.facts(attempt.delivery, envelope, Cancelled::by(attempt.halt));
+        let facts = Arc::new(facts);
         let running = self.in_flight.begin(&self.name, envelope, 1);
         // Decoding runs application code too.
         let call = match running.inside(|| self.call(envelope, &facts)) {
             Ok(call) => running.watched(call),
             Err(letter) => {
-                self.flow.end(permit, &arrival.subject, Attempted::Void);
-                return Ended::Decided(Outcome::Reject(letter), None);
+                self.pass(attempt);
+                return Ended::Decided(Decided {
+                    outcome: Outcome::Reject(letter),
+                    error: None,
+                });
             }
         };
-        let result = match halt.is_cancelled() {
+        let result = match attempt.halt.is_cancelled() {
             true => None,
-            false => unless(pin!(call), || halt.cancelled()).await,
+            false => unless(pin!(call), || attempt.halt.cancelled()).await,
         };
-        let Some(result) = result else {
-            return Ended::HandedBack;
-        };
-        if self.fails_replay(arrival, &result) {
-            return Ended::HandedBack;
+        match result {
+            Some(result) if !self.fails_replay(attempt.delivery, &result) => {
+                Ended::Decided(self.decide(attempt, result))
+            }
+            _ => Ended::HandedBack,
         }
-        let (outcome, error) = self.decide(result, arrival, attempt, permit);
-        Ended::Decided(outcome, error)
+    }
+
+    /// Counts the outcome of an attempt in the event's history, and carries it out.
+    async fn conclude<A: Acknowledger>(
+        &self,
+        mut attempt: Attempt<'_, A>,
+        Decided { outcome, error }: Decided,
+        elapsed: Duration,
+    ) -> Disposition {
+        let number = attempt.delivery.next_attempt();
+        let past = &mut attempt.delivery.past;
+        let decided = match outcome {
+            Outcome::Ack | Outcome::Duplicate => Decided { outcome, error },
+            Outcome::Postpone(_) => {
+                past.note_deferral();
+                Decided { outcome, error }
+            }
+            Outcome::Retry(_) => {
+                past.note_failure();
+                past.failures = number;
+                Decided { outcome, error }
+            }
+            Outcome::Reject(mut letter) => {
+                let first_failed_at = past.note_failure();
+                letter.first_failed_at.get_or_insert(first_failed_at);
+                letter.handler = self.handler_of(attempt.delivery);
+                let halt = attempt.halt;
+                let remembering = Box::pin(self.remember(&mut attempt, letter, error));
+                match halt.run_until_cancelled(remembering).await {
+                    Some(decided) => decided,
+                    None => return self.hand_back(&attempt).await,
+                }
+            }
+        };
+        self.carry_out(attempt, number, decided, elapsed).await
+    }
+
+    /// Records an outcome, and answers, unless the event waits for its next attempt in flight.
+    async fn carry_out<A: Acknowledger>(
+        &self,
+        attempt: Attempt<'_, A>,
+        number: u32,
+        Decided { mut outcome, error }: Decided,
+        elapsed: Duration,
+    ) -> Disposition {
+        let decided = DeliveryEnd::Decided {
+            attempt: number,
+            outcome: &outcome,
+            error: error.as_deref(),
+            elapsed,
+        };
+        self.record(attempt.delivery, decided);
+        match self.stays_for(&attempt, &mut outcome) {
+            Some(wait) => Disposition::RetryLocally(wait),
+            None => self.end(&attempt, &outcome, elapsed).await,
+        }
+    }
+
+    /// Dead-letters a message that is not an event. No handler is called, and so no inbox knows it.
+    async fn reject_unread<A: Acknowledger>(
+        &self,
+        attempt: Attempt<'_, A>,
+        letter: DeadLetter,
+    ) -> Disposition {
+        self.pass(&attempt);
+        let outcome = Outcome::Reject(letter);
+        let decided = DeliveryEnd::Decided {
+            attempt: 0,
+            outcome: &outcome,
+            error: None,
+            elapsed: Duration::ZERO,
+        };
+        self.record(attempt.delivery, decided);
+        self.end(&attempt, &outcome, Duration::ZERO).await
+    }
+
+    fn facts(&self, delivery: &Delivery, envelope: &Arc<Envelope>, cancelled: Cancelled) -> Facts {
+        Facts {
+            envelope: Arc::clone(envelope),
+            subscriber: Arc::clone(&self.name),
+            stream: Arc::clone(&delivery.stream),
+            sequence: delivery.sequence,
+            stored_at: delivery.stored_at,
+            attempt: delivery.next_attempt(),
+            redrives: delivery.past.redrives,
+            redriven_from: delivery.past.redriven_from,
+            timeout: self.subscriber.timeout,
+            cancelled,
+            replay: delivery.replay.clone(),
+        }
     }
 
     /// Decides the outcome of an attempt. While the circuit is open, a failure does not count against the event.
-    fn decide(
-        &self,
-        result: Result<Handled, Failure>,
-        arrival: &Arrival,
-        attempt: u32,
-        permit: Permit,
-    ) -> (Outcome, Option<String>) {
+    fn decide<A>(&self, attempt: &Attempt<'_, A>, result: Result<Handled, Failure>) -> Decided {
+        let Delivery { subject, past, .. } = &*attempt.delivery;
         let error = result.as_ref().err().map(|failure| told(failure));
         let verdict = result.as_ref().err().map(|failure| failure.verdict);
         let ended = match verdict {
@@ -347,15 +306,51 @@ impl<S: Send + Sync + 'static> Executor<S> {
                 Attempted::Void
             }
         };
-        let counts = self.flow.end(permit, &arrival.subject, ended);
-        let (deferrals, retry) = (arrival.past.deferrals, &self.subscriber.retry);
-        let outcome = outcome::decide(result, attempt, deferrals, retry, (self.random)());
-        let outcome = match (counts, verdict) {
-            (false, Some(Verdict::Retry)) => Outcome::Defer(Duration::ZERO),
-            (false, Some(Verdict::RetryAfter(after))) => Outcome::Defer(after),
-            _ => outcome,
+        let counts = self.throttle.end(attempt.permit, subject, ended);
+        let (number, retry) = (attempt.delivery.next_attempt(), &self.subscriber.retry);
+        let outcome = outcome::decide(result, number, past.deferrals, retry, (self.random)());
+        let outcome = match verdict {
+            Some(Verdict::Retry) if !counts => Outcome::Defer(Duration::ZERO),
+            Some(Verdict::RetryAfter(after)) if !counts => Outcome::Defer(after),
+            Some(
+                Verdict::Retry
+                | Verdict::RetryAfter(_)
+                | Verdict::Reject
+                | Verdict::Unavailable
+                | Verdict::OutsideInbox
+                | Verdict::Undecodable
+                | Verdict::Undecided,
+            )
+            | None => outcome,
         };
-        (outcome, error)
+        Decided { outcome, error }
+    }
+
+    /// Ends the permit of an attempt that does not take place.
+    pub(crate) fn pass<A>(&self, attempt: &Attempt<'_, A>) {
+        let subject = &attempt.delivery.subject;
+        self.throttle.end(attempt.permit, subject, Attempted::Void);
+    }
+
+    /// Whether this instance has a handler for the name of the event.
+    pub(crate) fn takes(&self, delivery: &Delivery) -> bool {
+        let replay = delivery.replay.as_deref();
+        self.subscriber.takes(&delivery.subject, replay)
+    }
+
+    /// How long an attempt may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.subscriber.timeout
+    }
+
+    /// The handler of an event, if it has one.
+    fn route(&self, delivery: &Delivery) -> Option<&Route<S>> {
+        let replay = delivery.replay.as_deref();
+        self.subscriber.route(delivery.event()?, replay)
+    }
+
+    fn handler_of(&self, delivery: &Delivery) -> Option<&'static str> {
+        self.route(delivery).map(|route| route.handler.name())
     }
 
     /// Decodes the event and creates the handler's future.
@@ -379,6 +374,15 @@ impl<S: Send + Sync + 'static> Executor<S> {
         let (subscriber, name, version) = (&self.name, envelope.name(), envelope.version());
         format!("subscriber {subscriber} has no handler for {name} version {version}")
     }
+}
+
+/// The dead letter of a message that is not an event.
+fn unreadable(error: &ReadError) -> DeadLetter {
+    let cause = match error {
+        ReadError::Name(_) => Cause::Unknown,
+        _ => Cause::Undecodable,
+    };
+    DeadLetter::new(cause, error, 0)
 }
 
 /// From 0 to 1, for jitter only: the standard library seeds every `RandomState` differently.

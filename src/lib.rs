@@ -34,6 +34,7 @@ pub mod handler;
 mod instance;
 mod log;
 pub mod nats;
+mod observer;
 mod operations;
 #[cfg(feature = "outbox")]
 pub mod outbox;

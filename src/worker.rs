@@ -9,7 +9,10 @@ mod crash_guard;
 mod floors;
 mod in_flight_table;
 mod inspection;
+mod intake;
+mod item;
 mod lease;
+mod live;
 mod needs;
 mod parks;
 mod replays;
@@ -31,6 +34,7 @@ use crate::{
     executor::{Executor, in_flight::InFlight},
     handler::subscriber::{EventSubscriber, SubscriberError},
     nats::{Bus, BusError, ConnectError, ConsumerSpec, StartFrom, subjects},
+    observer::Observers,
 };
 use inspection::Inspection;
 use runner::Runner;
@@ -197,7 +201,7 @@ impl<S: Send + Sync + 'static> Worker<S> {
         // Dropped at the end too: until then the workers answer status requests, also while they drain.
         let mut answering: JoinSet<()> = runners
             .iter()
-            .map(|runner| Arc::clone(&runner.board).answer(self.bus.clone()))
+            .map(|runner| Arc::clone(&runner.reporter).answer(self.bus.clone()))
             .collect();
         let mut inspecting = JoinSet::new();
         if !runners.is_empty() {
@@ -280,14 +284,19 @@ impl<S: Send + Sync + 'static> Worker<S> {
                 warn_of_limits(&self.bus, &of_retries.stream).await;
             }
             let subscriber = Arc::new(subscriber);
-            let executor = Executor::new(Arc::clone(&subscriber), Arc::clone(&self.state));
+            let executor = Executor::new(
+                Arc::clone(&subscriber),
+                Arc::clone(&self.state),
+                &Observers::default(),
+            );
             let executor = executor.among(in_flight);
-            let (flow, tally) = (executor.flow(), executor.tally());
-            let board = StatusReporter::new(&subscriber, &consumers, flow, tally, inspection);
+            let (throttle, tally) = (executor.throttle(), executor.tally());
+            let reporter =
+                StatusReporter::new(&subscriber, &consumers, throttle, tally, inspection);
             runners.push(Runner {
                 bus: self.bus.clone(),
                 executor: Arc::new(executor),
-                board: Arc::new(board),
+                reporter: Arc::new(reporter),
                 subscriber,
                 consumers,
                 floors: Arc::default(),

@@ -5,7 +5,7 @@ use std::{error::Error, time::Duration};
 use super::Past;
 use crate::{
     handler::memory::{Noted, Whereabouts},
-    policy::outcome::{DeadLetter, Outcome},
+    policy::outcome::DeadLetter,
 };
 
 /// Why an answer did not reach the server.
@@ -26,8 +26,6 @@ pub(crate) trait Acknowledger: Send + Sync + 'static {
     }
     /// Hands the event back for another instance, as if it had not been delivered.
     fn hand_back(&self, after: Duration) -> impl Future<Output = Result<(), AckError>> + Send;
-    /// Called with the outcome of an attempt and the error text, before the answer is sent.
-    fn decided(&self, _outcome: &Outcome, _error: Option<&str>) {}
     /// Looks up the dead letter of an event that was dead-lettered before.
     fn whereabouts(
         &self,

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Acknowledger, Arrival, Executor, Step};
-use crate::policy::outcome::Outcome;
+use super::{Acknowledger, Attempt, Disposition, Executor};
+use crate::{observer::DeliveryEnd, policy::outcome::Outcome};
 
 /// The pauses between two tries of an answer.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -15,15 +15,13 @@ const ANSWER_TRIES: u32 = 3;
 
 impl<S: Send + Sync + 'static> Executor<S> {
     /// Answers, and counts a confirmed outcome of a replay. Returns the sequence of the dead letter, if one was stored.
-    pub(super) async fn answer_with_letter(
+    pub(super) async fn answer<A: Acknowledger>(
         &self,
-        arrival: &Arrival,
+        attempt: &Attempt<'_, A>,
         outcome: &Outcome,
-        acknowledger: &impl Acknowledger,
-        halt: &CancellationToken,
-    ) -> (Step, u64) {
-        let answered = self.answered(arrival, outcome, acknowledger, halt).await;
-        if let (Step::Over, Some(replay)) = (answered.0, &arrival.replay) {
+    ) -> (Disposition, u64) {
+        let answered = self.confirm(attempt, outcome).await;
+        if let (Disposition::Settled, Some(replay)) = (answered.0, &attempt.delivery.replay) {
             replay.ended(outcome);
         }
         answered
@@ -31,76 +29,63 @@ impl<S: Send + Sync + 'static> Executor<S> {
 
     /// Answers until it is confirmed. An ordered subscriber keeps trying: its lane must not continue while the server
     /// may redeliver this event. An unordered subscriber stops after a few tries and relies on the redelivery.
-    pub(super) async fn answered(
+    pub(super) async fn confirm<A: Acknowledger>(
         &self,
-        arrival: &Arrival,
+        attempt: &Attempt<'_, A>,
         outcome: &Outcome,
-        acknowledger: &impl Acknowledger,
-        halt: &CancellationToken,
-    ) -> (Step, u64) {
+    ) -> (Disposition, u64) {
+        let Attempt { delivery, ack, .. } = attempt;
         let mut pause = FIRST_PAUSE;
         for tried in 1_u32.. {
             let answered = match outcome {
-                Outcome::Ack | Outcome::Duplicate => acknowledger.ack().await.map(|()| 0),
+                Outcome::Ack | Outcome::Duplicate => ack.ack().await.map(|()| 0),
                 Outcome::Retry(after) | Outcome::Defer(after) => {
-                    let retrying = acknowledger.retry(*after, &arrival.past);
-                    retrying.await.map(|()| 0)
+                    ack.retry(*after, &delivery.past).await.map(|()| 0)
                 }
-                Outcome::Reject(letter) => acknowledger.dead_letter(letter).await,
+                Outcome::Reject(letter) => ack.dead_letter(letter).await,
             };
             let error = match answered {
                 Ok(letter) => {
                     self.tally.confirmed();
-                    return (Step::Over, letter);
+                    return (Disposition::Settled, letter);
                 }
                 Err(error) => error,
             };
-            self.unconfirmed(arrival, outcome.as_str(), tried, &error);
+            self.record_unconfirmed(delivery, outcome.as_str(), tried, &error);
             let is_enough = tried >= ANSWER_TRIES && !self.subscriber.ordered;
-            if is_enough || waited(pause, halt).await.is_none() {
+            if is_enough || waited(pause, attempt.halt).await.is_none() {
                 break;
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        (Step::Left, 0)
+        (Disposition::Abandoned, 0)
     }
 
     /// An ordered subscriber sends nothing: its next active instance begins at the ack floor.
-    pub(super) async fn hand_back(
-        &self,
-        arrival: &Arrival,
-        acknowledger: &impl Acknowledger,
-        halt: &CancellationToken,
-    ) -> Step {
-        tracing::info!(
-            subscriber = &*self.name,
-            sequence = arrival.sequence,
-            "event handed back: the worker stops"
-        );
+    pub(super) async fn hand_back<A: Acknowledger>(&self, attempt: &Attempt<'_, A>) -> Disposition {
+        self.record(attempt.delivery, DeliveryEnd::HandedBack);
         if self.subscriber.ordered {
-            return Step::Left;
+            return Disposition::Abandoned;
         }
-        self.give_back(arrival, Duration::ZERO, acknowledger, halt)
-            .await
+        self.give_back(attempt, Duration::ZERO).await
     }
 
-    pub(super) async fn give_back(
+    /// Has the event redelivered after this time, as if it had not been delivered.
+    pub(super) async fn give_back<A: Acknowledger>(
         &self,
-        arrival: &Arrival,
+        attempt: &Attempt<'_, A>,
         after: Duration,
-        acknowledger: &impl Acknowledger,
-        halt: &CancellationToken,
-    ) -> Step {
+    ) -> Disposition {
         for tried in 1..=ANSWER_TRIES {
-            let Err(error) = acknowledger.hand_back(after).await else {
+            let Err(error) = attempt.ack.hand_back(after).await else {
                 break;
             };
-            self.unconfirmed(arrival, "hand back", tried, &error);
-            if waited(FIRST_PAUSE, halt).await.is_none() {
+            self.record_unconfirmed(attempt.delivery, "hand back", tried, &error);
+            if waited(FIRST_PAUSE, attempt.halt).await.is_none() {
                 break;
             }
         }
-        Step::Left
+        Disposition::Abandoned
     }
 }
 

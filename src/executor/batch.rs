@@ -3,55 +3,40 @@
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
 use futures::{FutureExt, future::join_all};
-use tokio_util::sync::CancellationToken;
 
-use super::{Acknowledger, Arrival, Executor, Step};
+use super::{Acknowledger, Attempt, Decided, Disposition, Executor};
 use crate::{
     handler::{batch::Batch, context::Cancelled, panicked},
-    policy::{
-        breaker::{Attempted, Permit},
-        failure::Failure,
-        outcome::{Handled, Outcome},
-    },
+    policy::{failure::Failure, outcome::Handled},
 };
-
-/// A delivery and its acknowledger.
-pub(crate) struct InFlightDelivery<'a, A> {
-    pub(crate) arrival: &'a mut Arrival,
-    pub(crate) acknowledger: A,
-    pub(crate) permit: Permit,
-}
 
 impl<S: Send + Sync + 'static> Executor<S> {
     /// One attempt of events with the same batch handler: one call, then decide, acknowledge and record each event.
     pub(crate) async fn run_batch<A: Acknowledger>(
         &self,
-        mut in_flight: Vec<InFlightDelivery<'_, A>>,
-        halt: &CancellationToken,
-    ) -> Vec<Step> {
+        attempts: Vec<Attempt<'_, A>>,
+    ) -> Vec<Disposition> {
         let began = Instant::now();
-        let called = AssertUnwindSafe(self.call_batch(&in_flight, halt)).catch_unwind();
+        let called = AssertUnwindSafe(self.call_batch(&attempts)).catch_unwind();
         let results = match called.await {
-            Ok(Some(results)) if !self.fails_its_replay(&in_flight, &results) => results,
+            Ok(Some(results)) if !self.fails_its_replay(&attempts, &results) => results,
             Ok(_) => {
-                let back = in_flight.iter().map(|held| {
-                    let subject = &held.arrival.subject;
-                    self.flow.end(held.permit, subject, Attempted::Void);
-                    self.hand_back(held.arrival, &held.acknowledger, halt)
+                let back = attempts.iter().map(|attempt| {
+                    self.pass(attempt);
+                    self.hand_back(attempt)
                 });
                 return join_all(back).await;
             }
             Err(panic) => {
                 let failure = panicked(&*panic);
-                in_flight.iter().map(|_| Err(failure.copy())).collect()
+                attempts.iter().map(|_| Err(failure.copy())).collect()
             }
         };
         let elapsed = began.elapsed();
-        let each = in_flight.iter_mut().zip(results);
-        let each = each.map(|(held, result)| {
-            let decided = self.decide_caught(held, result);
-            let (acknowledger, permit) = (&held.acknowledger, held.permit);
-            self.conclude(held.arrival, decided, elapsed, acknowledger, halt, permit)
+        let each = attempts.into_iter().zip(results);
+        let each = each.map(|(attempt, result)| {
+            let decided = self.decide_caught(&attempt, result);
+            self.conclude(attempt, decided, elapsed)
         });
         join_all(each).await
     }
@@ -59,21 +44,20 @@ impl<S: Send + Sync + 'static> Executor<S> {
     /// Whether the replay cannot continue. All events of a batch are part of the same replay, or of none.
     fn fails_its_replay<A>(
         &self,
-        in_flight: &[InFlightDelivery<'_, A>],
+        attempts: &[Attempt<'_, A>],
         results: &[Result<Handled, Failure>],
     ) -> bool {
-        let mut each = in_flight.iter().zip(results);
-        each.any(|(held, result)| self.fails_replay(held.arrival, result))
+        let mut each = attempts.iter().zip(results);
+        each.any(|(attempt, result)| self.fails_replay(attempt.delivery, result))
     }
 
     /// The text of an error is application code too, and may panic.
     fn decide_caught<A>(
         &self,
-        held: &InFlightDelivery<'_, A>,
+        attempt: &Attempt<'_, A>,
         result: Result<Handled, Failure>,
-    ) -> (Outcome, Option<String>) {
-        let attempt = held.arrival.past.failures.saturating_add(1);
-        let decide = |result| self.decide(result, held.arrival, attempt, held.permit);
+    ) -> Decided {
+        let decide = |result| self.decide(attempt, result);
         let deciding = AssertUnwindSafe(|| decide(result));
         std::panic::catch_unwind(deciding).unwrap_or_else(|panic| decide(Err(panicked(&*panic))))
     }
@@ -81,18 +65,19 @@ impl<S: Send + Sync + 'static> Executor<S> {
     /// The handler's results; `None` when the worker halts first.
     async fn call_batch<A>(
         &self,
-        in_flight: &[InFlightDelivery<'_, A>],
-        halt: &CancellationToken,
+        attempts: &[Attempt<'_, A>],
     ) -> Option<Vec<Result<Handled, Failure>>> {
+        let halt = attempts.first()?.halt;
         let cancelled = halt.child_token();
-        let facts = in_flight.iter().filter_map(|held| {
-            let envelope = held.arrival.envelope.as_ref().ok()?;
-            let attempt = held.arrival.past.failures.saturating_add(1);
-            Some(self.facts(held.arrival, envelope, attempt, Cancelled::by(&cancelled)))
+        let facts = attempts.iter().filter_map(|attempt| {
+            let envelope = attempt.delivery.event()?;
+            let facts = self.facts(attempt.delivery, envelope, Cancelled::by(&cancelled));
+            Some(Arc::new(facts))
         });
+        let deliveries: Vec<_> = facts.collect();
         let batch = Batch {
             state: Arc::clone(&self.state),
-            deliveries: facts.map(Arc::new).collect(),
+            deliveries,
             cancelled,
         };
         let first = batch.deliveries.first()?;

@@ -1,128 +1,37 @@
-//! Logs and counts attempts. Decides nothing.
+//! Tells the observers how deliveries end. Decides nothing.
 
-use std::time::{Duration, Instant};
-
-use super::{AckError, Arrival, Executor};
+use super::{AckError, Delivery, Executor};
 use crate::{
-    log::short,
-    policy::{
-        failure::told,
-        outcome::{DeadLetter, Outcome},
-    },
+    observer::{DeliveryEnd, DeliveryFacts, Observation},
+    policy::failure::told,
 };
 
-/// One log event with the common fields of a delivery.
-macro_rules! log {
-    ($level:ident, ($executor:expr, $arrival:expr, $attempt:expr, $outcome:expr, $elapsed:expr), $($more:tt)*) => {
-        tracing::$level!(
-            subscriber = &*$executor.name,
-            event.id = $arrival.envelope.as_ref().ok().map(|e| tracing::field::display(e.id())),
-            event.name = &*short($arrival.envelope.as_ref().map_or(&*$arrival.subject, |e| e.name().as_str())),
-            key = $arrival.envelope.as_ref().ok().and_then(|e| e.key()).map(short).as_deref(),
-            stream = &*$arrival.stream,
-            sequence = $arrival.sequence,
-            replay = $arrival.replay.as_ref().map(|replay| tracing::field::display(replay.mark.id)),
-            attempt = $attempt,
-            outcome = $outcome,
-            elapsed_ms = u64::try_from($elapsed.as_millis()).unwrap_or(u64::MAX),
-            $($more)*
-        )
-    };
-}
-
 impl<S: Send + Sync + 'static> Executor<S> {
-    /// Logs an attempt, one log event each. A dead letter is logged [later](Executor::record_letter).
-    pub(super) fn record(
-        &self,
-        arrival: &Arrival,
-        attempt: u32,
-        outcome: &Outcome,
-        error: Option<String>,
-        elapsed: Duration,
-    ) {
-        let of = outcome.as_str();
-        match outcome {
-            Outcome::Ack => log!(
-                debug,
-                (self, arrival, attempt, of, elapsed),
-                "event handled"
-            ),
-            Outcome::Duplicate => {
-                log!(
-                    debug,
-                    (self, arrival, attempt, of, elapsed),
-                    "duplicate skipped"
-                );
-            }
-            Outcome::Retry(after) => log!(
-                warn,
-                (self, arrival, attempt, of, elapsed),
-                retry_after = ?after,
-                error,
-                "retry scheduled"
-            ),
-            Outcome::Defer(after) => log!(
-                warn,
-                (self, arrival, attempt, of, elapsed),
-                retry_after = ?after,
-                error,
-                "delivery deferred: a dependency of the handler is not available"
-            ),
-            Outcome::Reject(_) => return,
-        }
-        self.tally.ended(outcome);
+    pub(super) fn record(&self, delivery: &Delivery, end: DeliveryEnd<'_>) {
+        let of = DeliveryFacts {
+            subscriber: &self.name,
+            event: delivery.event().map(|event| &**event),
+            subject: &delivery.subject,
+            stream: &delivery.stream,
+            sequence: delivery.sequence,
+            replay: delivery.replay.as_ref().map(|replay| replay.tag.id),
+        };
+        self.observers.tell(&Observation::Delivery(of, end));
     }
 
-    /// Logs a dead-lettered event, one log event, once the server has confirmed the dead letter or failed to.
-    pub(super) fn record_letter(
+    pub(super) fn record_unconfirmed(
         &self,
-        arrival: &Arrival,
-        letter: &DeadLetter,
-        is_stored: bool,
-        elapsed: Duration,
-    ) {
-        let (attempt, cause, error) = (letter.attempts, letter.cause.as_str(), &*letter.error);
-        self.tally.dead_lettered(is_stored);
-        if is_stored {
-            log!(
-                error,
-                (self, arrival, attempt, "reject", elapsed),
-                cause,
-                error,
-                "dead letter stored"
-            );
-        } else {
-            log!(
-                warn,
-                (self, arrival, attempt, "unconfirmed", elapsed),
-                cause,
-                error,
-                "dead letter unconfirmed: the event is redelivered"
-            );
-        }
-    }
-
-    pub(super) fn unconfirmed(
-        &self,
-        arrival: &Arrival,
-        outcome: &str,
+        delivery: &Delivery,
+        answer: &str,
         tried: u32,
         error: &AckError,
     ) {
-        let error = told(error);
-        self.tally.unconfirmed(&error);
-        // Every answer has its own subject, so the error text differs although the cause is the same.
-        let Some(unsaid) = self.unconfirmed.again(Instant::now()) else {
-            return;
-        };
-        tracing::warn!(
-            subscriber = &*self.name,
-            sequence = arrival.sequence,
-            outcome,
+        let error = &*told(error);
+        let end = DeliveryEnd::Unconfirmed {
+            answer,
             tried,
-            unsaid,
             error,
-            "outcome unconfirmed: without a confirmation the event is redelivered"
-        );
+        };
+        self.record(delivery, end);
     }
 }

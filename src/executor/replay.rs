@@ -2,13 +2,11 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use tokio_util::sync::CancellationToken;
-
-use super::{Acknowledger, Arrival, Executor, Step};
+use super::{Acknowledger, Attempt, Delivery, Disposition, Executor};
 use crate::{
     handler::panicked,
+    observer::DeliveryEnd,
     policy::{
-        breaker::Permit,
         failure::{Failure, Verdict, told, undecodable},
         outcome::{Handled, Outcome},
     },
@@ -37,66 +35,63 @@ pub(super) enum Uncalled {
 
 impl<S: Send + Sync + 'static> Executor<S> {
     /// Why no handler is called for an event of a replay; `None` when one is called.
-    pub(super) fn uncalled(&self, arrival: &Arrival) -> Option<Uncalled> {
-        let replay = arrival.replay.as_ref()?;
+    pub(super) fn uncalled(&self, delivery: &Delivery) -> Option<Uncalled> {
+        let replay = delivery.replay.as_ref()?;
         if replay.is_void() {
             return Some(Uncalled::Void);
         }
-        let envelope = arrival.envelope.as_ref().ok()?;
+        let envelope = delivery.envelope.as_ref().ok()?;
         let route = self.subscriber.route(envelope, Some(replay))?;
         route.skips_replays.then_some(Uncalled::Skipped)
     }
 
     /// Answers an event for which no handler is called.
-    pub(super) async fn without_a_call(
+    pub(super) async fn without_a_call<A: Acknowledger>(
         &self,
-        arrival: &Arrival,
+        attempt: Attempt<'_, A>,
         uncalled: Uncalled,
-        acknowledger: &impl Acknowledger,
-        halt: &CancellationToken,
-        permit: Permit,
-    ) -> Step {
-        self.pass(arrival, permit);
+    ) -> Disposition {
+        self.pass(&attempt);
         if uncalled == Uncalled::Void {
-            return match acknowledger.ack().await {
-                Ok(()) => Step::Over,
-                Err(_) => Step::Left,
+            self.record(attempt.delivery, DeliveryEnd::Dropped);
+            return match attempt.ack.ack().await {
+                Ok(()) => Disposition::Settled,
+                Err(_) => Disposition::Abandoned,
             };
         }
-        acknowledger.decided(&Outcome::Ack, None);
-        let answering = self.answered(arrival, &Outcome::Ack, acknowledger, halt);
-        let (step, _) = answering.await;
-        if let (Step::Over, Some(replay)) = (step, &arrival.replay) {
-            replay.course.add(Count::Skipped, 1);
+        self.record(attempt.delivery, DeliveryEnd::Skipped);
+        let (disposition, _) = self.confirm(&attempt, &Outcome::Ack).await;
+        if let (Disposition::Settled, Some(replay)) = (disposition, &attempt.delivery.replay) {
+            replay.counters.add(Count::Skipped, 1);
         }
-        step
+        disposition
     }
 
     /// Whether the replay cannot continue because the event is older than the inbox remembers. Not a fault of the
     /// event.
     pub(super) fn fails_replay(
         &self,
-        arrival: &Arrival,
+        delivery: &Delivery,
         result: &Result<Handled, Failure>,
     ) -> bool {
-        let (Some(replay), Err(failure)) = (&arrival.replay, result) else {
+        let (Some(replay), Err(failure)) = (&delivery.replay, result) else {
             return false;
         };
         let is_old = !replay.is_retry && failure.verdict == Verdict::OutsideInbox;
         if is_old {
             let why = "the replay is too old: the inbox remembers handled events for 13 days; start another replay";
-            replay.course.fail(why.to_owned());
+            replay.counters.fail(why.to_owned());
         }
         is_old
     }
 
     /// Routes and decodes an event without calling a handler.
-    pub(crate) fn rehearse(&self, arrival: &Arrival) -> Rehearsed {
-        let envelope = match &arrival.envelope {
+    pub(crate) fn rehearse(&self, delivery: &Delivery) -> Rehearsed {
+        let envelope = match &delivery.envelope {
             Ok(envelope) => envelope,
             Err(error) => return Rehearsed::Undecodable(told(error)),
         };
-        let Some(route) = self.subscriber.route(envelope, arrival.replay.as_deref()) else {
+        let Some(route) = self.subscriber.route(envelope, delivery.replay.as_deref()) else {
             return Rehearsed::Undecodable(told(&self.no_handler(envelope)));
         };
         if route.skips_replays {

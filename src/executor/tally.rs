@@ -13,6 +13,7 @@ use chrono::{DateTime, Utc};
 
 use crate::{
     log::{Lasting, short},
+    observer::{DeliveryEnd, Observation, Observer},
     policy::outcome::Outcome,
 };
 
@@ -67,8 +68,8 @@ impl Tally {
         self.delivered_at.store(now.timestamp_millis(), Relaxed);
     }
 
-    /// Counts the end of an attempt. A dead letter is counted [when it is stored](Tally::given_up).
-    pub(crate) fn ended(&self, outcome: &Outcome) {
+    /// Counts the end of an attempt. A dead letter is counted [when it is stored](Tally::dead_lettered).
+    fn ended(&self, outcome: &Outcome) {
         let counter = match outcome {
             Outcome::Ack | Outcome::Duplicate => &self.handled,
             Outcome::Retry(_) | Outcome::Defer(_) => &self.failed,
@@ -78,7 +79,7 @@ impl Tally {
     }
 
     /// Counts an event that was to be dead-lettered: its dead letter is confirmed, or the event is redelivered.
-    pub(crate) fn dead_lettered(&self, is_stored: bool) {
+    fn dead_lettered(&self, is_stored: bool) {
         let counter = match is_stored {
             true => &self.dead_lettered,
             false => &self.failed,
@@ -87,7 +88,7 @@ impl Tally {
     }
 
     /// Records that the server has not confirmed an answer.
-    pub(crate) fn unconfirmed(&self, why: &str) {
+    fn unconfirmed(&self, why: &str) {
         *self.reason() = Some(why.to_owned());
         self.unconfirmed_answers.fetch_add(1, Relaxed);
     }
@@ -180,6 +181,30 @@ impl Tally {
         self.unconfirmed
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Observer for Tally {
+    fn observe(&self, observation: &Observation<'_>) {
+        match observation {
+            Observation::Delivery(_, end) => match end {
+                DeliveryEnd::Decided { outcome, .. } => self.ended(outcome),
+                DeliveryEnd::DeadLettered { is_stored, .. } => self.dead_lettered(*is_stored),
+                DeliveryEnd::Unconfirmed { error, .. } => self.unconfirmed(error),
+                // Counted before: the observers are told whether a line of the log is due.
+                DeliveryEnd::Unhandled { .. } => {}
+                DeliveryEnd::DeadLetterLost { .. }
+                | DeliveryEnd::HandedBack
+                | DeliveryEnd::Skipped
+                | DeliveryEnd::Dropped => {}
+            },
+            Observation::Batch(_)
+            | Observation::DeadLetter(..)
+            | Observation::Replay { .. }
+            | Observation::Key { .. }
+            | Observation::Lease { .. }
+            | Observation::Circuit { .. } => {}
+        }
     }
 }
 

@@ -5,12 +5,15 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use chrono::Utc;
 use tidings_contract::Event;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::throttle::Begin;
 use super::*;
 use crate::policy::breaker::CircuitState;
+use crate::position::Position;
 
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Created;
@@ -42,17 +45,18 @@ impl Acknowledger for Confirms {
     }
 }
 
-fn arrival(sequence: u64) -> Arrival {
+fn delivery(sequence: u64) -> Delivery {
     let envelope = Envelope::raw("user.created", 1, None, "null").unwrap();
-    Arrival {
+    Delivery {
         envelope: Ok(envelope.into()),
         subject: "user.created".into(),
         stream: "EVENTS".into(),
         sequence,
         stored_at: Utc::now(),
-        at: Position::from((sequence, 0)),
+        position: Position::from((sequence, 0)),
         consumer_sequence: sequence,
         delivered: 1,
+        is_suspect: false,
         past: Past::default(),
         replay: None,
     }
@@ -66,8 +70,12 @@ async fn the_circuit_opens_by_default_when_every_handler_hangs() {
     }
     let subscriber = EventSubscriber::durable("w").on(hang);
     let at_once = subscriber.concurrency;
-    let executor = Arc::new(Executor::new(Arc::new(subscriber), Arc::new(())));
-    let events: VecDeque<Arrival> = (1..=400).map(arrival).collect();
+    let executor = Arc::new(Executor::new(
+        Arc::new(subscriber),
+        Arc::new(()),
+        &Observers::default(),
+    ));
+    let events: VecDeque<Delivery> = (1..=400).map(delivery).collect();
     let events = Arc::new(Mutex::new(events));
     let began = tokio::time::Instant::now();
     let mut attempts = JoinSet::new();
@@ -77,14 +85,19 @@ async fn the_circuit_opens_by_default_when_every_handler_hangs() {
             let mut most = 0;
             let next = || events.lock().unwrap().pop_front();
             // The probes of an open circuit are not part of this test.
-            while executor.flow().circuit() == CircuitState::Closed
-                && let Begin::Begun(mut event, permit) = executor.flow().begin(next)
+            while executor.throttle().circuit() == CircuitState::Closed
+                && let Begin::Begun(mut event, permit) = executor.throttle().begin(next)
             {
-                let halt = CancellationToken::new();
-                executor.run(&mut event, &Confirms, &halt, permit).await;
+                let attempt = Attempt {
+                    delivery: &mut event,
+                    ack: &Confirms,
+                    halt: &CancellationToken::new(),
+                    permit,
+                };
+                executor.run(attempt).await;
                 most = most.max(event.past.failures);
                 events.lock().unwrap().push_back(event);
-                if executor.flow().circuit() == CircuitState::Open {
+                if executor.throttle().circuit() == CircuitState::Open {
                     return (most, began.elapsed().as_secs());
                 }
             }

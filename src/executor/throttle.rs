@@ -1,19 +1,23 @@
-//! When the attempts of one subscriber may begin, and how their results change its circuit. Reads the clock and writes
-//! the log for a [circuit](crate::policy::breaker) and a [rate](crate::policy::rate); never waits and never runs anything.
+//! When the attempts of one subscriber may begin, and how their results change its circuit. Reads the clock and tells
+//! the observers for a [circuit](crate::policy::breaker) and a [rate](crate::policy::rate); never waits and never runs anything.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use crate::policy::{
-    breaker::{Attempted, Change, Circuit, CircuitBreaker, CircuitState, Gate, Load, Permit},
-    rate::{Bucket, Rate},
+use crate::{
+    observer::{Observation, Observers},
+    policy::{
+        breaker::{Attempted, Change, Circuit, CircuitBreaker, CircuitState, Gate, Load, Permit},
+        rate::{Bucket, Rate},
+    },
 };
 
 /// Shared by the runner, which begins attempts, and the executor, which ends them.
 pub(crate) struct Throttle {
     subscriber: Arc<str>,
+    observers: Observers,
     inner: Mutex<Inner>,
 }
 
@@ -49,9 +53,11 @@ impl Throttle {
         breaker: CircuitBreaker,
         load: Load,
         rate: Option<Rate>,
+        observers: Observers,
     ) -> Self {
         Self {
             subscriber,
+            observers,
             inner: Mutex::new(Inner {
                 circuit: Circuit::new(breaker).under(load),
                 bucket: rate.map(Bucket::new),
@@ -91,7 +97,9 @@ impl Throttle {
         let counts = inner.circuit.counts_failures();
         drop(inner);
         if let Some(change) = change {
-            self.log(change);
+            let subscriber = &self.subscriber;
+            self.observers
+                .tell(&Observation::Circuit { subscriber, change });
         }
         counts
     }
@@ -122,31 +130,6 @@ impl Throttle {
     /// How long until a moment returned by [`Begin::Later`].
     pub(crate) fn until(&self, moment: Instant) -> Duration {
         moment.saturating_duration_since(self.inner().now())
-    }
-
-    fn log(&self, change: Change) {
-        let subscriber = &*self.subscriber;
-        match change {
-            Change::Opened {
-                failed,
-                attempts,
-                pause,
-            } => tracing::warn!(
-                subscriber,
-                failed,
-                attempts,
-                ?pause,
-                "circuit opened: nothing is pulled during the pause, then one event is attempted"
-            ),
-            Change::StaysOpen { pause } => {
-                tracing::warn!(
-                    subscriber,
-                    ?pause,
-                    "circuit probe failed: the circuit stays open"
-                );
-            }
-            Change::Closed => tracing::info!(subscriber, "circuit closed"),
-        }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {

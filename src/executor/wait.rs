@@ -2,14 +2,11 @@
 
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
-
 use super::throttle::Pulls;
-use super::{Acknowledger, Arrival, Executor, Step};
+use super::{Acknowledger, Attempt, Disposition, Executor};
 use crate::{
-    log::short,
+    observer::DeliveryEnd,
     policy::{
-        breaker::Permit,
         outcome::{Cause, DeadLetter, Outcome},
         retry::Retry,
     },
@@ -18,12 +15,12 @@ use crate::{
 /// Delays shorter than the server's schedules can make are waited for in flight.
 const IN_PLACE: Duration = Duration::from_millis(250);
 /// A deferred event stays in flight for no longer than this.
-const LONGEST_IN_HAND: Duration = Duration::from_secs(30);
+const LONGEST_IN_FLIGHT: Duration = Duration::from_secs(30);
 /// How long the event of a failed probe is sent away, so that another event becomes the next probe.
 const AFTER_PROBE: Duration = Duration::from_secs(1);
 
 /// How often in a row an event is deferred in flight, before it makes room for other events.
-const IN_HAND: u32 = 2;
+const IN_FLIGHT: u32 = 2;
 /// The delay when it is then stored for redelivery. Not short: while the dependency is unavailable, each redelivery
 /// costs two messages.
 const AWAY: Retry =
@@ -40,75 +37,65 @@ const LEFT_FOR: Duration = Duration::from_secs(3_600);
 
 impl<S: Send + Sync + 'static> Executor<S> {
     /// How long the event stays in flight; `None` when the outcome is to be answered.
-    pub(super) fn stays_for(
+    pub(super) fn stays_for<A: Acknowledger>(
         &self,
+        attempt: &Attempt<'_, A>,
         outcome: &mut Outcome,
-        arrival: &Arrival,
-        acknowledger: &impl Acknowledger,
-        permit: Permit,
     ) -> Option<Duration> {
-        let must_stay = || self.subscriber.ordered || !acknowledger.can_come_again(&arrival.past);
+        let past = &attempt.delivery.past;
+        let must_stay = || self.subscriber.ordered || !attempt.ack.can_come_again(past);
         match outcome {
             // If only the events in flight were probes, events that always fail would keep the circuit open.
-            Outcome::Defer(after) if permit.is_probe() && !must_stay() => {
+            Outcome::Defer(after) if attempt.permit.is_probe() && !must_stay() => {
                 *after = (*after).max(AFTER_PROBE);
                 None
             }
             // Another handler may not need this dependency: its events wait behind this one.
             Outcome::Defer(after)
-                if arrival.past.deferrals > IN_HAND
-                    && self.flow.pulls() == Pulls::All
+                if past.deferrals > IN_FLIGHT
+                    && self.throttle.pulls() == Pulls::All
                     && !must_stay() =>
             {
-                let away = AWAY.delay(arrival.past.deferrals - IN_HAND, (self.random)());
+                let away = AWAY.delay(past.deferrals - IN_FLIGHT, (self.random)());
                 *after = (*after).max(away.unwrap_or_default());
                 None
             }
             // The dependency of the handlers is unavailable: pulling more events would not help.
-            Outcome::Defer(after) if *after <= LONGEST_IN_HAND || must_stay() => Some(*after),
+            Outcome::Defer(after) if *after <= LONGEST_IN_FLIGHT || must_stay() => Some(*after),
             Outcome::Retry(after) if *after <= IN_PLACE || must_stay() => Some(*after),
-            _ => None,
+            Outcome::Postpone(_)
+            | Outcome::Retry(_)
+            | Outcome::Ack
+            | Outcome::Duplicate
+            | Outcome::Reject(_) => None,
         }
     }
 
     /// Hands an event back for another instance: a newer version may have widened the consumer. An ordered subscriber
     /// has no other active instance at the moment, and must not let the key's next event pass.
-    pub(crate) async fn leave(
-        &self,
-        arrival: &mut Arrival,
-        acknowledger: &impl Acknowledger,
-        halt: &CancellationToken,
-    ) -> Step {
-        if let Some(unsaid) = self.tally.unhandled(&arrival.subject) {
-            tracing::warn!(
-                subscriber = &*self.name,
-                subject = &*short(&arrival.subject),
-                unsaid,
-                "unhandled event deferred: it is left to an instance that handles its name; if none ever will, run \
-                 `tidings subscribers prune`"
-            );
-        }
-        arrival.past.deferrals = arrival.past.deferrals.saturating_add(1);
-        let times = arrival.past.deferrals.max(arrival.delivered);
+    pub(crate) async fn leave<A: Acknowledger>(&self, attempt: Attempt<'_, A>) -> Disposition {
+        let delivery = &mut *attempt.delivery;
+        let unsaid = self.tally.unhandled(&delivery.subject);
+        self.record(delivery, DeliveryEnd::Unhandled { unsaid });
+        delivery.past.note_deferral();
+        let times = delivery.past.deferrals.max(delivery.delivered);
         if times > LEFT_AT_MOST {
-            let (name, subject) = (&self.name, &arrival.subject);
+            let (name, subject) = (&self.name, &delivery.subject);
             let error = format!("no instance of {name} handles {subject}");
             let letter = DeadLetter::new(Cause::Unknown, &error, 0);
             let outcome = Outcome::Reject(letter);
-            return self
-                .end(arrival, &outcome, Duration::ZERO, acknowledger, halt)
-                .await;
+            return self.end(&attempt, &outcome, Duration::ZERO).await;
         }
         let after = NOT_OURS.delay(times, (self.random)()).unwrap_or_default();
-        if self.subscriber.ordered && arrival.replay.is_none() {
-            arrival.past.deferrals = LEFT_AT_MOST;
-            return Step::Again(LEFT_FOR);
+        if self.subscriber.ordered && delivery.replay.is_none() {
+            delivery.past.deferrals = LEFT_AT_MOST;
+            return Disposition::RetryLocally(LEFT_FOR);
         }
         // Its replay may be cancelled meanwhile.
         if self.subscriber.ordered {
-            return Step::Again(after);
+            return Disposition::RetryLocally(after);
         }
-        self.give_back(arrival, after, acknowledger, halt).await
+        self.give_back(&attempt, after).await
     }
 }
 
@@ -118,12 +105,14 @@ mod tests {
 
     use chrono::Utc;
     use tidings_contract::{Envelope, Event};
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::{
-        executor::{AckError, Past},
+        executor::{AckError, Delivery, Past},
         handler::{context::Context, subscriber::EventSubscriber},
-        policy::failure::Failure,
+        observer::Observers,
+        policy::{breaker::Permit, failure::Failure},
         position::Position,
     };
 
@@ -170,42 +159,51 @@ mod tests {
         Ok(())
     }
 
-    fn arrival(times: u32) -> Arrival {
+    fn delivery(times: u32) -> Delivery {
         let envelope = Envelope::raw("user.renamed", 1, None, "{}").unwrap();
-        Arrival {
+        Delivery {
             envelope: Ok(envelope.into()),
             subject: "user.renamed".into(),
             stream: "EVENTS".into(),
             sequence: 1,
             stored_at: Utc::now(),
-            at: Position::from((1, 0)),
+            position: Position::from((1, 0)),
             consumer_sequence: u64::from(times),
             delivered: times,
+            is_suspect: false,
             past: Past::default(),
             replay: None,
         }
     }
 
+    async fn run(executor: &Executor<()>, delivery: &mut Delivery, ack: &Answers) -> Disposition {
+        let attempt = Attempt {
+            delivery,
+            ack,
+            halt: &CancellationToken::new(),
+            permit: Permit::default(),
+        };
+        executor.run(attempt).await
+    }
+
     async fn left(times: u32) -> Vec<String> {
         let subscriber = EventSubscriber::durable("w").on(handle);
-        let executor = Executor::new(Arc::new(subscriber), Arc::new(()));
-        let (mut arrival, answers) = (arrival(times), Answers::default());
-        let (halt, permit) = (CancellationToken::new(), Permit::default());
-        executor.run(&mut arrival, &answers, &halt, permit).await;
+        let executor = Executor::new(Arc::new(subscriber), Arc::new(()), &Observers::default());
+        let (mut delivery, answers) = (delivery(times), Answers::default());
+        run(&executor, &mut delivery, &answers).await;
         answers.0.into_inner().unwrap()
     }
 
     #[tokio::test]
     async fn in_order_an_unknown_name_waits_an_hour_then_dead_letters() {
         let subscriber = EventSubscriber::durable("w").on(handle).ordered_by_key();
-        let executor = Executor::new(Arc::new(subscriber), Arc::new(()));
-        let (mut arrival, answers) = (arrival(1), Answers::default());
-        let (halt, permit) = (CancellationToken::new(), Permit::default());
-        let waits = executor.run(&mut arrival, &answers, &halt, permit).await;
-        assert_eq!(waits, Step::Again(LEFT_FOR));
+        let executor = Executor::new(Arc::new(subscriber), Arc::new(()), &Observers::default());
+        let (mut delivery, answers) = (delivery(1), Answers::default());
+        let waits = run(&executor, &mut delivery, &answers).await;
+        assert_eq!(waits, Disposition::RetryLocally(LEFT_FOR));
         assert!(executor.tally().why_unhandled().is_some());
-        let ends = executor.run(&mut arrival, &answers, &halt, permit).await;
-        assert_eq!(ends, Step::Over);
+        let ends = run(&executor, &mut delivery, &answers).await;
+        assert_eq!(ends, Disposition::Settled);
         let dead_lettered = ["unknown: no instance of w handles user.renamed"];
         assert_eq!(answers.0.into_inner().unwrap(), dead_lettered);
     }

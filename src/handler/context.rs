@@ -194,7 +194,7 @@ impl<S> Context<S> {
 
 impl Facts {
     pub(crate) fn replay_id(&self) -> Option<ReplayId> {
-        self.replay.as_ref().map(|replay| replay.mark.id)
+        self.replay.as_ref().map(|replay| replay.tag.id)
     }
 }
 
@@ -235,9 +235,9 @@ pub(crate) async fn replaying<T>(
 /// handling has already published or cancelled them. Suppressed events are counted.
 pub(crate) fn suppresses(events: usize) -> bool {
     let suppressed = |replay: &Arc<Replaying>| {
-        let is_suppressed = !replay.mark.follow_ups;
+        let is_suppressed = !replay.tag.follow_ups;
         if is_suppressed {
-            replay.course.add(Count::Suppressed, events as u64);
+            replay.counters.add(Count::Suppressed, events as u64);
         }
         is_suppressed
     };

@@ -12,7 +12,7 @@ pub(crate) trait Remembers: Send + Sync {
     /// Records that an event is dead-lettered, before its dead letter is stored. From then on the handler is not called
     /// for it, unless it is redriven. An existing record of the event is kept, unless it equals `lost`, whose dead
     /// letter is lost, or the event was redriven since.
-    fn give_up<'a>(
+    fn record_dead_letter<'a>(
         &'a self,
         facts: &'a Facts,
         letter: &'a DeadLetter,
@@ -20,7 +20,11 @@ pub(crate) trait Remembers: Send + Sync {
     ) -> BoxFuture<'a, Result<DeadLettered, Failure>>;
 
     /// Records that the dead letter is stored, and its sequence; 0 when the sequence is not known.
-    fn buried<'a>(&'a self, facts: &'a Facts, letter: u64) -> BoxFuture<'a, Result<(), Failure>>;
+    fn dead_letter_stored<'a>(
+        &'a self,
+        facts: &'a Facts,
+        letter: u64,
+    ) -> BoxFuture<'a, Result<(), Failure>>;
 }
 
 /// What is recorded about an event that is to be dead-lettered.

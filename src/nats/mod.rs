@@ -28,7 +28,7 @@ pub use connection::nats_identity::NatsIdentity;
 pub use connection::options::{Auth, NatsOptions, Tls};
 pub(crate) use connection::rights::Need;
 pub(crate) use consume::consumer::{ConsumerLook, ConsumerSpec, drift, filters};
-pub(crate) use consume::delivery::{Deliveries, Delivery};
+pub(crate) use consume::delivery::{AckHandle, Deliveries};
 pub(crate) use consume::durables::{Durable, Durables};
 pub(crate) use consume::pull::{PullError, Pulled, Puller, PullerOptions};
 pub(crate) use consume::signs::{LeaseSign, RetrySigns};

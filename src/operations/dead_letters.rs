@@ -27,7 +27,10 @@ mod selection;
 
 use std::{collections::VecDeque, time::Duration};
 
-use crate::nats::{Bus, BusError, StartFrom, StoredMessage, stream::streams::StreamSpec};
+use crate::{
+    nats::{Bus, BusError, StartFrom, StoredMessage, stream::streams::StreamSpec},
+    observer::{LetterEnd, Observation, Observers},
+};
 pub use fate::{RedriveFates, RedriveWatch};
 pub use group::DeadLetterGroup;
 use group::Groups;
@@ -44,6 +47,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone)]
 pub struct DeadLetters {
     bus: Bus,
+    observers: Observers,
 }
 
 /// Reads dead letters in the order of the stream, up to the last one at the time of opening. Keeps one page in memory,
@@ -116,7 +120,10 @@ impl DeadLetters {
     /// The dead letters that are reached over a connection.
     #[must_use]
     pub fn new(bus: &Bus) -> Self {
-        Self { bus: bus.clone() }
+        Self {
+            bus: bus.clone(),
+            observers: Observers::default(),
+        }
     }
 
     /// Reads the selected dead letters.
@@ -188,14 +195,9 @@ impl DeadLetters {
             BusError::Refused { .. } => DeadLettersError::Undeletable { stream },
             error => error.into(),
         })?;
-        tracing::warn!(
-            letter = letter.sequence,
-            subscriber = letter.subscriber,
-            event.id = letter.event.map(tracing::field::display),
-            event.name = letter.name,
-            key = letter.key,
-            "dead letter discarded"
-        );
+        let end = LetterEnd::Discarded;
+        self.observers
+            .tell(&Observation::DeadLetter(letter.facts(), end));
         Ok(discarded)
     }
 

@@ -197,7 +197,7 @@ pub(crate) fn decide(
         (Verdict::Undecodable, _) => dead(Cause::Undecodable),
         (Verdict::OutsideInbox, _) => dead(Cause::OutsideInbox),
         (Verdict::Reject, _) => dead(Cause::Rejected),
-        (_, None) => dead(Cause::Exhausted),
+        (Verdict::Retry | Verdict::RetryAfter(_), None) => dead(Cause::Exhausted),
         (Verdict::RetryAfter(after), Some(_)) => Outcome::Retry(after),
         (Verdict::Retry, Some(delay)) => Outcome::Retry(delay),
     }

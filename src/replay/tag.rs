@@ -40,14 +40,14 @@ pub(crate) struct ReplayTag {
 /// A replay, as seen by the code that handles its events.
 #[derive(Debug, Clone)]
 pub(crate) struct Replaying {
-    pub(crate) mark: ReplayTag,
+    pub(crate) tag: ReplayTag,
     /// The scope of the inbox: separate from that of other replays and of the live events.
     #[cfg_attr(not(feature = "outbox"), allow(dead_code))]
     // read by the inbox
     pub(crate) scope: String,
     /// Whether the event comes from the retries and not from the replay itself.
     pub(crate) is_retry: bool,
-    pub(crate) course: Arc<ReplayCounters>,
+    pub(crate) counters: Arc<ReplayCounters>,
 }
 
 /// The state of a replay in this process.
@@ -94,9 +94,9 @@ impl ReplayTag {
     pub(crate) fn retried(self, subscriber: &str) -> Replaying {
         Replaying {
             scope: format!("{subscriber}/replay/{}", self.id),
-            mark: self,
+            tag: self,
             is_retry: true,
-            course: Arc::default(),
+            counters: Arc::default(),
         }
     }
 }
@@ -105,23 +105,23 @@ impl Replaying {
     /// Whether its event is to be dropped.
     pub(crate) fn is_void(&self) -> bool {
         match self.is_retry {
-            true => self.course.is_cancelled.load(Relaxed),
-            false => self.course.is_over(),
+            true => self.counters.is_cancelled.load(Relaxed),
+            false => self.counters.is_over(),
         }
     }
 
     /// Counts the outcome of an event after its answer is confirmed.
     pub(crate) fn ended(&self, outcome: &Outcome) {
-        let course = &self.course;
+        let counters = &self.counters;
         match outcome {
             Outcome::Retry(_) | Outcome::Defer(_) if self.is_retry => return,
-            Outcome::Retry(_) | Outcome::Defer(_) => course.add(Count::Retried, 1),
-            Outcome::Ack => course.add(Count::Handled, 1),
-            Outcome::Duplicate => course.add(Count::Duplicates, 1),
-            Outcome::Reject(_) => course.add(Count::DeadLettered, 1),
+            Outcome::Retry(_) | Outcome::Defer(_) => counters.add(Count::Retried, 1),
+            Outcome::Ack => counters.add(Count::Handled, 1),
+            Outcome::Duplicate => counters.add(Count::Duplicates, 1),
+            Outcome::Reject(_) => counters.add(Count::DeadLettered, 1),
         }
         if self.is_retry {
-            let retried = &course.counts[Count::Retried as usize];
+            let retried = &counters.counts[Count::Retried as usize];
             // Another instance may have counted it.
             let _ = retried.fetch_update(Relaxed, Relaxed, |count| count.checked_sub(1));
         }
@@ -218,14 +218,14 @@ mod tests {
 
     fn replaying() -> Replaying {
         let (id, shadow, follow_ups) = (ReplayId::new(), None, false);
-        let mark = ReplayTag {
+        let tag = ReplayTag {
             id,
             shadow,
             follow_ups,
         };
         Replaying {
             is_retry: false,
-            ..mark.retried("w")
+            ..tag.retried("w")
         }
     }
 
@@ -240,7 +240,7 @@ mod tests {
         first.ended(&retry);
         first.ended(&Outcome::Ack);
         again.ended(&retry);
-        let counts = |what| first.course.count(what);
+        let counts = |what| first.counters.count(what);
         assert_eq!((counts(Count::Retried), counts(Count::Handled)), (1, 1));
         again.ended(&Outcome::Ack);
         assert_eq!((counts(Count::Retried), counts(Count::Handled)), (0, 2));
@@ -255,9 +255,9 @@ mod tests {
             is_retry: true,
             ..first.clone()
         };
-        first.course.fail("x".into());
+        first.counters.fail("x".into());
         assert_eq!((first.is_void(), again.is_void()), (true, false));
-        first.course.cancel();
+        first.counters.cancel();
         assert!(again.is_void());
     }
 

@@ -186,14 +186,14 @@ impl<S> TestContext<S> {
 
 /// A replay that is made for a test.
 pub(super) fn replaying(subscriber: &str, shadow: Option<&str>, follow_ups: bool) -> Replaying {
-    let mark = ReplayTag {
+    let tag = ReplayTag {
         id: ReplayId::new(),
         shadow: shadow.map(str::to_owned),
         follow_ups,
     };
     Replaying {
         is_retry: false,
-        ..mark.retried(subscriber)
+        ..tag.retried(subscriber)
     }
 }
 

@@ -33,7 +33,10 @@ impl Delivered {
     /// Whether the event is never redelivered: it was handled, now or before.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        matches!(self.outcome, Some(Outcome::Ack | Outcome::Duplicate))
+        match self.outcome {
+            Some(Outcome::Ack | Outcome::Duplicate) => true,
+            Some(Outcome::Retry(_) | Outcome::Postpone(_) | Outcome::Reject(_)) | None => false,
+        }
     }
 
     /// How long until the event is redelivered because its attempt failed. This is exactly
@@ -43,7 +46,8 @@ impl Delivered {
     pub fn retried_after(&self) -> Option<Duration> {
         match self.outcome {
             Some(Outcome::Retry(after)) => Some(after),
-            _ => None,
+            Some(Outcome::Ack | Outcome::Duplicate | Outcome::Postpone(_) | Outcome::Reject(_))
+            | None => None,
         }
     }
 
@@ -52,7 +56,8 @@ impl Delivered {
     pub fn dead_letter(&self) -> Option<&DeadLetter> {
         match &self.outcome {
             Some(Outcome::Reject(letter)) => Some(letter),
-            _ => None,
+            Some(Outcome::Ack | Outcome::Duplicate | Outcome::Retry(_) | Outcome::Postpone(_))
+            | None => None,
         }
     }
 

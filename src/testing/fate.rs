@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::recorder::Recorder;
+use super::recorder::Answers;
 use crate::handler::DIES;
 
 /// What happens to the process while a handler runs.
@@ -34,7 +34,7 @@ pub(super) enum Death {
 }
 
 impl Fate {
-    /// Runs an attempt whose answers go to a [recorder](Fate::recorder); `None` when the process died.
+    /// Runs an attempt with these [answers](Fate::answers); `None` when the process died.
     pub(super) async fn befall<T>(
         self,
         attempt: impl Future<Output = T>,
@@ -61,9 +61,9 @@ impl Fate {
         }
     }
 
-    pub(super) fn recorder(self, dies: &Arc<Notify>) -> Recorder {
+    pub(super) fn answers(self, dies: &Arc<Notify>) -> Answers {
         let at_ack = self == Self::Dies(Death::BeforeTheAck);
-        Recorder::new(at_ack.then(|| Arc::clone(dies)))
+        Answers::new(at_ack.then(|| Arc::clone(dies)))
     }
 }
 

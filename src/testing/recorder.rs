@@ -1,4 +1,5 @@
-//! An acknowledger that records instead of sending. Never decides anything.
+//! What a test worker learns of an attempt: an observer of the outcome, and an acknowledger that sends nothing. Never
+//! decides anything.
 
 use std::{
     future::pending,
@@ -10,51 +11,90 @@ use tokio::sync::Notify;
 
 use crate::{
     executor::{AckError, Acknowledger, Past},
+    observer::{DeliveryEnd, Observation, Observer},
     policy::outcome::{DeadLetter, Outcome},
 };
 
+/// Observes the attempts of a worker, which makes one at a time.
+#[derive(Default)]
+pub(super) struct Recorder(Mutex<Recorded>);
+
+/// What was observed of an attempt.
+#[derive(Debug, Default)]
+pub(super) struct Recorded {
+    pub(super) outcome: Option<Outcome>,
+    pub(super) error: Option<String>,
+}
+
 /// Takes the place of the server.
-pub(super) struct Recorder {
-    answers: Mutex<Answers>,
+pub(super) struct Answers {
+    /// How long until the event is redelivered.
+    retry: Mutex<Option<Duration>>,
     /// The process dies here instead of the ack.
     dies: Option<Arc<Notify>>,
 }
 
-/// What was recorded of an attempt.
-#[derive(Debug, Default)]
-pub(super) struct Answers {
-    pub(super) outcome: Option<Outcome>,
-    pub(super) error: Option<String>,
-    /// How long until the event is redelivered.
-    pub(super) retry: Option<Duration>,
+impl Recorder {
+    /// Takes what was observed since the last call.
+    pub(super) fn take(&self) -> Recorded {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn note(&self, outcome: &Outcome, error: Option<&str>) {
+        let error = match outcome {
+            Outcome::Reject(letter) => Some(&*letter.error),
+            Outcome::Ack | Outcome::Duplicate | Outcome::Retry(_) | Outcome::Postpone(_) => error,
+        };
+        let recorded = Recorded {
+            outcome: Some(outcome.clone()),
+            error: error.map(str::to_owned),
+        };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = recorded;
+    }
 }
 
-impl Recorder {
+impl Observer for Recorder {
+    fn observe(&self, observation: &Observation<'_>) {
+        match observation {
+            Observation::Delivery(_, end) => match end {
+                DeliveryEnd::Decided { outcome, error, .. } => self.note(outcome, *error),
+                DeliveryEnd::Skipped => self.note(&Outcome::Ack, None),
+                DeliveryEnd::DeadLettered { .. }
+                | DeliveryEnd::DeadLetterLost { .. }
+                | DeliveryEnd::Unconfirmed { .. }
+                | DeliveryEnd::HandedBack
+                | DeliveryEnd::Unhandled { .. }
+                | DeliveryEnd::Dropped => {}
+            },
+            Observation::Batch(_)
+            | Observation::DeadLetter(..)
+            | Observation::Replay { .. }
+            | Observation::Key { .. }
+            | Observation::Lease { .. }
+            | Observation::Circuit { .. } => {}
+        }
+    }
+}
+
+impl Answers {
     pub(super) fn new(dies: Option<Arc<Notify>>) -> Self {
         Self {
-            answers: Mutex::default(),
+            retry: Mutex::default(),
             dies,
         }
     }
 
-    pub(super) fn answers(self) -> Answers {
-        self.answers
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// How long until the event is redelivered, if so.
+    pub(super) fn retry(&self) -> Option<Duration> {
+        *self.stored()
     }
 
-    fn record(&self) -> MutexGuard<'_, Answers> {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn stored(&self) -> MutexGuard<'_, Option<Duration>> {
+        self.retry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Acknowledger for Recorder {
-    fn decided(&self, outcome: &Outcome, error: Option<&str>) {
-        let mut answers = self.record();
-        answers.outcome = Some(outcome.clone());
-        answers.error = error.map(str::to_owned);
-    }
-
+impl Acknowledger for Answers {
     async fn ack(&self) -> Result<(), AckError> {
         if let Some(dies) = &self.dies {
             dies.notify_one();
@@ -64,7 +104,7 @@ impl Acknowledger for Recorder {
     }
 
     async fn retry(&self, after: Duration, _past: &Past) -> Result<(), AckError> {
-        self.record().retry = Some(after);
+        *self.stored() = Some(after);
         Ok(())
     }
 
@@ -72,9 +112,7 @@ impl Acknowledger for Recorder {
         Ok(())
     }
 
-    async fn dead_letter(&self, letter: &DeadLetter) -> Result<u64, AckError> {
-        let mut answers = self.record();
-        answers.error = Some(letter.error.clone());
+    async fn dead_letter(&self, _letter: &DeadLetter) -> Result<u64, AckError> {
         Ok(0)
     }
 }

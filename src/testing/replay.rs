@@ -57,12 +57,12 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
     #[must_use]
     pub fn suppressed(&self) -> u64 {
         let replay = self.replay.as_ref();
-        replay.map_or(0, |replay| replay.course.count(Count::Suppressed))
+        replay.map_or(0, |replay| replay.counters.count(Count::Suppressed))
     }
 
     fn begin(&mut self, shadow: Option<&str>, follow_ups: bool) -> ReplayId {
         let replay = replaying(self.subscriber.name(), shadow, follow_ups);
-        let id = replay.mark.id;
+        let id = replay.tag.id;
         self.replay = Some(Arc::new(replay));
         id
     }

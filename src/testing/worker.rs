@@ -13,10 +13,12 @@ use super::{
     contents::typed,
     delivered::Delivered,
     fate::{Death, Fate},
+    recorder::Recorder,
 };
 use crate::{
-    executor::{Arrival, Executor, Past, Step, throttle::Begin},
+    executor::{Attempt, Delivery, Disposition, Executor, Past, throttle::Begin},
     handler::subscriber::EventSubscriber,
+    observer::Observers,
     policy::{
         breaker::Permit,
         lanes::{Lanes, Priority, Ticket},
@@ -69,12 +71,13 @@ pub struct TestWorker<S> {
     pub(super) subscriber: Arc<EventSubscriber<S>>,
     state: Arc<S>,
     executor: Executor<S>,
-    lanes: Lanes<Arrival>,
+    lanes: Lanes<Delivery>,
     /// The events that are attempted later, by time.
     resting: BTreeMap<(Duration, u64), Resting>,
     rested: u64,
     elapsed: Duration,
     sequence: u64,
+    recorder: Arc<Recorder>,
     history: Vec<Delivered>,
     /// The replay that deliveries are part of.
     pub(super) replay: Option<Arc<Replaying>>,
@@ -83,9 +86,9 @@ pub struct TestWorker<S> {
 /// An event that waits for its time.
 enum Resting {
     /// In its lane, which waits for it.
-    InFlightDelivery(Ticket, Arrival),
+    InLane(Ticket, Delivery),
     /// In the retry stream: it arrives as another delivery.
-    Away(Arrival),
+    Away(Delivery),
 }
 
 /// An event that has yet to be attempted.
@@ -114,8 +117,11 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
             panic!("{error}");
         }
         let (subscriber, state) = (Arc::new(subscriber), Arc::new(state));
-        let executor = Executor::new(Arc::clone(&subscriber), Arc::clone(&state)).without_jitter();
-        executor.flow().skip(Duration::ZERO);
+        let recorder: Arc<Recorder> = Arc::default();
+        let observers = Observers::default().and(Arc::clone(&recorder) as _);
+        let executor = Executor::new(Arc::clone(&subscriber), Arc::clone(&state), &observers);
+        let executor = executor.without_jitter();
+        executor.throttle().skip(Duration::ZERO);
         Self {
             lanes: Lanes::new(subscriber.concurrency),
             executor,
@@ -125,6 +131,7 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
             rested: 0,
             elapsed: Duration::ZERO,
             sequence: 0,
+            recorder,
             history: Vec::new(),
             replay: None,
         }
@@ -145,8 +152,8 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
     /// # Panics
     /// When the event could not have been published.
     pub async fn deliver(&mut self, event: impl IntoEnvelope) -> Delivered {
-        let arrival = self.arrival(&envelope_of(event));
-        self.take(arrival, Fate::Lives).await
+        let delivery = self.delivery(&envelope_of(event));
+        self.take(delivery, Fate::Lives).await
     }
 
     /// Delivers the same event this many times, each at its own stream position: as after a publisher that published it
@@ -162,8 +169,8 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
         let envelope = envelope_of(event);
         let mut delivered = Vec::new();
         for _ in 0..times {
-            let arrival = self.arrival(&envelope);
-            delivered.push(self.take(arrival, Fate::Lives).await);
+            let delivery = self.delivery(&envelope);
+            delivered.push(self.take(delivery, Fate::Lives).await);
         }
         delivered
     }
@@ -176,8 +183,8 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
         let place = format!("TEST/{}/0", self.sequence + 1);
         let read = wire::read(subject, std::iter::empty(), payload.into(), || place);
         let envelope = read.unwrap_or_else(|error| panic!("{error}"));
-        let arrival = self.arrived(envelope);
-        self.take(arrival, Fate::Lives).await
+        let delivery = self.arrived(envelope);
+        self.take(delivery, Fate::Lives).await
     }
 
     /// Delivers an event to a worker that stops before the handler is done. The handler is dropped at its first await
@@ -186,16 +193,16 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
     /// # Panics
     /// As for [`TestWorker::deliver`].
     pub async fn deliver_halted(&mut self, event: impl IntoEnvelope) -> Delivered {
-        let arrival = self.arrival(&envelope_of(event));
-        self.take(arrival, Fate::Halts).await
+        let delivery = self.delivery(&envelope_of(event));
+        self.take(delivery, Fate::Halts).await
     }
 
     /// Delivers an event to a process that dies while handling it, so that it can be delivered again. Returns whether
     /// the process died; false when the handling ended first.
     pub(super) async fn deliver_to_death(&mut self, envelope: &Envelope, death: Death) -> bool {
         let before = self.history.len();
-        let arrival = self.arrival(envelope);
-        self.take(arrival, Fate::Dies(death)).await;
+        let delivery = self.delivery(envelope);
+        self.take(delivery, Fate::Dies(death)).await;
         self.history.len() == before
     }
 
@@ -246,16 +253,16 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
     #[must_use]
     pub fn waiting(&self) -> Vec<Waiting> {
         let resting = self.resting.iter().map(|((due, _), resting)| {
-            let (Resting::InFlightDelivery(_, arrival) | Resting::Away(arrival)) = resting;
-            (arrival, Some(due.saturating_sub(self.elapsed)))
+            let (Resting::InLane(_, delivery) | Resting::Away(delivery)) = resting;
+            (delivery, Some(due.saturating_sub(self.elapsed)))
         });
-        let behind = self.lanes.waiting().map(|arrival| (arrival, None));
-        let waiting = resting.chain(behind).map(|(arrival, due_in)| {
-            let waits = self.nothing_yet(arrival);
+        let behind = self.lanes.waiting().map(|delivery| (delivery, None));
+        let waiting = resting.chain(behind).map(|(delivery, due_in)| {
+            let waits = self.nothing_yet(delivery);
             Waiting {
                 event_id: waits.event_id,
                 key: waits.key,
-                failures: arrival.past.failures,
+                failures: delivery.past.failures,
                 due_in,
             }
         });
@@ -308,7 +315,7 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
     }
 
     /// An event as it arrives from the wire.
-    fn arrival(&mut self, envelope: &Envelope) -> Arrival {
+    fn delivery(&mut self, envelope: &Envelope) -> Delivery {
         let defaults = wire::Defaults::new(wire::DEFAULT_SOURCE, Utc::now());
         let mut headers = Vec::new();
         wire::write_headers(envelope, defaults, |name, value| {
@@ -321,44 +328,45 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
         self.arrived(envelope)
     }
 
-    fn arrived(&mut self, envelope: Envelope) -> Arrival {
+    fn arrived(&mut self, envelope: Envelope) -> Delivery {
         self.sequence += 1;
         let stored_at = Utc::now();
-        Arrival {
+        Delivery {
             subject: envelope.name().as_str().into(),
             envelope: Ok(Arc::new(envelope)),
             stream: "TEST".into(),
             sequence: self.sequence,
             stored_at,
-            at: Position {
+            position: Position {
                 sequence: self.sequence,
                 stored_at,
             },
             consumer_sequence: self.sequence,
             delivered: 1,
+            is_suspect: false,
             past: Past::default(),
             replay: self.replay.clone(),
         }
     }
 
     /// Takes a delivery in, and returns its result.
-    async fn take(&mut self, arrival: Arrival, fate: Fate) -> Delivered {
-        let (untold, from) = (self.nothing_yet(&arrival), self.history.len());
-        self.admit(arrival);
+    async fn take(&mut self, delivery: Delivery, fate: Fate) -> Delivered {
+        let (untold, from) = (self.nothing_yet(&delivery), self.history.len());
+        self.admit(delivery);
         self.work(fate).await;
         self.history.get(from).cloned().unwrap_or(untold)
     }
 
-    fn admit(&mut self, arrival: Arrival) {
-        let key = match &arrival.envelope {
+    fn admit(&mut self, delivery: Delivery) {
+        let key = match &delivery.envelope {
             Ok(envelope) if self.subscriber.ordered => envelope.key().map(str::to_owned),
             _ => None,
         };
-        let priority = match arrival.replay {
+        let priority = match delivery.replay {
             Some(_) => Priority::Replay,
             None => Priority::Live,
         };
-        self.lanes.admit(Ticket { key, priority }, arrival);
+        self.lanes.admit(Ticket { key, priority }, delivery);
     }
 
     /// Moves the clock to the time of the first waiting event, and makes the attempts that follow.
@@ -368,8 +376,8 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
             && first.key().0 <= self.elapsed
         {
             match first.remove() {
-                Resting::InFlightDelivery(turn, arrival) => self.lanes.again(turn, arrival),
-                Resting::Away(arrival) => self.admit(arrival),
+                Resting::InLane(ticket, delivery) => self.lanes.again(ticket, delivery),
+                Resting::Away(delivery) => self.admit(delivery),
             }
         }
         self.work(Fate::Lives).await;
@@ -378,50 +386,64 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
     /// Makes an attempt at every event that is ready, and at those that become ready by it.
     async fn work(&mut self, fate: Fate) {
         while self.lanes.is_ready() {
-            match self.executor.flow().begin(|| self.lanes.start()) {
-                Begin::Begun((turn, arrival), permit) => {
-                    self.attempt(turn, arrival, permit, fate).await;
+            match self.executor.throttle().begin(|| self.lanes.start()) {
+                Begin::Begun((ticket, delivery), permit) => {
+                    self.attempt(ticket, delivery, permit, fate).await;
                 }
-                Begin::Later(moment) => self.skip(self.executor.flow().until(moment)),
+                Begin::Later(moment) => self.skip(self.executor.throttle().until(moment)),
                 Begin::Nothing => return,
             }
         }
     }
 
-    async fn attempt(&mut self, turn: Ticket, mut arrival: Arrival, permit: Permit, fate: Fate) {
-        let attempt = arrival.past.failures.saturating_add(1);
+    async fn attempt(
+        &mut self,
+        ticket: Ticket,
+        mut delivery: Delivery,
+        permit: Permit,
+        fate: Fate,
+    ) {
+        let number = delivery.next_attempt();
         let (halt, dies) = (CancellationToken::new(), Arc::new(Notify::new()));
-        let recorder = fate.recorder(&dies);
-        let run = self.executor.run(&mut arrival, &recorder, &halt, permit);
-        let Some(step) = fate.befall(run, &halt, &dies).await else {
-            return self.lanes.finish(turn);
+        let answers = fate.answers(&dies);
+        self.recorder.take();
+        let run = self.executor.run(Attempt {
+            delivery: &mut delivery,
+            ack: &answers,
+            halt: &halt,
+            permit,
+        });
+        let Some(disposition) = fate.befall(run, &halt, &dies).await else {
+            return self.lanes.finish(ticket);
         };
-        let answers = recorder.answers();
-        let (retry, was_handed_back) = (answers.retry, answers.outcome.is_none());
+        let (retry, recorded) = (answers.retry(), self.recorder.take());
+        let was_handed_back = recorded.outcome.is_none();
         self.history.push(Delivered {
-            attempt,
-            outcome: answers.outcome,
-            error: answers.error,
+            attempt: number,
+            outcome: recorded.outcome,
+            error: recorded.error,
             was_handed_back,
-            ..self.nothing_yet(&arrival)
+            ..self.nothing_yet(&delivery)
         });
         assert!(
-            arrival.past.deferrals < MOST_POSTPONED,
+            delivery.past.deferrals < MOST_POSTPONED,
             "deferred {MOST_POSTPONED} times in a row, because a dependency of the handler is not available, or the \
              circuit is open: {:?}",
             self.history.last()
         );
-        match step {
+        match disposition {
             // An event that no handler takes is for another instance.
-            Step::Again(after) if !was_handed_back => {
-                self.lanes.rest(&turn);
-                self.rest(after, Resting::InFlightDelivery(turn, arrival));
+            Disposition::RetryLocally(after) if !was_handed_back => {
+                self.lanes.rest(&ticket);
+                self.rest(after, Resting::InLane(ticket, delivery));
                 return;
             }
-            _ => self.lanes.finish(turn),
+            Disposition::Settled | Disposition::Abandoned | Disposition::RetryLocally(_) => {
+                self.lanes.finish(ticket);
+            }
         }
         if let Some(after) = retry {
-            self.rest(after, Resting::Away(arrival));
+            self.rest(after, Resting::Away(delivery));
         }
     }
 
@@ -433,16 +455,13 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
 
     fn skip(&mut self, time: Duration) {
         self.elapsed = self.elapsed.saturating_add(time);
-        self.executor.flow().skip(time);
+        self.executor.throttle().skip(time);
     }
 
     /// A delivery without a result.
-    fn nothing_yet(&self, arrival: &Arrival) -> Delivered {
-        #[allow(clippy::expect_used)] // `arrived` always has an envelope
-        let envelope = arrival
-            .envelope
-            .as_ref()
-            .expect("every arrival here has an envelope");
+    fn nothing_yet(&self, delivery: &Delivery) -> Delivered {
+        #[allow(clippy::expect_used)] // `arrived` always has an event
+        let envelope = delivery.event().expect("every delivery here is an event");
         Delivered {
             event_id: envelope.id(),
             name: envelope.name().as_str().to_owned(),

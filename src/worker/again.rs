@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    executor::Arrival,
+    executor::Delivery,
     nats::{Bus, BusError, ConsumerSpec},
 };
 
@@ -63,13 +63,13 @@ impl Again {
 
     /// Whether the redelivery is due to a reset of the consumer. An unknown cause counts as a reset: the event is
     /// handled again.
-    pub(super) async fn was_reset(&mut self, arrival: &Arrival, delivered: u64) -> bool {
+    pub(super) async fn was_reset(&mut self, delivery: &Delivery, delivered: u64) -> bool {
         self.look();
         let now = Instant::now();
-        if arrival.delivered != 1 || self.forgets_until.is_some_and(|until| now < until) {
+        if delivery.delivered != 1 || self.forgets_until.is_some_and(|until| now < until) {
             return false;
         }
-        let sequence = arrival.at.sequence;
+        let sequence = delivery.position.sequence;
         if sequence > self.up_to
             && let Err(error) = self.look_at_consumer(delivered).await
         {

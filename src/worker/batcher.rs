@@ -88,32 +88,32 @@ mod tests {
 
     const LINGER: Duration = Duration::from_millis(10);
 
-    fn gather(items: u32, now: Instant) -> Batcher<usize, u32> {
-        let mut gather = Batcher::default();
+    fn batcher(items: u32, now: Instant) -> Batcher<usize, u32> {
+        let mut batcher = Batcher::default();
         for item in 0..items {
-            gather.add(0, Batching::of(3).linger(LINGER), item, now);
+            batcher.add(0, Batching::of(3).linger(LINGER), item, now);
         }
-        gather
+        batcher
     }
 
     #[test]
     fn a_full_batch_is_ready_at_once_and_others_after_linger() {
         let now = Instant::now();
-        let mut gather = gather(5, now);
-        assert_eq!(gather.ready(now), Some(vec![0, 1, 2]));
-        assert_eq!(gather.ready(now), None);
-        assert_eq!(gather.due(), Some(now + LINGER));
-        assert_eq!(gather.ready(now + LINGER), Some(vec![3, 4]));
-        assert_eq!((gather.ready(now + LINGER), gather.due()), (None, None));
+        let mut batcher = batcher(5, now);
+        assert_eq!(batcher.ready(now), Some(vec![0, 1, 2]));
+        assert_eq!(batcher.ready(now), None);
+        assert_eq!(batcher.due(), Some(now + LINGER));
+        assert_eq!(batcher.ready(now + LINGER), Some(vec![3, 4]));
+        assert_eq!((batcher.ready(now + LINGER), batcher.due()), (None, None));
     }
 
     #[test]
     fn handlers_have_batches_of_their_own_and_nothing_is_lost() {
         let now = Instant::now();
-        let mut gather = gather(2, now);
-        gather.add(1, Batching::of(1), 7, now + LINGER);
-        assert_eq!(gather.ready(now), Some(vec![7]));
-        assert_eq!(gather.abandon(), [0, 1]);
-        assert_eq!(gather.ready(now + LINGER), None);
+        let mut batcher = batcher(2, now);
+        batcher.add(1, Batching::of(1), 7, now + LINGER);
+        assert_eq!(batcher.ready(now), Some(vec![7]));
+        assert_eq!(batcher.abandon(), [0, 1]);
+        assert_eq!(batcher.ready(now + LINGER), None);
     }
 }

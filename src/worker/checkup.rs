@@ -78,12 +78,12 @@ impl Checkup {
         ))
     }
 
-    /// Judges a look; `has_place` states whether there is capacity for more events.
+    /// Judges a look; `has_room` states whether there is capacity for more events.
     pub(super) fn judge(
         &mut self,
         spec: &ConsumerSpec,
         look: &ConsumerLook,
-        has_place: bool,
+        has_room: bool,
         now: Instant,
     ) -> Verdict {
         let (stream, durable) = (&spec.stream, &spec.durable);
@@ -125,9 +125,7 @@ impl Checkup {
         }
         verdict.issues.extend(look.beyond.clone());
         verdict.issues.extend(fewer(spec, look));
-        verdict
-            .issues
-            .extend(self.stuck(spec, look, has_place, now));
+        verdict.issues.extend(self.stuck(spec, look, has_room, now));
         verdict
     }
 
@@ -136,11 +134,11 @@ impl Checkup {
         &mut self,
         spec: &ConsumerSpec,
         look: &ConsumerLook,
-        has_place: bool,
+        has_room: bool,
         now: Instant,
     ) -> Option<String> {
         let moves = look.deliveries() != self.deliveries;
-        if moves || look.num_pending == 0 || look.paused || !has_place {
+        if moves || look.num_pending == 0 || look.paused || !has_room {
             self.deliveries = look.deliveries();
             self.since = now;
             return None;
@@ -251,10 +249,10 @@ mod tests {
     fn events_that_wait_beside_free_slots_are_an_issue() {
         let begun = Instant::now();
         let mut checkup = Checkup::new(begun);
-        let mut judge = |second, pending, has_place| {
+        let mut judge = |second, pending, has_room| {
             let now = begun + Duration::from_secs(second);
             checkup
-                .judge(&spec(), &look(json!({}), pending, 1), has_place, now)
+                .judge(&spec(), &look(json!({}), pending, 1), has_room, now)
                 .issues
         };
         assert!(judge(0, 5, true).is_empty());

@@ -9,7 +9,7 @@
 
 use std::{
     pin::pin,
-    sync::LazyLock,
+    sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
 
@@ -20,15 +20,11 @@ use tokio::sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::source::Item;
 use crate::{
-    executor::{Acknowledger, Executor, Step},
+    executor::{Acknowledger, Attempt, Delivery, Disposition, Executor},
     log::Lasting,
-    nats::{Bus, BusError, keys},
-    policy::{
-        breaker::Permit,
-        outcome::{Cause, DeadLetter},
-    },
+    nats::{AckHandle, Bus, BusError, keys},
+    policy::outcome::{Cause, DeadLetter},
 };
 
 /// The delivery count from which an event is a suspect.
@@ -37,7 +33,7 @@ pub(super) const DELIVERIES: u32 = 3;
 pub(super) const UNCLEAN: u32 = 2;
 /// How long a suspect waits for running events, at most; never longer than its timeout. Meanwhile no other event
 /// begins.
-const TURN: Duration = Duration::from_secs(30);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// How long other events wait for a suspect, at most. After that, a death is no longer attributed to it.
 const ALONE: Duration = Duration::from_secs(60);
 /// How many processes have to die of an event.
@@ -83,7 +79,7 @@ enum Marked {
     /// It may run.
     Tried,
     /// It has killed every process that ran it.
-    Convicted(CrashMarker),
+    Quarantined(CrashMarker),
 }
 
 /// How a suspect has run.
@@ -107,32 +103,29 @@ impl CrashGuard {
     }
 
     /// Makes one attempt.
-    pub(super) async fn run<S: Send + Sync + 'static>(
+    pub(super) async fn run<S: Send + Sync + 'static, A: Acknowledger>(
         &self,
         executor: &Executor<S>,
-        item: &mut Item,
-        acknowledger: &impl Acknowledger,
-        halt: &CancellationToken,
-        permit: Permit,
-    ) -> Step {
-        if item.is_suspect && executor.takes(&item.arrival) {
-            let turn = executor.timeout().min(TURN);
-            let turn = tokio::time::timeout(turn, BESIDE.write());
-            match halt.run_until_cancelled(turn).await {
+        attempt: Attempt<'_, A>,
+        handle: &AckHandle,
+    ) -> Disposition {
+        let delivery = &*attempt.delivery;
+        if delivery.is_suspect && executor.takes(delivery) {
+            let wait = executor.timeout().min(LONGEST_WAIT);
+            let alone = tokio::time::timeout(wait, BESIDE.write());
+            match attempt.halt.run_until_cancelled(alone).await {
                 Some(Ok(alone)) => {
-                    let running =
-                        self.run_marked(executor, item, acknowledger, halt, permit, alone);
+                    let running = self.run_marked(executor, attempt, handle, alone);
                     // Boxed, like everything that is rare: a task is as large as the largest thing that it may do.
                     return Box::pin(running).await;
                 }
-                Some(Err(_)) => self.cannot_tell(item, "handlers run for too long to wait for"),
+                Some(Err(_)) => self.cannot_tell(delivery, "handlers run for too long to wait for"),
                 // When halted, the event is only handed back.
                 None => {}
             }
         }
         let _beside = self.beside().await;
-        let running = executor.run(&mut item.arrival, acknowledger, halt, permit);
-        running.await
+        executor.run(attempt).await
     }
 
     /// While the guard is held, no suspect runs.
@@ -140,21 +133,19 @@ impl CrashGuard {
         BESIDE.read().await
     }
 
-    async fn run_marked<S: Send + Sync + 'static>(
+    /// Attempts a suspect under its crash marker, or dead-letters it.
+    async fn run_marked<S: Send + Sync + 'static, A: Acknowledger>(
         &self,
         executor: &Executor<S>,
-        item: &mut Item,
-        acknowledger: &impl Acknowledger,
-        halt: &CancellationToken,
-        permit: Permit,
+        mut attempt: Attempt<'_, A>,
+        handle: &AckHandle,
         alone: RwLockWriteGuard<'static, ()>,
-    ) -> Step {
-        let (stream, sequence) = (item.arrival.stream.clone(), item.arrival.sequence);
-        let key = keys::crash_marker(&self.subscriber, &item.delivery.life());
-        let arrival = &mut item.arrival;
-        let step = match self.mark(&key, &stream, sequence).await {
+    ) -> Disposition {
+        let (delivery, halt) = (&*attempt.delivery, attempt.halt);
+        let (stream, sequence) = (Arc::clone(&delivery.stream), delivery.sequence);
+        let key = keys::crash_marker(&self.subscriber, &handle.passage());
+        let disposition = match self.mark(&key, &stream, sequence).await {
             Ok(Marked::Tried) => {
-                let running = executor.run(arrival, acknowledger, halt, permit);
                 let unmark = async {
                     tracing::warn!(
                         subscriber = self.subscriber,
@@ -164,17 +155,17 @@ impl CrashGuard {
                     );
                     self.clear(&key, halt).await;
                 };
+                let running = executor.run(attempt.reborrow());
                 match run_alone(running, alone, unmark).await {
-                    Ran::Alone(step) => step,
-                    Ran::Beside(step) => return step,
+                    Ran::Alone(disposition) => disposition,
+                    Ran::Beside(disposition) => return disposition,
                 }
             }
-            Ok(Marked::Convicted(mark)) => {
-                let letter = letter(&mark, arrival.past.failures);
-                let burying = executor.bury(arrival, letter, acknowledger, halt, permit);
-                let step = burying.await;
+            Ok(Marked::Quarantined(marker)) => {
+                let letter = letter(&marker, attempt.delivery.past.failures);
+                let ended = executor.dead_letter(attempt.reborrow(), letter).await;
                 drop(alone);
-                step
+                ended
             }
             Err(error) => {
                 let subscriber = &self.subscriber;
@@ -184,17 +175,17 @@ impl CrashGuard {
                         "crash marker not written: the suspected event waits"
                     );
                 }
-                executor.pass(arrival, permit);
-                return Step::Again(PAUSE);
+                executor.pass(&attempt);
+                return Disposition::RetryLocally(PAUSE);
             }
         };
-        item.is_suspect = false;
+        attempt.delivery.is_suspect = false;
         self.clear(&key, halt).await;
-        step
+        disposition
     }
 
-    fn cannot_tell(&self, item: &Item, why: &str) {
-        let (stream, sequence) = (&item.arrival.stream, item.arrival.sequence);
+    fn cannot_tell(&self, delivery: &Delivery, why: &str) {
+        let (stream, sequence) = (&delivery.stream, delivery.sequence);
         tracing::warn!(
             subscriber = self.subscriber,
             stream = &**stream,
@@ -211,13 +202,13 @@ impl CrashGuard {
         loop {
             let entry = self.bus.read_state(key).await?;
             let revision = entry.as_ref().map_or(0, |entry| entry.revision);
-            let mut mark = entry.map(|entry| read(&entry.value)).unwrap_or_default();
+            let mut marker = entry.map(|entry| read(&entry.value)).unwrap_or_default();
             // This process is alive.
-            mark.processes.retain(|process| *process != *PROCESS);
-            if mark.processes.len() >= DEATHS {
-                return Ok(Marked::Convicted(mark));
+            marker.processes.retain(|process| *process != *PROCESS);
+            if marker.processes.len() >= DEATHS {
+                return Ok(Marked::Quarantined(marker));
             }
-            let deaths = mark.processes.len();
+            let deaths = marker.processes.len();
             tracing::warn!(
                 subscriber = self.subscriber,
                 stream,
@@ -225,12 +216,12 @@ impl CrashGuard {
                 deaths,
                 "crash suspected: the event may have killed an earlier process, and runs alone"
             );
-            mark.stream = stream.to_owned();
-            mark.sequence = sequence;
-            mark.since.get_or_insert_with(Utc::now);
-            mark.processes.push(*PROCESS);
+            marker.stream = stream.to_owned();
+            marker.sequence = sequence;
+            marker.since.get_or_insert_with(Utc::now);
+            marker.processes.push(*PROCESS);
             // Texts and numbers always serialise.
-            let value: Bytes = serde_json::to_vec(&mark).unwrap_or_default().into();
+            let value: Bytes = serde_json::to_vec(&marker).unwrap_or_default().into();
             let writing = self.bus.write_state_for(Some(KEPT), key, value, revision);
             if writing.await?.is_some() {
                 return Ok(Marked::Tried);
@@ -276,12 +267,12 @@ async fn run_alone<T>(
     Ran::Beside(futures::join!(running, release).0)
 }
 
-fn letter(mark: &CrashMarker, failures: u32) -> DeadLetter {
-    let deaths = mark.processes.len();
+fn letter(marker: &CrashMarker, failures: u32) -> DeadLetter {
+    let deaths = marker.processes.len();
     let error = format!("the process died {deaths} times while only this event was being handled");
     let attempts = failures.saturating_add(u32::try_from(deaths).unwrap_or(u32::MAX));
     DeadLetter {
-        first_failed_at: mark.since,
+        first_failed_at: marker.since,
         ..DeadLetter::new(Cause::Crashed, &error, attempts)
     }
 }
@@ -341,11 +332,11 @@ mod tests {
     fn fuzz_crash_markers() {
         let seed = r#"{"stream":"EVENTS","sequence":18446744073709551615,"since":"2026-11-21T09:30:00Z",
             "processes":["0190e6e4-7a3e-7c3e-9d3e-3b1f0d8a6a11"]}"#;
-        tidings_fuzz::fuzz_json("mark of a suspect", &[seed], |value| {
-            let mark = read(value);
-            let letter = letter(&mark, u32::MAX);
+        tidings_fuzz::fuzz_json("crash marker", &[seed], |value| {
+            let marker = read(value);
+            let letter = letter(&marker, u32::MAX);
             assert_eq!(letter.attempts, u32::MAX);
-            !mark.processes.is_empty()
+            !marker.processes.is_empty()
         });
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     executor::throttle::{Pulls, Throttle},
     handler::subscriber::MAX_CONCURRENCY,
     log::Lasting,
-    nats::Delivery,
+    nats::AckHandle,
     position::Position,
 };
 
@@ -24,7 +24,7 @@ pub(super) struct InFlightTable {
     capacity: usize,
     /// How many bytes may be in flight.
     memory: usize,
-    flow: Arc<Throttle>,
+    throttle: Arc<Throttle>,
     /// Whether only this instance is active, so that the consumer's ack floor is right below the oldest event in
     /// flight.
     alone: bool,
@@ -76,7 +76,7 @@ const UNSURE: Duration = Duration::from_secs(10);
 const MOST_RECENT: usize = 65_536;
 
 struct Held {
-    delivery: Arc<Delivery>,
+    ack: Arc<AckHandle>,
     at: Position,
     since: Instant,
 }
@@ -97,11 +97,11 @@ pub(super) enum Taken {
 pub(super) struct WentBack(pub(super) bool);
 
 impl InFlightTable {
-    pub(super) fn new(capacity: usize, memory: usize, flow: Arc<Throttle>) -> Self {
+    pub(super) fn new(capacity: usize, memory: usize, throttle: Arc<Throttle>) -> Self {
         Self {
             capacity,
             memory,
-            flow,
+            throttle,
             alone: false,
             inner: Mutex::default(),
             ack_pending: Lasting::default(),
@@ -178,7 +178,7 @@ impl InFlightTable {
         let taken = taken.max(usize::from(held > 0));
         let free = self.capacity.saturating_sub(taken);
         let free = free.min(MAX_CONCURRENCY.saturating_sub(held));
-        match self.flow.pulls() {
+        match self.throttle.pulls() {
             Pulls::All => match lost.map(|lost| free.min(lost)) {
                 // With this total, even one event is worth a request.
                 Some(few) => (few, few + 1),
@@ -207,12 +207,12 @@ impl InFlightTable {
         }
         let delivered = inner.held.range(..=inner.through).map(|(_, held)| held);
         delivered.fold((0, 0), |(taken, bytes), held| {
-            (taken + 1, bytes + held.delivery.bytes())
+            (taken + 1, bytes + held.ack.bytes())
         })
     }
 
     /// Takes a delivery in. When another message was known by its sequence, the stream has gone back.
-    pub(super) fn take(&self, at: Position, delivery: &Arc<Delivery>) -> (Taken, WentBack) {
+    pub(super) fn take(&self, at: Position, ack: &Arc<AckHandle>) -> (Taken, WentBack) {
         let mut inner = self.inner();
         inner.stall = None;
         let Position {
@@ -234,11 +234,11 @@ impl InFlightTable {
         }
         inner.through = inner.through.max(sequence);
         let new = Held {
-            delivery: Arc::clone(delivery),
+            ack: Arc::clone(ack),
             at,
             since: Instant::now(),
         };
-        inner.bytes += delivery.bytes();
+        inner.bytes += ack.bytes();
         // The server's clock was set back: the previous message of this sequence has a later time.
         if let Some(before) = inner.held.insert(sequence, new) {
             inner.supersede(before);
@@ -345,18 +345,18 @@ impl InFlightTable {
     }
 
     /// Whether there is capacity for more events, with room for the largest message.
-    pub(super) fn has_place(&self, largest: usize) -> bool {
+    pub(super) fn has_room(&self, largest: usize) -> bool {
         let (free, _) = self.free();
         let is_empty = self.inner().held.is_empty();
         free > 0 && (is_empty || self.bytes_free() > 2 * largest)
     }
 
     /// The deliveries that have been in flight for longer than this.
-    pub(super) fn older_than(&self, age: Duration) -> Vec<Arc<Delivery>> {
+    pub(super) fn older_than(&self, age: Duration) -> Vec<Arc<AckHandle>> {
         let now = Instant::now();
         let inner = self.inner();
         let old = inner.held.values().filter(|held| now - held.since >= age);
-        old.map(|held| Arc::clone(&held.delivery)).collect()
+        old.map(|held| Arc::clone(&held.ack)).collect()
     }
 
     /// Throttles the log: events handled before are not acknowledged.
@@ -390,12 +390,12 @@ impl Inner {
         let is_it = |held: &Held| held.at == at;
         if self.held.get(&at.sequence).is_some_and(is_it) {
             let held = self.held.remove(&at.sequence);
-            self.bytes -= held.map_or(0, |held| held.delivery.bytes());
+            self.bytes -= held.map_or(0, |held| held.ack.bytes());
             return true;
         }
         if let Some(place) = self.superseded.iter().position(is_it) {
             let held = self.superseded.swap_remove(place);
-            self.bytes -= held.delivery.bytes();
+            self.bytes -= held.ack.bytes();
         }
         false
     }
@@ -416,7 +416,7 @@ impl Inner {
 
     /// Suppresses the answer to a held delivery: the server would apply it to the message that has its sequence now.
     fn supersede(&mut self, held: Held) {
-        held.delivery.supersede();
+        held.ack.supersede();
         self.superseded.push(held);
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     error_text::unplaced,
     log::{Lasting, short},
     nats::{Bus, BusError, keys},
+    observer::{LeaseChange, Observation, Observers},
     position::Position,
     replay::tag::ReplayId,
     task::fence::Fence,
@@ -49,6 +50,7 @@ pub(super) struct Lease {
     subscriber: String,
     key: String,
     owner: String,
+    observers: Observers,
     /// Throttle the log: the lease cannot be read, and it is not renewed.
     unread: Lasting,
     unrenewed: Lasting,
@@ -66,22 +68,28 @@ pub(super) struct Tenure {
 }
 
 impl Lease {
-    pub(super) fn new(bus: &Bus, subscriber: &str) -> Self {
+    pub(super) fn new(bus: &Bus, subscriber: &str, observers: &Observers) -> Self {
         Self {
             bus: bus.clone(),
             subscriber: subscriber.to_owned(),
             key: keys::lease(subscriber),
             owner: Uuid::now_v7().to_string(),
+            observers: observers.clone(),
             unread: Lasting::default(),
             unrenewed: Lasting::default(),
         }
     }
 
     /// The lease of a replay of the subscriber.
-    pub(super) fn of_replay(bus: &Bus, subscriber: &str, id: ReplayId) -> Self {
+    pub(super) fn of_replay(
+        bus: &Bus,
+        subscriber: &str,
+        id: ReplayId,
+        observers: &Observers,
+    ) -> Self {
         Self {
             key: keys::lease_of_replay(subscriber, &id),
-            ..Self::new(bus, &format!("{subscriber}/replay/{id}"))
+            ..Self::new(bus, &format!("{subscriber}/replay/{id}"), observers)
         }
     }
 
@@ -112,11 +120,7 @@ impl Lease {
             match looked {
                 Ok(Some(tenure)) => {
                     let revision = tenure.revision;
-                    tracing::info!(
-                        subscriber = self.subscriber,
-                        revision,
-                        "subscriber lease acquired"
-                    );
+                    self.tell(LeaseChange::Gained { revision });
                     return Some(tenure);
                 }
                 Ok(None) => {}
@@ -148,10 +152,7 @@ impl Lease {
             Some((before, since)) if before == revision => since,
             before => {
                 if before.is_none() && !is_free {
-                    tracing::info!(
-                        subscriber = self.subscriber,
-                        "subscriber standby: another instance holds the lease"
-                    );
+                    self.tell(LeaseChange::Standby);
                 }
                 now
             }
@@ -175,6 +176,12 @@ impl Lease {
         }))
     }
 
+    fn tell(&self, change: LeaseChange) {
+        let subscriber = &self.subscriber;
+        self.observers
+            .tell(&Observation::Lease { subscriber, change });
+    }
+
     /// Renews the lease; returns when it is lost.
     pub(super) async fn hold(&self, tenure: &mut Tenure) {
         loop {
@@ -186,10 +193,7 @@ impl Lease {
                 _ = fence.passed() => false,
             };
             if !is_renewed {
-                tracing::warn!(
-                    subscriber = self.subscriber,
-                    "subscriber lease lost: the instance stops and becomes a standby"
-                );
+                self.tell(LeaseChange::Lost);
                 return;
             }
         }

@@ -18,21 +18,21 @@ use std::{
 
 use chrono::Utc;
 use tokio::{sync::RwLockReadGuard, time::Instant};
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{crash_guard::CrashGuard, source::Item, status_reporter::StatusReporter};
+use super::{crash_guard::CrashGuard, item::Item, status_reporter::StatusReporter};
 use crate::{
-    executor::{AckError, Acknowledger, Arrival, Executor, Past, Step},
+    executor::{AckError, Acknowledger, Attempt, Delivery, Disposition, Executor, Past},
     handler::{
         memory::{Noted, Whereabouts},
         subscriber::{EventSubscriber, OnExhausted},
     },
     log::{Lasting, short},
-    nats::{Bus, BusError, Delivery, Head, Park, Question},
+    nats::{AckHandle, Bus, BusError, Head, Park, Question},
+    observer::{KeyChange, Observation, Observers},
     policy::{
-        breaker::Permit,
-        outcome::{Cause, DeadLetter, Outcome},
+        lanes::Ticket,
+        outcome::{Cause, DeadLetter},
     },
 };
 
@@ -57,7 +57,8 @@ pub(super) struct Parks {
     subscriber: String,
     /// Whether an event that fails for good parks its key.
     parks: bool,
-    suspects: CrashGuard,
+    crash_guard: CrashGuard,
+    observers: Observers,
     /// Throttles the log: it is not known whether a key can be unparked.
     unknown: Lasting,
     /// The parked keys: only the active instance parks and unparks.
@@ -84,13 +85,14 @@ impl Parks {
     pub(super) async fn open<S: Send + Sync + 'static>(
         bus: &Bus,
         subscriber: &EventSubscriber<S>,
-        suspects: CrashGuard,
-        board: &StatusReporter,
+        crash_guard: CrashGuard,
+        reporter: &StatusReporter,
+        observers: &Observers,
     ) -> Result<Arc<Self>, BusError> {
         let mut known = HashMap::new();
         if subscriber.ordered {
             let (parks, bad) = bus.parks(Some(subscriber.name())).await?;
-            bad.into_iter().for_each(|entry| board.skips(entry));
+            bad.into_iter().for_each(|entry| reporter.skips(entry));
             let parks = parks.into_iter();
             known.extend(parks.map(|(_, park)| (park.key.clone(), park.into())));
         }
@@ -98,7 +100,8 @@ impl Parks {
             bus: bus.clone(),
             subscriber: subscriber.name().to_owned(),
             parks: subscriber.exhausted == OnExhausted::ParkKey,
-            suspects,
+            crash_guard,
+            observers: observers.clone(),
             unknown: Lasting::default(),
             known: Mutex::new(known),
         }))
@@ -106,91 +109,87 @@ impl Parks {
 
     /// Makes one attempt, unless the event's key is parked.
     pub(super) async fn run<S: Send + Sync + 'static>(
-        self: Arc<Self>,
+        self: &Arc<Self>,
         executor: &Executor<S>,
-        item: &mut Item,
+        attempt: Attempt<'_, Arc<AckHandle>>,
         key: Option<&str>,
-        halt: &CancellationToken,
-        permit: Permit,
-    ) -> Step {
-        if let Some(question) = item.delivery.question() {
-            executor.pass(&item.arrival, permit);
-            return Box::pin(self.answer(question, &item.delivery)).await;
+    ) -> Disposition {
+        let handle = attempt.ack;
+        if let Some(question) = handle.question() {
+            executor.pass(&attempt);
+            return Box::pin(self.answer(question, handle)).await;
         }
-        if self.gives_way(key, &item.delivery) {
-            executor.pass(&item.arrival, permit);
-            return Step::Again(LOOK);
+        if self.gives_way(key, handle) {
+            executor.pass(&attempt);
+            return Disposition::RetryLocally(LOOK);
         }
         let park = key.and_then(|key| Some(self.known().get(key)?.park.clone()));
         if let Some(park) = &park
-            && item.delivery.pass() != Some(park.id)
+            && handle.pass() != Some(park.id)
         {
-            let letter = letter(park, &item.delivery.life());
-            let (arrival, delivery) = (&mut item.arrival, &*item.delivery);
-            let burying = executor.bury(arrival, letter, delivery, halt, permit);
-            return Box::pin(burying).await;
+            let letter = letter(park, &handle.passage());
+            let attempt = attempt.answered_by(&**handle);
+            return Box::pin(executor.dead_letter(attempt, letter)).await;
         }
-        // A replay runs beside the live events, and must not stop them.
-        let may_park = self.parks && item.arrival.replay.is_none();
-        let key = key.filter(|_| may_park || park.is_some());
-        let acknowledger = self.parking(key, &item.delivery);
-        let running = self
-            .suspects
-            .run(executor, item, &acknowledger, halt, permit);
-        running.await
+        let key = key.filter(|_| park.is_some() || self.may_park(attempt.delivery));
+        let parking = self.parking(key, handle);
+        let attempt = attempt.answered_by(&parking);
+        self.crash_guard.run(executor, attempt, handle).await
+    }
+
+    /// Whether an event parks its key when it fails for good. A replay runs beside the live events, and must not stop
+    /// them.
+    fn may_park(&self, delivery: &Delivery) -> bool {
+        self.parks && delivery.replay.is_none()
     }
 
     /// Whether an event must not be in a batch: it is a question, or its key is parked. A key is parked only by its own
     /// events, one at a time.
-    pub(super) fn concerns(&self, key: Option<&str>, delivery: &Delivery) -> bool {
-        delivery.question().is_some() || key.is_some_and(|key| self.known().contains_key(key))
+    pub(super) fn concerns(&self, key: Option<&str>, handle: &AckHandle) -> bool {
+        handle.question().is_some() || key.is_some_and(|key| self.known().contains_key(key))
     }
 
     /// Whether an event is deferred for redriven events of its key.
-    pub(super) fn gives_way(&self, key: Option<&str>, delivery: &Delivery) -> bool {
+    pub(super) fn gives_way(&self, key: Option<&str>, handle: &AckHandle) -> bool {
         let Some(key) = key else {
             return false;
         };
         let known = self.known();
         known.get(key).is_some_and(|Known { park, gives_way }| {
             gives_way.is_some_and(|until| Instant::now() < until)
-                && delivery.pass() != Some(park.id)
-                && delivery.question().is_none()
+                && handle.pass() != Some(park.id)
+                && handle.question().is_none()
         })
     }
 
-    /// The acknowledger of an event in a batch.
-    pub(super) fn acknowledger(
-        self: &Arc<Self>,
-        key: Option<&str>,
-        delivery: &Arc<Delivery>,
-        arrival: &Arrival,
-    ) -> Parking {
-        let may_park = self.parks && arrival.replay.is_none();
-        self.parking(key.filter(|_| may_park), delivery)
+    /// What answers an event in a batch.
+    pub(super) fn parking_of(self: &Arc<Self>, ticket: &Ticket, item: &Item) -> Parking {
+        let key = ticket.key.as_deref();
+        let key = key.filter(|_| self.may_park(&item.delivery));
+        self.parking(key, &item.ack)
     }
 
-    fn parking(self: &Arc<Self>, key: Option<&str>, delivery: &Arc<Delivery>) -> Parking {
+    fn parking(self: &Arc<Self>, key: Option<&str>, handle: &Arc<AckHandle>) -> Parking {
         Parking {
             key: key.map(str::to_owned),
-            delivery: Arc::clone(delivery),
+            handle: Arc::clone(handle),
             parks: Arc::clone(self),
         }
     }
 
     /// While the guard is held, no suspect runs.
     pub(super) async fn beside(&self) -> RwLockReadGuard<'static, ()> {
-        self.suspects.beside().await
+        self.crash_guard.beside().await
     }
 
     /// Parks a key, confirmed, because this event failed for good.
     async fn park(
         &self,
         key: &str,
-        delivery: &Delivery,
+        handle: &AckHandle,
         letter: &DeadLetter,
     ) -> Result<(), BusError> {
-        let life = delivery.life();
+        let life = handle.passage();
         let has = |park: &Park| park.head.life == life;
         while !self.known().get(key).is_some_and(|known| has(&known.park)) {
             let (revision, found) = self.bus.park_of(&self.subscriber, key).await?;
@@ -199,7 +198,7 @@ impl Parks {
                 self.known().insert(key.to_owned(), found.into());
                 break;
             }
-            let (stream, sequence) = delivery.origin();
+            let (stream, sequence) = handle.first_stored();
             let park = Park {
                 id: Uuid::now_v7(),
                 key: key.to_owned(),
@@ -217,14 +216,7 @@ impl Parks {
             };
             let writing = self.bus.write_park(&self.subscriber, &park, revision);
             if writing.await? {
-                let subscriber = &self.subscriber;
-                tracing::error!(
-                    subscriber,
-                    key = &*short(key),
-                    stream,
-                    sequence,
-                    "key parked: its events are dead-lettered until they are redriven"
-                );
+                self.tell(key, KeyChange::Parked { stream, sequence });
                 self.known().insert(key.to_owned(), park.into());
             }
         }
@@ -232,19 +224,19 @@ impl Parks {
     }
 
     /// Unparks the key of a question, if possible. The redrive that asked reads the result from the bucket.
-    async fn answer(&self, question: &Question, delivery: &Delivery) -> Step {
+    async fn answer(&self, question: &Question, handle: &AckHandle) -> Disposition {
         let answered = match self.unpark(question).await {
-            Ok(()) => delivery.ack().await,
+            Ok(()) => handle.ack().await,
             Err(error) => Err(error.into()),
         };
         match answered {
-            Ok(()) => Step::Over,
+            Ok(()) => Disposition::Settled,
             Err(error) => {
                 let (subscriber, key) = (&self.subscriber, &*short(&question.key));
                 if let Some(unsaid) = self.unknown.again(Instant::now().into_std()) {
                     tracing::warn!(subscriber, key, %error, unsaid, "parked key check failed: it is tried again");
                 }
-                Step::Again(PAUSE)
+                Disposition::RetryLocally(PAUSE)
             }
         }
     }
@@ -260,7 +252,7 @@ impl Parks {
             let counts = park.id == question.park && park.redrive == Some(question.redrive);
             let left = self.bus.is_letter_after(subscriber, key, question.after);
             if !counts || left.await? {
-                tracing::info!(subscriber, key = &*short(key), "key still parked");
+                self.tell(key, KeyChange::StillParked);
                 if let Some(known) = self.known().get_mut(key)
                     && known.park.id == question.park
                 {
@@ -269,9 +261,18 @@ impl Parks {
                 return Ok(());
             }
             if self.bus.remove_park(subscriber, key, revision).await? {
-                tracing::info!(subscriber, key = &*short(key), "key unparked");
+                self.tell(key, KeyChange::Unparked);
             }
         }
+    }
+
+    fn tell(&self, key: &str, change: KeyChange<'_>) {
+        let subscriber = &self.subscriber;
+        self.observers.tell(&Observation::Key {
+            subscriber,
+            key,
+            change,
+        });
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, Known>> {
@@ -307,52 +308,47 @@ fn letter(park: &Park, life: &str) -> DeadLetter {
 pub(super) struct Parking {
     parks: Arc<Parks>,
     key: Option<String>,
-    delivery: Arc<Delivery>,
+    handle: Arc<AckHandle>,
 }
 
 impl Acknowledger for Parking {
     async fn ack(&self) -> Result<(), AckError> {
-        self.delivery.ack().await
+        self.handle.ack().await
     }
 
     async fn retry(&self, after: Duration, past: &Past) -> Result<(), AckError> {
-        self.delivery.retry(after, past).await
+        self.handle.retry(after, past).await
     }
 
     fn can_come_again(&self, past: &Past) -> bool {
-        self.delivery.can_come_again(past)
-    }
-
-    fn decided(&self, outcome: &Outcome, error: Option<&str>) {
-        self.delivery.decided(outcome, error);
+        self.handle.can_come_again(past)
     }
 
     async fn hand_back(&self, after: Duration) -> Result<(), AckError> {
-        self.delivery.hand_back(after).await
+        self.handle.hand_back(after).await
     }
 
     async fn whereabouts(&self, noted: &Noted) -> Result<Whereabouts, AckError> {
-        self.delivery.whereabouts(noted).await
+        self.handle.whereabouts(noted).await
     }
 
     async fn dead_letter(&self, letter: &DeadLetter) -> Result<u64, AckError> {
         if let Some(key) = &self.key {
-            Box::pin(self.parks.park(key, &self.delivery, letter)).await?;
+            Box::pin(self.parks.park(key, &self.handle, letter)).await?;
         }
-        self.delivery.dead_letter(letter).await
+        self.handle.dead_letter(letter).await
     }
 }
 
 /// Whether events of its key may be deferred for this one.
 pub(super) fn may_pass(item: &Item) -> bool {
-    item.delivery.pass().is_some() || item.delivery.question().is_some()
+    item.ack.pass().is_some() || item.ack.question().is_some()
 }
 
 /// The key whose lane a delivery of an ordered subscriber joins.
-pub(super) fn key_of(delivery: &Delivery, arrival: &Arrival) -> Option<String> {
-    if let Some(question) = delivery.question() {
+pub(super) fn key_of(item: &Item) -> Option<String> {
+    if let Some(question) = item.ack.question() {
         return Some(question.key.clone());
     }
-    let envelope = arrival.envelope.as_ref().ok()?;
-    envelope.key().map(str::to_owned)
+    item.delivery.event()?.key().map(str::to_owned)
 }

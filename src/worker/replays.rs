@@ -1,9 +1,9 @@
 //! The replays of one subscriber: finds them, and runs each one that this instance may run. Never handles an event:
 //! replayed events go to the runner, beside the live ones.
 
-mod feed;
 mod filter;
 mod issue;
+mod rate_limiter;
 mod registry;
 mod work;
 
@@ -23,17 +23,17 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    item::Item,
     lease::{Handled, Lease},
-    source::Item,
     status_reporter::StatusReporter,
 };
 use crate::{
     executor::Executor,
     handler::subscriber::EventSubscriber,
     nats::{Bus, BusError, Holds, keys},
+    observer::{Observation, ReplayChange},
     replay::{Replay, ReplayState, tag::ReplayId},
 };
-pub(super) use filter::ReplayFilter;
 use issue::Issue;
 pub(super) use registry::ReplayRegistry;
 use work::Work;
@@ -57,14 +57,14 @@ pub(super) struct ReplayContext<S> {
     pub(super) name: Arc<str>,
     pub(super) subscriber: Arc<EventSubscriber<S>>,
     pub(super) executor: Arc<Executor<S>>,
-    pub(super) courses: Arc<ReplayRegistry>,
+    pub(super) registry: Arc<ReplayRegistry>,
     /// Weak: the runner waits until no sender is left, and replays wait for the events that the runner has of them.
     pub(super) runner: mpsc::WeakSender<Item>,
     /// What the previous instance has handled above the ack floors; only for an ordered subscriber.
     pub(super) before: Handled,
     pub(super) unclean: u32,
     pub(super) at_once: usize,
-    pub(super) board: Arc<StatusReporter>,
+    pub(super) reporter: Arc<StatusReporter>,
     /// Cancelled when nothing more may begin.
     pub(super) stop: CancellationToken,
     /// Cancelled when the runner has nothing in flight any more.
@@ -81,7 +81,7 @@ enum Worked {
 
 /// The replays of a subscriber.
 pub(super) struct Replays<S> {
-    desk: Arc<ReplayContext<S>>,
+    context: Arc<ReplayContext<S>>,
     /// Everything up to this revision of the bucket is known.
     revision: u64,
     all_at: Instant,
@@ -103,12 +103,12 @@ pub(super) struct Replays<S> {
 impl<S: Send + Sync + 'static> Replays<S> {
     /// Runs until it is told to stop and the runner has nothing in flight any more. Returns what was handled above the
     /// ack floors.
-    pub(super) async fn run(desk: ReplayContext<S>, runner: mpsc::Sender<Item>) -> Handled {
-        let desk = Arc::new(desk);
-        let stop = desk.stop.clone();
-        let lost = desk.bus.losses();
+    pub(super) async fn run(context: ReplayContext<S>, runner: mpsc::Sender<Item>) -> Handled {
+        let context = Arc::new(context);
+        let stop = context.stop.clone();
+        let lost = context.bus.losses();
         let mut replays = Self {
-            desk,
+            context,
             revision: 0,
             all_at: Instant::now(),
             lost,
@@ -129,8 +129,8 @@ impl<S: Send + Sync + 'static> Replays<S> {
     }
 
     async fn watch(&mut self) {
-        let keys = keys::subject(&keys::replay(&self.desk.name, &"*"));
-        let heard = self.desk.bus.questions(&keys).await;
+        let keys = keys::subject(&keys::replay(&self.context.name, &"*"));
+        let heard = self.context.bus.questions(&keys).await;
         let mut heard = match heard {
             Ok(heard) => heard.map(drop).boxed(),
             Err(error) => {
@@ -144,7 +144,7 @@ impl<S: Send + Sync + 'static> Replays<S> {
                 self.cannot_look(&error);
             } else {
                 self.is_known_to_fail = false;
-                self.desk.board.knows_replays(None);
+                self.context.reporter.knows_replays(None);
             }
             let pause = if soon > 0 { SOON } else { LOOK };
             tokio::select! {
@@ -156,8 +156,8 @@ impl<S: Send + Sync + 'static> Replays<S> {
     }
 
     fn cannot_look(&mut self, error: &BusError) {
-        let subscriber = &*self.desk.name;
-        self.desk.board.knows_replays(Some(error.to_string()));
+        let subscriber = &*self.context.name;
+        self.context.reporter.knows_replays(Some(error.to_string()));
         match std::mem::replace(&mut self.is_known_to_fail, true) {
             false => tracing::warn!(subscriber, %error, "replay lookup failed"),
             true => {
@@ -174,14 +174,14 @@ impl<S: Send + Sync + 'static> Replays<S> {
             self.all_at = Instant::now();
             self.revision = 0;
         }
-        let bus = self.desk.bus.clone();
-        let name = Arc::clone(&self.desk.name);
+        let bus = self.context.bus.clone();
+        let name = Arc::clone(&self.context.name);
         while let Some(entry) = bus.next_replay(Some(&name), self.revision).await? {
             self.revision = entry.revision;
             match entry.value {
                 Holds::Value(replay) => self.note(replay),
                 Holds::Nothing => {}
-                Holds::Bad(entry) => self.desk.board.skips(entry),
+                Holds::Bad(entry) => self.context.reporter.skips(entry),
             }
         }
         if !self.long_over.is_empty() {
@@ -193,10 +193,10 @@ impl<S: Send + Sync + 'static> Replays<S> {
 
     /// Cleans up these replays, one after the other.
     fn clean_up(&mut self, over: Vec<Replay>) {
-        let desk = Arc::clone(&self.desk);
+        let context = Arc::clone(&self.context);
         self.running.spawn(async move {
             for replay in &over {
-                desk.leave_nothing(replay).await;
+                context.leave_nothing(replay).await;
             }
             Handled::new()
         });
@@ -204,7 +204,7 @@ impl<S: Send + Sync + 'static> Replays<S> {
 
     fn note(&mut self, replay: Replay) {
         let id = replay.id;
-        self.desk.courses.note(&replay);
+        self.context.registry.note(&replay);
         if replay.state.is_final() {
             let was_open = self.open.remove(&id);
             let is_run = was_open.is_some_and(|open| open.send(replay.clone()).is_ok());
@@ -223,14 +223,14 @@ impl<S: Send + Sync + 'static> Replays<S> {
             return;
         }
         let shadow = replay.request.shadow.as_ref();
-        if shadow.is_some_and(|shadow| !self.desk.subscriber.shadows().contains_key(shadow)) {
+        if shadow.is_some_and(|shadow| !self.context.subscriber.shadows().contains_key(shadow)) {
             self.leave(id, shadow);
             return;
         }
         let (open, entry) = watch::channel(replay);
         self.open.insert(id, open);
-        let desk = Arc::clone(&self.desk);
-        self.running.spawn(desk.see_to(entry));
+        let context = Arc::clone(&self.context);
+        self.running.spawn(context.see_to(entry));
     }
 
     /// Logs once that a replay is left to an instance with its shadow. For an ordered subscriber no other instance is
@@ -239,8 +239,8 @@ impl<S: Send + Sync + 'static> Replays<S> {
         if !self.left.insert(id) {
             return;
         }
-        let subscriber = &*self.desk.name;
-        match self.desk.subscriber.ordered {
+        let subscriber = &*self.context.name;
+        match self.context.subscriber.ordered {
             true => {
                 tracing::warn!(subscriber, replay = %id, shadow, "replay shadow missing: it waits for an instance that has the shadow");
             }
@@ -295,15 +295,29 @@ impl<S: Send + Sync + 'static> ReplayContext<S> {
         handled
     }
 
+    fn lease(&self, id: ReplayId) -> Lease {
+        Lease::of_replay(&self.bus, &self.name, id, self.executor.observers())
+    }
+
+    /// Tells the observers that a replay has changed.
+    fn record(&self, replay: ReplayId, change: ReplayChange<'_>) {
+        let observation = Observation::Replay {
+            subscriber: &self.name,
+            replay,
+            change,
+        };
+        self.executor.observers().tell(&observation);
+    }
+
     /// Runs a replay as long as this instance holds its lease.
     async fn work_alone(
         &self,
         replay: Replay,
         entry: &mut watch::Receiver<Replay>,
     ) -> Result<Worked, BusError> {
-        let lease = Lease::of_replay(&self.bus, &self.name, replay.id);
+        let lease = self.lease(replay.id);
         let tenure = tokio::select! {
-            tenure = lease.acquire(&self.stop, |error| self.board.knows_replays(error)) => tenure,
+            tenure = lease.acquire(&self.stop, |error| self.reporter.knows_replays(error)) => tenure,
             _ = entry.changed() => None,
         };
         let Some(mut tenure) = tenure else {
@@ -379,6 +393,7 @@ impl<S: Send + Sync + 'static> ReplayContext<S> {
             replay.state_at = Utc::now();
             let writing = self.bus.write_replay(&replay, entry.revision);
             if writing.await?.is_some() {
+                self.record(id, ReplayChange::Ended { state });
                 break;
             }
         }
@@ -397,7 +412,7 @@ impl<S: Send + Sync + 'static> ReplayContext<S> {
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
         if !self.subscriber.ordered {
-            let lease = Lease::of_replay(&self.bus, &self.name, replay.id);
+            let lease = self.lease(replay.id);
             lease.forget().await;
         }
     }

@@ -2,6 +2,7 @@
 //! wanted. Never pulls, and never decides an outcome.
 
 mod drain;
+mod sources;
 mod unhandled;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -18,16 +19,18 @@ use super::{
     crash_guard::CrashGuard,
     floors::Floors,
     in_flight_table::InFlightTable,
+    item::Item,
     lease::{Handled, Lease},
+    live::Live,
     parks::{Parks, key_of, may_pass},
     replays::{ReplayContext, ReplayRegistry, Replays},
-    source::{Item, Outlet, Source, until},
+    source::until,
     status_reporter::{Asked, Figures, StatusReporter},
     task_pool::{Begun, Dependencies, Finished, TaskPool},
 };
 use crate::{
     executor::{
-        Executor, Step,
+        Disposition, Executor,
         throttle::{Begin, Pulls, Throttle},
     },
     handler::subscriber::{EventSubscriber, MAX_CONCURRENCY},
@@ -40,10 +43,6 @@ use crate::{
     task::yielding::yield_to_ready,
 };
 
-/// How many times as many events an ordered subscriber holds as it runs, so that a hot key does not leave capacity
-/// unused.
-const AHEAD_WHEN_ORDERED: usize = 8;
-
 /// How many deliveries are taken in at a time.
 const AT_A_TIME: usize = 256;
 
@@ -55,7 +54,7 @@ pub(super) struct Runner<S> {
     pub(super) bus: Bus,
     pub(super) subscriber: Arc<EventSubscriber<S>>,
     pub(super) executor: Arc<Executor<S>>,
-    pub(super) board: Arc<StatusReporter>,
+    pub(super) reporter: Arc<StatusReporter>,
     pub(super) consumers: Vec<ConsumerSpec>,
     pub(super) floors: Arc<Floors>,
 }
@@ -69,20 +68,21 @@ struct Run<S> {
     subscriber: Arc<EventSubscriber<S>>,
     lanes: Lanes<Item>,
     /// The events that wait for their batch.
-    gather: Batcher<(usize, Option<ReplayId>), Begun>,
-    crew: TaskPool<S>,
+    batcher: Batcher<(usize, Option<ReplayId>), Begun>,
+    tasks: TaskPool<S>,
     /// Events that are being left to other instances.
     leaving: JoinSet<()>,
     /// The events that are run again later, by time.
     resting: BTreeMap<(Instant, u64), (Ticket, Item)>,
     rested: u64,
-    flow: Arc<Throttle>,
+    throttle: Arc<Throttle>,
     /// When an event may begin that may not begin now.
     later: Option<Instant>,
     /// How much the sources may request, as they were last notified.
     pulls: Pulls,
-    hands: Vec<Arc<InFlightTable>>,
-    board: Arc<StatusReporter>,
+    /// What is in flight, for each source.
+    in_flight: Vec<Arc<InFlightTable>>,
+    reporter: Arc<StatusReporter>,
     asked: Asked,
     halt: CancellationToken,
 }
@@ -100,9 +100,9 @@ impl<S: Send + Sync + 'static> Runner<S> {
                 let worked = self.work(&Handled::new(), 0, &stop, &halt).await;
                 worked.map(drop)
             };
-            self.board.ended();
+            self.reporter.ended();
             if let Err(error) = worked {
-                self.board.cannot_begin(error.to_string());
+                self.reporter.cannot_begin(error.to_string());
                 stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
             }
         }
@@ -119,26 +119,26 @@ impl<S: Send + Sync + 'static> Runner<S> {
         if let Some(consumer) = self.consumers.last() {
             self.bus.open_state(&consumer.stream).await?;
         }
-        let lease = Lease::new(&self.bus, self.subscriber.name());
-        self.board.stands_by();
-        let tell = |why_not| self.board.knows_lease(why_not);
+        let lease = Lease::new(&self.bus, self.subscriber.name(), self.executor.observers());
+        self.reporter.stands_by();
+        let tell = |why_not| self.reporter.knows_lease(why_not);
         let acquiring = lease.acquire(stop, tell);
         let watched = self.floors.watch(&self.bus, &self.consumers, acquiring);
         let Some(mut tenure) = watched.await else {
             return Ok(());
         };
-        self.board.has_lease();
+        self.reporter.has_lease();
         let (stop, halt) = (stop.child_token(), halt.child_token());
         let mut before = std::mem::take(&mut tenure.handled);
-        for (place, handled) in std::mem::take(known) {
-            before.entry(place).or_default().extend(handled);
+        for (stream_id, handled) in std::mem::take(known) {
+            before.entry(stream_id).or_default().extend(handled);
         }
         let unclean = tenure.unclean;
         let mut working = std::pin::pin!(self.work(&before, unclean, &stop, &halt));
         let worked = tokio::select! {
             worked = &mut working => worked,
             () = lease.hold(&mut tenure) => {
-                self.board.drains();
+                self.reporter.drains();
                 stop.cancel();
                 halt.cancel();
                 let worked = working.await;
@@ -168,28 +168,35 @@ impl<S: Send + Sync + 'static> Runner<S> {
         let name: Arc<str> = self.subscriber.name().into();
         let retries = self.consumers.last();
         let retries = retries.map_or("", |consumer| &consumer.stream);
-        let suspects = CrashGuard::new(&self.bus, &name, retries);
-        let parks = Parks::open(&self.bus, &self.subscriber, suspects, &self.board).await?;
-        let courses = Arc::new(ReplayRegistry::default());
-        let outlet = Outlet {
-            to: to.clone(),
-            courses: Arc::clone(&courses),
+        let crash_guard = CrashGuard::new(&self.bus, &name, retries);
+        let parks = Parks::open(
+            &self.bus,
+            &self.subscriber,
+            crash_guard,
+            &self.reporter,
+            self.executor.observers(),
+        )
+        .await?;
+        let registry = Arc::new(ReplayRegistry::default());
+        let intake = Live {
+            bus: self.bus.clone(),
+            registry: Arc::clone(&registry),
         };
         let (consumers, start) = (&self.consumers, self.subscriber.start);
         self.floors.restore(&self.bus, consumers, start).await?;
         let mut opened = Vec::new();
         for consumer in consumers {
-            opened.push(self.source(&name, consumer, outlet.clone()).await?);
+            let source = self.source(&name, consumer, intake.clone(), to.clone());
+            opened.push(source.await?);
         }
-        drop(outlet);
         let mut sources = JoinSet::new();
-        let mut hands = Vec::new();
+        let mut in_flight = Vec::new();
         // No consumer is reset before all of them exist.
         for mut source in opened {
             if self.subscriber.ordered {
                 source = source.ordered(before, unclean).await?;
             }
-            hands.push(Arc::clone(source.hands()));
+            in_flight.push(Arc::clone(source.in_flight()));
             sources.spawn(source.run(stop.clone(), halt.clone()));
         }
         let ended = CancellationToken::new();
@@ -201,18 +208,18 @@ impl<S: Send + Sync + 'static> Runner<S> {
                 name: Arc::clone(&name),
                 subscriber: Arc::clone(&self.subscriber),
                 executor: Arc::clone(&self.executor),
-                courses,
+                registry,
                 runner: to.downgrade(),
                 before: before.clone(),
                 unclean,
                 at_once: self.at_once(),
-                board: Arc::clone(&self.board),
+                reporter: Arc::clone(&self.reporter),
                 stop: stop.clone(),
                 ended: ended.clone(),
             },
             to,
         ));
-        let means = Dependencies {
+        let dependencies = Dependencies {
             executor: Arc::clone(&self.executor),
             parks: Arc::clone(&parks),
             halt: halt.clone(),
@@ -224,17 +231,17 @@ impl<S: Send + Sync + 'static> Runner<S> {
             ordered: self.subscriber.ordered,
             subscriber: Arc::clone(&self.subscriber),
             lanes: Lanes::new(self.at_once()),
-            gather: Batcher::default(),
-            crew: TaskPool::new(means),
+            batcher: Batcher::default(),
+            tasks: TaskPool::new(dependencies),
             leaving: JoinSet::new(),
             resting: BTreeMap::new(),
             rested: 0,
-            flow: Arc::clone(self.executor.flow()),
+            throttle: Arc::clone(self.executor.throttle()),
             later: None,
             pulls: Pulls::All,
-            asked: self.board.works(&hands),
-            board: Arc::clone(&self.board),
-            hands,
+            asked: self.reporter.works(&in_flight),
+            reporter: Arc::clone(&self.reporter),
+            in_flight,
             halt: halt.clone(),
         };
         run.run(arriving, stop).await;
@@ -244,41 +251,10 @@ impl<S: Send + Sync + 'static> Runner<S> {
             handled.extend(unpanicked(ended));
         }
         while let Some(ended) = sources.join_next().await {
-            let (place, hands) = unpanicked(ended);
-            handled.insert(place, hands.handled());
+            let (stream_id, in_flight) = unpanicked(ended);
+            handled.insert(stream_id, in_flight.handled());
         }
         Ok(handled)
-    }
-
-    async fn source(
-        &self,
-        name: &Arc<str>,
-        consumer: &ConsumerSpec,
-        to: Outlet,
-    ) -> Result<Source, BusError> {
-        let at_once = self.at_once();
-        // Each source has its share: none knows what the others have requested.
-        let memory = self.subscriber.memory / self.consumers.len().max(1);
-        let flow = Arc::clone(self.executor.flow());
-        let ahead = [1, AHEAD_WHEN_ORDERED][usize::from(self.subscriber.ordered)];
-        let capacity = at_once.saturating_mul(ahead).min(MAX_CONCURRENCY);
-        let hands = Arc::new(InFlightTable::new(capacity, memory, flow));
-        let source = Source::open(&self.bus, name, consumer.clone(), hands, to).await?;
-        Ok(source.noting(&self.floors))
-    }
-
-    /// How many events are begun at once. With batches: as many as all concurrent batches hold, and for each handler
-    /// one batch that is being collected.
-    fn at_once(&self) -> usize {
-        let concurrency = self.subscriber.concurrency;
-        let batches = || self.subscriber.largest_batches();
-        let at_once = match batches().max() {
-            Some(largest) => {
-                batches().fold(concurrency.saturating_mul(largest), usize::saturating_add)
-            }
-            None => concurrency,
-        };
-        at_once.min(MAX_CONCURRENCY)
     }
 }
 
@@ -289,7 +265,7 @@ impl<S: Send + Sync + 'static> Run<S> {
             let due = self.due();
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = self.crew.has_done() => {}
+                () = self.tasks.has_done() => {}
                 1.. = arriving.recv_many(&mut came, AT_A_TIME) => {}
                 () = until(due), if due.is_some() => self.wake(),
                 Some(asked) = self.asked.recv() => {
@@ -300,7 +276,7 @@ impl<S: Send + Sync + 'static> Run<S> {
                 }
             }
             yield_to_ready().await;
-            for finished in self.crew.take_done() {
+            for finished in self.tasks.take_done() {
                 self.finish(finished);
             }
             while came.len() < AT_A_TIME
@@ -312,7 +288,7 @@ impl<S: Send + Sync + 'static> Run<S> {
             self.start();
             self.tell_sources();
         }
-        self.board.drains();
+        self.reporter.drains();
         self.drain(arriving).await;
     }
 
@@ -322,49 +298,56 @@ impl<S: Send + Sync + 'static> Run<S> {
             self.leave(item);
             return;
         }
-        let key = self.ordered.then(|| key_of(&item.delivery, &item.arrival));
+        let key = self.ordered.then(|| key_of(&item));
         let key = key.flatten();
-        let priority = match item.delivery.is_redriven() || item.arrival.replay.is_some() {
+        let priority = match item.ack.is_redriven() || item.delivery.replay.is_some() {
             true => Priority::Replay,
             false => Priority::Live,
         };
-        let turn = Ticket { key, priority };
-        if self.lanes.is_held_up(&turn) {
-            item.hands.hold_up();
+        let ticket = Ticket { key, priority };
+        if self.lanes.is_held_up(&ticket) {
+            item.in_flight.hold_up();
         }
-        self.lanes.admit(turn, item);
+        self.lanes.admit(ticket, item);
     }
 
     /// When the next resting event, permit or batch is due.
     fn due(&self) -> Option<Instant> {
         let rested = self.resting.first_key_value().map(|((due, _), _)| *due);
         // A batch that is due has to wait for free concurrency.
-        let batch = self.gather.due().filter(|_| self.has_a_hand());
+        let batch = self.batcher.due().filter(|_| self.has_free_task());
         rested.into_iter().chain(self.later).chain(batch).min()
     }
 
     /// How many events are being handled.
     fn attempts(&self) -> usize {
-        self.lanes.running() - self.gather.len()
+        self.lanes.running() - self.batcher.len()
     }
 
-    fn has_a_hand(&self) -> bool {
-        self.crew.at_work() < self.subscriber.concurrency
+    fn has_free_task(&self) -> bool {
+        self.tasks.at_work() < self.subscriber.concurrency
     }
 
     /// Begins ready events, as far as concurrency, circuit and rate limit allow.
     fn start(&mut self) {
         self.later = None;
-        if self.flow.pulls() != Pulls::All {
-            self.scatter();
-            if !self.has_a_hand() {
+        if self.throttle.pulls() != Pulls::All {
+            self.flush();
+            if !self.has_free_task() {
                 return;
             }
         }
         let now = Instant::now();
         loop {
-            match self.flow.begin(|| self.lanes.start()) {
-                Begin::Begun((turn, item), permit) => self.begin(Begun { turn, item, permit }, now),
+            match self.throttle.begin(|| self.lanes.start()) {
+                Begin::Begun((ticket, item), permit) => self.begin(
+                    Begun {
+                        ticket,
+                        item,
+                        permit,
+                    },
+                    now,
+                ),
                 Begin::Later(moment) => {
                     self.later = Some(moment.into());
                     break;
@@ -372,8 +355,8 @@ impl<S: Send + Sync + 'static> Run<S> {
                 Begin::Nothing => break,
             }
         }
-        while self.has_a_hand()
-            && let Some(batch) = self.gather.ready(now)
+        while self.has_free_task()
+            && let Some(batch) = self.batcher.ready(now)
         {
             self.attempt_batch(batch);
         }
@@ -383,92 +366,101 @@ impl<S: Send + Sync + 'static> Run<S> {
     fn attempt_batch(&mut self, mut batch: Vec<Begun>) {
         if batch.iter().any(is_void) {
             for void in batch.extract_if(.., |begun| is_void(begun)) {
-                self.crew.attempt(void);
+                self.tasks.attempt(void);
             }
         }
         if !batch.is_empty() {
-            self.crew.attempt_batch(batch);
+            self.tasks.attempt_batch(batch);
         }
     }
 
     /// Attempts an event, or adds it to its batch. A probe does not wait for other events, and a suspect runs alone.
     fn begin(&mut self, begun: Begun, now: Instant) {
-        let envelope = begun.item.arrival.envelope.as_ref().ok();
-        let replay = begun.item.arrival.replay.as_deref();
+        let envelope = begun.item.delivery.event();
+        let replay = begun.item.delivery.replay.as_deref();
         let batching = envelope.and_then(|envelope| self.subscriber.batching(envelope, replay));
-        let (key, item) = (begun.turn.key.as_deref(), &begun.item);
+        let (key, item) = (begun.ticket.key.as_deref(), &begun.item);
         let is_alone = begun.permit.is_probe()
-            || item.is_suspect
+            || item.delivery.is_suspect
             || is_void(&begun)
-            || self.parks.concerns(key, &item.delivery);
+            || self.parks.concerns(key, &item.ack);
         match batching.filter(|_| !is_alone) {
             Some((handler, batching)) => {
-                let of = (handler, replay.map(|replay| replay.mark.id));
-                self.gather.add(of, batching, begun, now);
+                let of = (handler, replay.map(|replay| replay.tag.id));
+                self.batcher.add(of, batching, begun, now);
             }
-            None => self.crew.attempt(begun),
+            None => self.tasks.attempt(begun),
         }
     }
 
     /// While the circuit is open no batch begins: the events that wait for one wait for the circuit.
-    fn scatter(&mut self) {
-        for Begun { turn, item, permit } in self.gather.abandon() {
-            self.flow
-                .end(permit, &item.arrival.subject, Attempted::Void);
-            self.lanes.rest(&turn);
-            self.lanes.again(turn, item);
+    fn flush(&mut self) {
+        for Begun {
+            ticket,
+            item,
+            permit,
+        } in self.batcher.abandon()
+        {
+            self.throttle
+                .end(permit, &item.delivery.subject, Attempted::Void);
+            self.lanes.rest(&ticket);
+            self.lanes.again(ticket, item);
         }
     }
 
     /// When the circuit has opened or closed, or waits for a probe, the sources request less or more.
     fn tell_sources(&mut self) {
-        let pulls = self.flow.pulls();
+        let pulls = self.throttle.pulls();
         if pulls != self.pulls {
             self.pulls = pulls;
-            for hands in &self.hands {
-                hands.look_again();
+            for in_flight in &self.in_flight {
+                in_flight.look_again();
             }
         }
     }
 
     fn finish(&mut self, finished: Finished) {
         let Finished {
-            turn,
+            ticket,
             mut item,
-            step,
+            disposition,
         } = finished;
-        let gives_way = matches!(step, Step::Again(_))
-            && self.parks.gives_way(turn.key.as_deref(), &item.delivery)
-            && self.lanes.behind(&turn).any(may_pass);
-        if (gives_way || !matches!(step, Step::Again(_))) && self.lanes.is_held_up(&turn) {
-            self.lanes.behind(&turn).for_each(|item| item.hands.go_on());
+        let gives_way = matches!(disposition, Disposition::RetryLocally(_))
+            && self.parks.gives_way(ticket.key.as_deref(), &item.ack)
+            && self.lanes.behind(&ticket).any(may_pass);
+        if (gives_way || !matches!(disposition, Disposition::RetryLocally(_)))
+            && self.lanes.is_held_up(&ticket)
+        {
+            self.lanes
+                .behind(&ticket)
+                .for_each(|item| item.in_flight.go_on());
         }
         if gives_way {
-            let stays = self.lanes.give_way(turn, item, may_pass);
+            let stays = self.lanes.give_way(ticket, item, may_pass);
             debug_assert!(stays.is_none(), "something may pass");
             return;
         }
-        match step {
-            Step::Over => {
-                self.stand_aside_no_more(&item);
-                item.hands.release(item.arrival.at);
-                self.lanes.finish(turn);
+        match disposition {
+            Disposition::Settled => {
+                self.end_unhandled_wait(&item);
+                item.in_flight.release(item.delivery.position);
+                self.lanes.finish(ticket);
             }
-            Step::Left => {
-                self.stand_aside_no_more(&item);
-                item.hands.let_go(item.arrival.at);
-                self.lanes.finish(turn);
+            Disposition::Abandoned => {
+                self.end_unhandled_wait(&item);
+                item.in_flight.let_go(item.delivery.position);
+                self.lanes.finish(ticket);
             }
-            Step::Again(after) => {
-                self.stand_aside(&mut item);
-                self.lanes.rest(&turn);
-                if self.lanes.hold_up(&turn) {
-                    let behind = self.lanes.behind(&turn);
-                    behind.for_each(|item| item.hands.hold_up());
+            Disposition::RetryLocally(after) => {
+                self.begin_unhandled_wait(&mut item);
+                self.lanes.rest(&ticket);
+                if self.lanes.hold_up(&ticket) {
+                    let behind = self.lanes.behind(&ticket);
+                    behind.for_each(|item| item.in_flight.hold_up());
                 }
                 self.rested += 1;
                 let due = (Instant::now() + after, self.rested);
-                self.resting.insert(due, (turn, item));
+                self.resting.insert(due, (ticket, item));
             }
         }
     }
@@ -479,15 +471,15 @@ impl<S: Send + Sync + 'static> Run<S> {
         while let Some(first) = self.resting.first_entry()
             && first.key().0 <= now
         {
-            let (turn, item) = first.remove();
-            self.lanes.again(turn, item);
+            let (ticket, item) = first.remove();
+            self.lanes.again(ticket, item);
         }
     }
 }
 
 /// Whether nothing more is to be done about an event.
 fn is_void(begun: &Begun) -> bool {
-    let replay = begun.item.arrival.replay.as_deref();
+    let replay = begun.item.delivery.replay.as_deref();
     replay.is_some_and(Replaying::is_void)
 }
 

@@ -14,23 +14,23 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     again::Again,
-    answers::{acknowledge_again, hand_back, pass_over, tell_progress},
+    answers::{acknowledge_again, hand_back, tell_progress},
     checkup::Checkup,
     crash_guard,
     floors::{Floor, Floors},
     in_flight_table::{InFlightTable, Taken, WentBack},
+    intake::Intake,
+    item::Item,
     lease::Handled,
-    replays::{ReplayFilter, ReplayRegistry},
 };
 use crate::{
-    executor::{Arrival, PROGRESS},
+    executor::{Delivery, PROGRESS},
     log::Lasting,
     nats::{
-        Bus, BusError, ConsumerLook, ConsumerSpec, Deliveries, Delivery, PullError, Pulled, Puller,
+        Bus, BusError, ConsumerLook, ConsumerSpec, Deliveries, PullError, Pulled, Puller,
         PullerOptions,
     },
     position::Position,
-    replay::tag::Replaying,
 };
 
 /// How many deliveries are taken before the loop checks anything else.
@@ -41,18 +41,7 @@ const LOOK: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// A delivery on its way through the runner.
-pub(super) struct Item {
-    pub(super) delivery: Arc<Delivery>,
-    pub(super) arrival: Arrival,
-    pub(super) hands: Arc<InFlightTable>,
-    /// Whether the process may have died of the event before.
-    pub(super) is_suspect: bool,
-    /// Whether the event waits for an instance that handles it, and takes no capacity in the meantime.
-    pub(super) stands_aside: bool,
-}
-
-pub(super) struct Source {
+pub(super) struct Source<I> {
     bus: Bus,
     deliveries: Deliveries,
     subscriber: Arc<str>,
@@ -74,10 +63,9 @@ pub(super) struct Source {
     floors: Option<Arc<Floors>>,
     checkup: Checkup,
     puller: Puller,
-    hands: Arc<InFlightTable>,
-    to: Outlet,
-    /// The replay whose consumer it is, and the filter of that replay.
-    replay: Option<(Arc<Replaying>, ReplayFilter)>,
+    in_flight: Arc<InFlightTable>,
+    intake: I,
+    to: mpsc::Sender<Item>,
     /// Acks of events that were handled here before.
     repeated: JoinSet<()>,
     /// While pulling is interrupted: when it is tried again.
@@ -86,13 +74,6 @@ pub(super) struct Source {
     /// Throttle the log: pulling is interrupted, and the consumer cannot be set up.
     interrupted: Lasting,
     unset: Lasting,
-}
-
-/// Where deliveries go.
-#[derive(Clone)]
-pub(super) struct Outlet {
-    pub(super) to: mpsc::Sender<Item>,
-    pub(super) courses: Arc<ReplayRegistry>,
 }
 
 /// Keeps the order of deliveries: none is taken behind one that was lost on its way.
@@ -106,18 +87,19 @@ struct Order {
 impl Order {
     /// Whether another process has moved the consumer. Then the consumer's count begins again, while a lost delivery
     /// leaves a gap in it.
-    fn was_reset(&self, arrival: &Arrival) -> bool {
-        arrival.consumer_sequence < self.next || arrival.at.sequence < self.from
+    fn was_reset(&self, delivery: &Delivery) -> bool {
+        delivery.consumer_sequence < self.next || delivery.position.sequence < self.from
     }
 }
 
-impl Source {
+impl<I: Intake> Source<I> {
     pub(super) async fn open(
         bus: &Bus,
         subscriber: &Arc<str>,
         consumer: ConsumerSpec,
-        hands: Arc<InFlightTable>,
-        to: Outlet,
+        in_flight: Arc<InFlightTable>,
+        intake: I,
+        to: mpsc::Sender<Item>,
     ) -> Result<Self, BusError> {
         let created = bus.stream_created(&consumer.stream).await?;
         bus.check_consumer(&consumer).await?;
@@ -129,9 +111,13 @@ impl Source {
             stored_at,
         });
         let puller = puller(bus, &consumer).await?;
+        let mut deliveries = Deliveries::new(bus, subscriber);
+        if let Some(replay) = intake.replay() {
+            deliveries.of_replay(replay);
+        }
         Ok(Self {
             bus: bus.clone(),
-            deliveries: Deliveries::new(bus, subscriber),
+            deliveries,
             subscriber: Arc::clone(subscriber),
             consumer,
             order: None,
@@ -145,9 +131,9 @@ impl Source {
             floors: None,
             checkup: Checkup::new(Instant::now()),
             puller,
-            hands,
+            in_flight,
+            intake,
             to,
-            replay: None,
             repeated: JoinSet::new(),
             resume_at: None,
             pause: FIRST_PAUSE,
@@ -157,20 +143,13 @@ impl Source {
     }
 
     /// Identifies the stream by name and creation time: its sequences are valid only there.
-    pub(super) fn place(&self) -> String {
+    pub(super) fn stream_id(&self) -> String {
         let created = self.created.as_deref().unwrap_or_default();
         let stream = &self.consumer.stream;
-        match &self.replay {
-            Some((replay, _)) => format!("{stream} {created} {}", replay.mark.id),
+        match self.intake.replay() {
+            Some(replay) => format!("{stream} {created} {}", replay.tag.id),
             None => format!("{stream} {created}"),
         }
-    }
-
-    /// Makes this the source of a replay: all that the consumer delivers is part of it.
-    pub(super) fn of_replay(mut self, replay: &Arc<Replaying>, sieve: ReplayFilter) -> Self {
-        self.deliveries.of_replay(replay);
-        self.replay = Some((Arc::clone(replay), sieve));
-        self
     }
 
     /// From now on notes how far the consumer is.
@@ -198,8 +177,8 @@ impl Source {
     }
 
     /// What is in flight of this stream.
-    pub(super) fn hands(&self) -> &Arc<InFlightTable> {
-        &self.hands
+    pub(super) fn in_flight(&self) -> &Arc<InFlightTable> {
+        &self.in_flight
     }
 
     /// Keeps the order of the stream: begins at the ack floor, and begins there again when a delivery is missing.
@@ -212,9 +191,9 @@ impl Source {
         if unclean >= crash_guard::UNCLEAN {
             self.suspect_to = self.bus.delivered_up_to(&self.consumer).await?;
         }
-        let known = handled.get(&self.place()).cloned().unwrap_or_default();
-        if let Some(hands) = Arc::get_mut(&mut self.hands) {
-            hands.alone(known);
+        let known = handled.get(&self.stream_id()).cloned().unwrap_or_default();
+        if let Some(in_flight) = Arc::get_mut(&mut self.in_flight) {
+            in_flight.alone(known);
         }
         self.rewind().await?;
         Ok(self)
@@ -232,7 +211,7 @@ impl Source {
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let hands = Arc::clone(&self.hands);
+        let in_flight = Arc::clone(&self.in_flight);
         loop {
             self.again.look();
             self.ask().await;
@@ -245,19 +224,19 @@ impl Source {
                         halt.cancel();
                     }
                 }
-                () = hands.freed(), if interrupted.is_none() => {}
+                () = in_flight.freed(), if interrupted.is_none() => {}
                 () = until(interrupted), if interrupted.is_some() => self.resume().await,
                 Some(_) = self.repeated.join_next() => {}
                 Some(looked) = self.looks.join_next() => self.note_look(looked).await,
                 _ = looks.tick() => self.look_at_consumer(),
                 _ = progress.tick() => {
-                    tell_progress(&self.subscriber, &hands, PROGRESS / 2).await;
+                    tell_progress(&self.subscriber, &in_flight, PROGRESS / 2).await;
                 }
             }
         }
-        let place = self.place();
+        let stream_id = self.stream_id();
         self.close().await;
-        (place, hands)
+        (stream_id, in_flight)
     }
 
     /// Requests as much as there is capacity for.
@@ -265,8 +244,8 @@ impl Source {
         if self.resume_at.is_some() {
             return;
         }
-        let (free, capacity) = self.hands.free();
-        let bytes_free = self.hands.bytes_free();
+        let (free, capacity) = self.in_flight.free();
+        let bytes_free = self.in_flight.bytes_free();
         if let Err(error) = self.puller.ask(free, capacity, bytes_free).await {
             self.interrupt(&error);
         }
@@ -302,7 +281,7 @@ impl Source {
                 }
             },
         };
-        let Some((delivery, mut arrival)) = self.deliveries.read(message) else {
+        let Some((ack, mut delivery)) = self.deliveries.read(message) else {
             tracing::warn!(
                 subscriber = &*self.subscriber,
                 "stray message ignored: it is not from the consumer"
@@ -310,13 +289,13 @@ impl Source {
             return ControlFlow::Continue(());
         };
         if let Some(order) = &mut self.order {
-            if order.was_reset(&arrival) {
-                self.tell_reset(arrival.at.sequence);
-                self.hands.reset();
+            if order.was_reset(&delivery) {
+                self.tell_reset(delivery.position.sequence);
+                self.in_flight.reset();
                 return ControlFlow::Break(());
             }
-            if arrival.consumer_sequence != order.next {
-                let (wanted, found) = (order.next, arrival.consumer_sequence);
+            if delivery.consumer_sequence != order.next {
+                let (wanted, found) = (order.next, delivery.consumer_sequence);
                 tracing::info!(
                     subscriber = &*self.subscriber,
                     stream = self.consumer.stream,
@@ -329,59 +308,47 @@ impl Source {
             }
             order.next = order.next.saturating_add(1);
         }
-        if let Some(replay) = &mut arrival.replay {
-            self.to.courses.join(&self.bus, replay).await;
-        }
         if self.pause > FIRST_PAUSE {
             self.pause = FIRST_PAUSE;
             self.interrupted.is_over();
         }
-        let delivery = Arc::new(delivery);
-        let (mut taken, went_back) = self.hands.take(arrival.at, &delivery);
-        self.note_seen(arrival.at, went_back);
-        let sequence = arrival.at.sequence;
+        let ack = Arc::new(ack);
+        let (mut taken, went_back) = self.in_flight.take(delivery.position, &ack);
+        self.note_seen(delivery.position, went_back);
+        let sequence = delivery.position.sequence;
         if taken == Taken::Handled
             && self.order.is_none()
-            && self.again.was_reset(&arrival, self.seen()).await
+            && self.again.was_reset(&delivery, self.seen()).await
         {
             self.tell_reset(sequence);
-            self.hands.forget_handled();
-            (self.seen, self.floor) = (Some(arrival.at), sequence.saturating_sub(1));
+            self.in_flight.forget_handled();
+            (self.seen, self.floor) = (Some(delivery.position), sequence.saturating_sub(1));
             // Looks that were started before do not count.
             self.looks = JoinSet::new();
             taken = Taken::New;
         }
         match taken {
             Taken::New => {
-                let hands = Arc::clone(&self.hands);
-                let is_suspect =
-                    arrival.delivered >= crash_guard::DELIVERIES || sequence <= self.suspect_to;
+                let in_flight = Arc::clone(&self.in_flight);
+                delivery.is_suspect =
+                    delivery.delivered >= crash_guard::DELIVERIES || sequence <= self.suspect_to;
                 let item = Item {
+                    ack,
                     delivery,
-                    arrival,
-                    hands,
-                    is_suspect,
-                    stands_aside: false,
+                    in_flight,
+                    waits_unhandled: false,
                 };
-                let item = match &self.replay {
-                    Some((_, sieve)) => sieve.sift(item).await,
-                    None if item.delivery.is_marker() => {
-                        pass_over(&item).await;
-                        None
-                    }
-                    None => Some(item),
-                };
-                if let Some(item) = item {
+                if let Some(item) = self.intake.admit(item).await {
                     // The runner takes what it can hold; when it has ended, so does this source.
-                    let _ = self.to.to.send(item).await;
+                    let _ = self.to.send(item).await;
                 }
             }
             Taken::Held => {
                 tracing::debug!(sequence, "event redelivered while in flight");
             }
             Taken::Handled => {
-                let hands = Arc::clone(&self.hands);
-                let again = acknowledge_again(delivery, hands, arrival.at);
+                let in_flight = Arc::clone(&self.in_flight);
+                let again = acknowledge_again(ack, in_flight, delivery.position);
                 self.repeated.spawn(again);
             }
         }
@@ -444,13 +411,13 @@ impl Source {
         let read = left
             .into_iter()
             .filter_map(|pulled| self.deliveries.read(pulled));
-        let hands = &self.hands;
+        let in_flight = &self.in_flight;
         let back = read
-            .map(|(delivery, arrival)| (Arc::new(delivery), arrival))
-            .filter(|(delivery, arrival)| hands.take(arrival.at, delivery).0 == Taken::New)
-            .map(|(delivery, arrival)| {
-                hands.let_go(arrival.at);
-                delivery
+            .map(|(ack, delivery)| (Arc::new(ack), delivery))
+            .filter(|(ack, delivery)| in_flight.take(delivery.position, ack).0 == Taken::New)
+            .map(|(ack, delivery)| {
+                in_flight.let_go(delivery.position);
+                ack
             });
         hand_back(&self.subscriber, back).await;
         // An event whose ack is not confirmed in time is redelivered, to an instance that pulls then.

@@ -47,7 +47,7 @@ pub(super) type Asked = mpsc::Receiver<oneshot::Sender<Figures>>;
 pub(super) struct StatusReporter {
     /// The fields that never change.
     facts: Instance,
-    flow: Arc<Throttle>,
+    throttle: Arc<Throttle>,
     tally: Arc<Tally>,
     /// The last inspection of the subscriber's streams and of the bucket.
     inspection: Arc<Inspection>,
@@ -59,7 +59,7 @@ pub(super) struct StatusReporter {
 struct Inner {
     activity: Activity,
     holds_lease: bool,
-    hands: Vec<Arc<InFlightTable>>,
+    in_flight: Vec<Arc<InFlightTable>>,
     issue: Option<String>,
     /// Why this instance can neither take the lease nor see that another instance holds it.
     leaseless: Option<String>,
@@ -72,7 +72,7 @@ impl StatusReporter {
     pub(super) fn new<S: Send + Sync + 'static>(
         subscriber: &EventSubscriber<S>,
         consumers: &[ConsumerSpec],
-        flow: &Arc<Throttle>,
+        throttle: &Arc<Throttle>,
         tally: &Arc<Tally>,
         inspection: &Arc<Inspection>,
     ) -> Self {
@@ -80,14 +80,14 @@ impl StatusReporter {
             |spec: &ConsumerSpec| WantedConsumer::new(spec.stream.clone(), spec.settings());
         Self {
             facts: facts(subscriber, consumers.iter().map(wanted).collect()),
-            flow: Arc::clone(flow),
+            throttle: Arc::clone(throttle),
             tally: Arc::clone(tally),
             inspection: Arc::clone(inspection),
             unbegun: Lasting::default(),
             inner: Mutex::new(Inner {
                 activity: Activity::Starting,
                 holds_lease: false,
-                hands: Vec::new(),
+                in_flight: Vec::new(),
                 issue: None,
                 leaseless: None,
                 replay_issue: None,
@@ -112,11 +112,11 @@ impl StatusReporter {
     }
 
     /// The subscriber is active, with these deliveries in flight.
-    pub(super) fn works(&self, hands: &[Arc<InFlightTable>]) -> Asked {
+    pub(super) fn works(&self, in_flight: &[Arc<InFlightTable>]) -> Asked {
         let (to, asked) = mpsc::channel(QUESTIONS);
         let mut inner = self.inner();
         inner.activity = Activity::Active;
-        inner.hands = hands.to_vec();
+        inner.in_flight = in_flight.to_vec();
         inner.issue = None;
         inner.runner = Some(to);
         asked
@@ -134,7 +134,7 @@ impl StatusReporter {
         let mut inner = self.inner();
         inner.activity = Activity::Starting;
         inner.holds_lease = false;
-        inner.hands.clear();
+        inner.in_flight.clear();
         inner.runner = None;
     }
 
@@ -180,15 +180,21 @@ impl StatusReporter {
         let figures = self.figures().await;
         let counts = self.tally.counts();
         let inner = self.inner();
-        let held = inner.hands.iter().map(|hands| hands.held());
+        let held = inner.in_flight.iter().map(|in_flight| in_flight.held());
         let (in_flight, in_flight_bytes) =
             held.fold((0, 0), |sum, held| (sum.0 + held.0, sum.1 + held.1));
-        let stalls = inner.hands.iter().filter_map(|hands| hands.stall());
-        let of_hands = inner.hands.iter().flat_map(|hands| hands.issues());
+        let stalls = inner
+            .in_flight
+            .iter()
+            .filter_map(|in_flight| in_flight.stall());
+        let of_tables = inner
+            .in_flight
+            .iter()
+            .flat_map(|in_flight| in_flight.issues());
         let mut issues: Vec<String> = inner.issue.iter().cloned().collect();
         issues.extend(inner.leaseless.clone());
         issues.extend(stalls);
-        issues.extend(of_hands);
+        issues.extend(of_tables);
         issues.extend(self.tally.why_unconfirmed());
         issues.extend(self.tally.why_unhandled());
         issues.extend(self.inspection.issues_of(&self.facts));
@@ -199,7 +205,7 @@ impl StatusReporter {
             issue: (!issues.is_empty()).then(|| issues.join("; ")),
             replay_issue: inner.replay_issue.clone(),
             holds_lease: self.facts.ordered.then_some(inner.holds_lease),
-            circuit: self.flow.circuit(),
+            circuit: self.throttle.circuit(),
             running: figures.as_ref().map(|figures| figures.running),
             resting: figures.as_ref().map(|figures| figures.resting),
             hottest: figures.unwrap_or_default().hottest,

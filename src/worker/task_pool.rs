@@ -15,24 +15,24 @@ use futures::{FutureExt, task::AtomicWaker};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{parks::Parks, source::Item};
+use super::{item::Item, parks::Parks};
 use crate::{
-    executor::{Executor, Step, batch::InFlightDelivery},
+    executor::{Attempt, Disposition, Executor},
     policy::{breaker::Permit, lanes::Ticket},
 };
 
 /// An attempt to be made.
 pub(super) struct Begun {
-    pub(super) turn: Ticket,
+    pub(super) ticket: Ticket,
     pub(super) item: Item,
     pub(super) permit: Permit,
 }
 
 /// An attempt that was made.
 pub(super) struct Finished {
-    pub(super) turn: Ticket,
+    pub(super) ticket: Ticket,
     pub(super) item: Item,
-    pub(super) step: Step,
+    pub(super) disposition: Disposition,
 }
 
 /// The dependencies of an attempt.
@@ -59,25 +59,25 @@ enum Done {
 
 /// The tasks. Dropping it aborts them.
 pub(super) struct TaskPool<S> {
-    means: Arc<Dependencies<S>>,
+    dependencies: Arc<Dependencies<S>>,
     /// Where each task finds its work.
-    members: Vec<Arc<Place<Option<Work>>>>,
+    slots: Vec<Arc<Slot<Option<Work>>>>,
     /// The idle tasks; the one that worked last is at the end.
     free: Vec<usize>,
-    done: Arc<Place<Vec<(usize, Done)>>>,
+    done: Arc<Slot<Vec<(usize, Done)>>>,
     tasks: JoinSet<()>,
 }
 
-/// Where one task leaves a value for another one, which waits for it. A channel has capacity for many, in blocks that
+/// Where one task puts a value for another one, which waits for it. A channel has capacity for many, in blocks that
 /// are allocated and moved; this holds one value, or all that have arrived.
 #[derive(Default)]
-struct Place<T> {
+struct Slot<T> {
     what: Mutex<T>,
     waits: AtomicWaker,
 }
 
-impl<T: Default> Place<T> {
-    fn leave(&self, change: impl FnOnce(&mut T)) {
+impl<T: Default> Slot<T> {
+    fn put(&self, change: impl FnOnce(&mut T)) {
         change(&mut self.what.lock().unwrap_or_else(PoisonError::into_inner));
         self.waits.wake();
     }
@@ -85,7 +85,7 @@ impl<T: Default> Place<T> {
     /// Waits until the value meets the condition.
     async fn has(&self, is_something: impl Fn(&T) -> bool) {
         std::future::poll_fn(|cx| {
-            // A value that is left after this wakes the task.
+            // A value that is put after this wakes the task.
             self.waits.register(cx.waker());
             let what = self.what.lock().unwrap_or_else(PoisonError::into_inner);
             match is_something(&what) {
@@ -102,10 +102,10 @@ impl<T: Default> Place<T> {
 }
 
 impl<S: Send + Sync + 'static> TaskPool<S> {
-    pub(super) fn new(means: Dependencies<S>) -> Self {
+    pub(super) fn new(dependencies: Dependencies<S>) -> Self {
         Self {
-            means: Arc::new(means),
-            members: Vec::new(),
+            dependencies: Arc::new(dependencies),
+            slots: Vec::new(),
             free: Vec::new(),
             done: Arc::default(),
             tasks: JoinSet::new(),
@@ -114,7 +114,7 @@ impl<S: Send + Sync + 'static> TaskPool<S> {
 
     /// How many tasks have work.
     pub(super) fn at_work(&self) -> usize {
-        self.members.len() - self.free.len()
+        self.slots.len() - self.free.len()
     }
 
     pub(super) fn attempt(&mut self, begun: Begun) {
@@ -126,16 +126,16 @@ impl<S: Send + Sync + 'static> TaskPool<S> {
     }
 
     fn give(&mut self, work: Work) {
-        let number = self.free.pop().unwrap_or_else(|| self.hire());
-        self.members[number].leave(|place| *place = Some(work));
+        let number = self.free.pop().unwrap_or_else(|| self.spawn());
+        self.slots[number].put(|slot| *slot = Some(work));
     }
 
-    fn hire(&mut self) -> usize {
-        let number = self.members.len();
-        let place = Arc::default();
-        self.members.push(Arc::clone(&place));
-        let (means, done) = (Arc::clone(&self.means), Arc::clone(&self.done));
-        self.tasks.spawn(member(means, number, place, done));
+    fn spawn(&mut self) -> usize {
+        let number = self.slots.len();
+        let slot = Arc::default();
+        self.slots.push(Arc::clone(&slot));
+        let (dependencies, done) = (Arc::clone(&self.dependencies), Arc::clone(&self.done));
+        self.tasks.spawn(run_task(dependencies, number, slot, done));
         number
     }
 
@@ -160,19 +160,21 @@ impl<S: Send + Sync + 'static> TaskPool<S> {
     }
 }
 
-/// One task: performs the work at its place, one piece after another.
-async fn member<S: Send + Sync + 'static>(
-    means: Arc<Dependencies<S>>,
+/// One task: performs the work in its slot, one piece after another.
+async fn run_task<S: Send + Sync + 'static>(
+    dependencies: Arc<Dependencies<S>>,
     number: usize,
-    place: Arc<Place<Option<Work>>>,
-    to: Arc<Place<Vec<(usize, Done)>>>,
+    slot: Arc<Slot<Option<Work>>>,
+    to: Arc<Slot<Vec<(usize, Done)>>>,
 ) {
     loop {
-        place.has(Option::is_some).await;
-        let Some(work) = place.take() else { continue };
-        let done = AssertUnwindSafe(means.work(work)).catch_unwind().await;
+        slot.has(Option::is_some).await;
+        let Some(work) = slot.take() else { continue };
+        let done = AssertUnwindSafe(dependencies.work(work))
+            .catch_unwind()
+            .await;
         let done = done.unwrap_or_else(Done::Panicked);
-        to.leave(|all| all.push((number, done)));
+        to.put(|all| all.push((number, done)));
     }
 }
 
@@ -185,35 +187,44 @@ impl<S: Send + Sync + 'static> Dependencies<S> {
         }
     }
 
-    async fn attempt(&self, mut begun: Begun) -> Finished {
-        let Begun { turn, item, permit } = &mut begun;
-        let (parks, key) = (Arc::clone(&self.parks), turn.key.as_deref());
-        let step = parks.run(&self.executor, item, key, &self.halt, *permit);
-        let step = step.await;
-        let Begun { turn, item, .. } = begun;
-        Finished { turn, item, step }
+    async fn attempt(&self, begun: Begun) -> Finished {
+        let Begun {
+            ticket,
+            mut item,
+            permit,
+        } = begun;
+        let attempt = Attempt {
+            delivery: &mut item.delivery,
+            ack: &item.ack,
+            halt: &self.halt,
+            permit,
+        };
+        let key = ticket.key.as_deref();
+        let disposition = self.parks.run(&self.executor, attempt, key).await;
+        Finished {
+            ticket,
+            item,
+            disposition,
+        }
     }
 
     async fn attempt_batch(&self, mut batch: Vec<Begun>) -> Vec<Finished> {
         let _beside = self.parks.beside().await;
-        let in_flight = batch.iter_mut().map(|begun| {
-            let key = begun.turn.key.as_deref();
-            InFlightDelivery {
-                acknowledger: self.parks.acknowledger(
-                    key,
-                    &begun.item.delivery,
-                    &begun.item.arrival,
-                ),
-                arrival: &mut begun.item.arrival,
-                permit: begun.permit,
-            }
+        let parking = |begun: &Begun| self.parks.parking_of(&begun.ticket, &begun.item);
+        let parkings: Vec<_> = batch.iter().map(parking).collect();
+        let attempts = batch.iter_mut().zip(&parkings).map(|(begun, ack)| Attempt {
+            delivery: &mut begun.item.delivery,
+            ack,
+            halt: &self.halt,
+            permit: begun.permit,
         });
-        let steps = self
-            .executor
-            .run_batch(in_flight.collect(), &self.halt)
-            .await;
-        let each = batch.into_iter().zip(steps);
-        each.map(|(Begun { turn, item, .. }, step)| Finished { turn, item, step })
-            .collect()
+        let dispositions = self.executor.run_batch(attempts.collect()).await;
+        let each = batch.into_iter().zip(dispositions);
+        each.map(|(Begun { ticket, item, .. }, disposition)| Finished {
+            ticket,
+            item,
+            disposition,
+        })
+        .collect()
     }
 }

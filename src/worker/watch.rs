@@ -190,7 +190,7 @@ impl Look {
                 () = heard(&mut self.signals) => self.hear(),
                 () = tokio::time::sleep_until(by.unwrap_or(next).min(next)) => {
                     if by.is_some_and(|by| by <= Instant::now()) {
-                        return self.give_up(stage);
+                        return self.record_dead_letter(stage);
                     }
                     next = Instant::now() + LOOK;
                     self.look_once();
@@ -283,7 +283,7 @@ impl Look {
     }
 
     /// Reports work that should have ended, by the clock of this thread.
-    fn give_up(&self, stage: Stage) {
+    fn record_dead_letter(&self, stage: Stage) {
         match stage {
             Stage::Running | Stage::Drains(_) => {
                 let inside = self.in_flight.polled();

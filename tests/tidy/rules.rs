@@ -8,6 +8,7 @@ const LAYERS: &[&[&str]] = &[
     &["error_text", "log", "position", "schema", "task"],
     &["policy"],
     &["replay"],
+    &["observer"],
     &["handler"],
     &["executor"],
     &["nats"],

@@ -68,7 +68,14 @@ fn is_open(result: &Result<Handled, Failure>) -> bool {
 
 /// Whether a failure of many events may be the fault of one of them.
 fn is_of_one(verdict: Verdict) -> bool {
-    matches!(verdict, Verdict::Retry | Verdict::Reject)
+    match verdict {
+        Verdict::Retry | Verdict::Reject => true,
+        Verdict::RetryAfter(_)
+        | Verdict::Unavailable
+        | Verdict::Undecided
+        | Verdict::Undecodable
+        | Verdict::OutsideInbox => false,
+    }
 }
 
 #[cfg(test)]

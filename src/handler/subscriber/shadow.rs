@@ -71,7 +71,7 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
 
     /// The handlers that are called.
     pub(super) fn routes_of(&self, replay: Option<&Replaying>) -> &[Route<S>] {
-        let Some(wanted) = replay.and_then(|replay| replay.mark.shadow.as_ref()) else {
+        let Some(wanted) = replay.and_then(|replay| replay.tag.shadow.as_ref()) else {
             return &self.routes;
         };
         let shadow = self.shadows.iter().find(|shadow| shadow.name == *wanted);

@@ -1,4 +1,4 @@
-//! One message from a consumer and the answers to it: ack, nak, retry, dead letter. Never decides which.
+//! Reads the messages of a consumer, and answers them: ack, nak, retry, dead letter. Never decides which.
 //!
 //! Every final answer is confirmed: it is a request, because a plain publish that is lost in a socket's buffer means
 //! that a message is handled twice.
@@ -27,12 +27,13 @@ use crate::nats::{
         authorship,
         dead_letter::{DeadLetterMessage, size_of},
         position::Positions,
-        retry, subjects,
+        retry::{self, Origin},
+        subjects,
     },
     stream::messages::header_map,
 };
 use crate::{
-    executor::{AckError, Acknowledger, Arrival, Past},
+    executor::{AckError, Acknowledger, Delivery, Past},
     handler::memory::{Noted, Whereabouts},
     policy::outcome::DeadLetter,
     replay::tag::{ReplayTag, Replaying},
@@ -43,8 +44,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The longest delay that is requested of the server, which counts nanoseconds in 63 bits.
 const LONGEST_DELAY: Duration = Duration::from_secs(365 * 86_400);
 
-/// A message as the consumer delivered it. A retry is restored to its original form, except for its ack subject.
-pub(crate) struct Delivery {
+/// Answers one message of a consumer. A retry is restored to its original form, except for its ack subject.
+pub(crate) struct AckHandle {
     bus: Arc<Bus>,
     answers: Answers,
     subscriber: Arc<str>,
@@ -120,12 +121,12 @@ impl Deliveries {
     }
 
     /// Reads a message; `None` when it does not come from a consumer.
-    pub(crate) fn read(&mut self, message: Pulled) -> Option<(Delivery, Arrival)> {
+    pub(crate) fn read(&mut self, message: Pulled) -> Option<(AckHandle, Delivery)> {
         let (mut message, place) = self.positions.read(message.0);
         let place = place?;
         let restored = retry::restore(&mut message, &place.stream, &self.subscriber);
         let is_marker = authorship::is_marker(message.headers.as_ref(), &message.payload);
-        let retried = restored.replay.map(|mark| mark.retried(&self.subscriber));
+        let retried = restored.replay.map(|tag| tag.retried(&self.subscriber));
         let replay = self.replay.clone().or(retried.map(Arc::new));
         let is_its = restored.is_retry && restored.foreign_schedule.is_none();
         let question = is_its.then(|| Question::of(&message)).flatten();
@@ -142,7 +143,7 @@ impl Deliveries {
             self.subject = message.subject.as_str().into();
         }
         let named = || identity.clone().unwrap_or_else(|| place.identity());
-        let arrival = Arrival {
+        let delivery = Delivery {
             envelope: match restored.foreign_schedule {
                 None => envelope_of(&message, named).map(Arc::new),
                 Some(other) => Err(scheduled_by_another(&other)),
@@ -151,13 +152,14 @@ impl Deliveries {
             stream: Arc::clone(&stream),
             sequence,
             stored_at,
-            at: place.position(),
+            position: place.position(),
             consumer_sequence: place.consumer_sequence,
             delivered: place.delivered,
+            is_suspect: false,
             past: restored.past,
             replay: replay.clone(),
         };
-        let delivery = Delivery {
+        let ack = AckHandle {
             bus: Arc::clone(&self.bus),
             answers: self.answers.clone(),
             subscriber: Arc::clone(&self.subscriber),
@@ -175,7 +177,7 @@ impl Deliveries {
             replay,
             is_superseded: AtomicBool::new(false),
         };
-        Some((delivery, arrival))
+        Some((ack, delivery))
     }
 }
 
@@ -187,12 +189,7 @@ fn scheduled_by_another(schedule: &str) -> wire::ReadError {
     ))
 }
 
-fn header<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
-    let headers = message.headers.as_ref()?;
-    Some(headers.get(name)?.as_str())
-}
-
-impl Delivery {
+impl AckHandle {
     /// Reports to the server that the delivery is still in flight; the report may be lost.
     pub(crate) async fn progress(&self) -> Result<(), AckError> {
         self.tell(Bytes::from_static(b"+WPI")).await
@@ -204,8 +201,8 @@ impl Delivery {
     }
 
     /// Identifies the event's passage through its subscriber, from its first delivery or from a redrive: one word.
-    pub(crate) fn life(&self) -> String {
-        retry::id_of(self)
+    pub(crate) fn passage(&self) -> String {
+        retry::id_of(&self.origin())
     }
 
     /// The park of its key that it may pass, because it was redriven in it.
@@ -233,8 +230,8 @@ impl Delivery {
     }
 
     /// The replay that it belongs to, as it is passed on with retries and dead letters.
-    pub(in crate::nats) fn mark(&self) -> Option<&ReplayTag> {
-        Some(&self.replay.as_ref()?.mark)
+    pub(in crate::nats) fn replay_tag(&self) -> Option<&ReplayTag> {
+        Some(&self.replay.as_ref()?.tag)
     }
 
     pub(in crate::nats) fn bus(&self) -> &Bus {
@@ -251,8 +248,20 @@ impl Delivery {
     }
 
     /// The stream and the sequence where the event was first stored.
-    pub(crate) fn origin(&self) -> (&str, u64) {
+    pub(crate) fn first_stored(&self) -> (&str, u64) {
         (&self.stream, self.sequence)
+    }
+
+    /// What its retries carry of it.
+    fn origin(&self) -> Origin<'_> {
+        Origin {
+            subscriber: &self.subscriber,
+            message: &self.message,
+            stream: &self.stream,
+            sequence: self.sequence,
+            identity: self.identity(),
+            replay: self.replay_tag(),
+        }
     }
 
     /// An identity that no other event ever has.
@@ -272,13 +281,13 @@ impl Delivery {
             subscriber: &self.subscriber,
             message: &self.message,
             subject: &self.message.subject,
-            message_id: message_id(&self.message),
+            message_id: retry::message_id(&self.message),
             stream: &self.stream,
             sequence: self.sequence,
             identity: self.identity(),
             consumer_sequence: Some(self.consumer_sequence),
             why,
-            replay: self.mark(),
+            replay: self.replay_tag(),
         }
     }
 
@@ -309,7 +318,7 @@ impl Delivery {
     /// Whether the consumer that delivered it is, or will be, deleted: then no answer is needed.
     fn is_nobodys(&self) -> bool {
         let replay = self.replay.as_ref().filter(|replay| !replay.is_retry);
-        replay.is_some_and(|replay| replay.course.is_over())
+        replay.is_some_and(|replay| replay.counters.is_over())
     }
 
     /// Acknowledges without waiting for the confirmation: the ack may be lost.
@@ -330,7 +339,7 @@ impl Delivery {
     }
 }
 
-impl Acknowledger for Delivery {
+impl Acknowledger for AckHandle {
     async fn ack(&self) -> Result<(), AckError> {
         Ok(self.answer("+ACK").await?)
     }
@@ -341,8 +350,8 @@ impl Acknowledger for Delivery {
             return Ok(());
         }
         let due = Utc::now() + after.min(LONGEST_DELAY);
-        let subject = subjects::scheduled_retry(&self.subscriber, &retry::id_of(self));
-        let headers = retry::headers(self, past, due);
+        let subject = subjects::scheduled_retry(&self.subscriber, &self.passage());
+        let headers = retry::headers(&self.origin(), past, due);
         let payload = self.message.payload.clone();
         // Boxed, because most deliveries are only acknowledged.
         Box::pin(self.bus.store(subject, headers, payload)).await?;
@@ -351,7 +360,7 @@ impl Acknowledger for Delivery {
 
     /// False when the server would refuse the message for its size, with the headers that a retry adds.
     fn can_come_again(&self, past: &Past) -> bool {
-        let headers = size_of(&retry::headers(self, past, Utc::now()));
+        let headers = size_of(&retry::headers(&self.origin(), past, Utc::now()));
         headers <= wire::MAX_HEADER_BYTES
             && headers + self.message.payload.len() <= self.bus.max_payload()
     }
@@ -371,9 +380,4 @@ impl Acknowledger for Delivery {
         self.answer(reason).await?;
         Ok(stored)
     }
-}
-
-/// The message id that the publisher has set.
-pub(in crate::nats) fn message_id(message: &Message) -> Option<&str> {
-    header(message, wire::MESSAGE_ID)
 }

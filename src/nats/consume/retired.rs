@@ -3,7 +3,6 @@
 
 use async_nats::Message;
 
-use super::delivery::message_id;
 use crate::nats::{
     Bus, BusError, StartFrom, StoredMessage,
     protocol::{
@@ -75,7 +74,7 @@ impl Bus {
                 subscriber,
                 message: &message,
                 subject: &message.subject,
-                message_id: message_id(&message),
+                message_id: retry::message_id(&message),
                 stream: &of,
                 sequence,
                 identity: identity.unwrap_or(own).into(),

@@ -1,5 +1,7 @@
 //! The data that a message carries from its failure to its next attempt. Never decides when that is.
 
+use std::borrow::Cow;
+
 use async_nats::{HeaderMap, Message};
 use chrono::{DateTime, Utc};
 use tidings_contract::{Envelope, wire};
@@ -11,10 +13,7 @@ use super::{
     headers::{redrive, retry, server},
     names, replay_tag, subjects,
 };
-use crate::nats::{
-    StoredMessage,
-    consume::delivery::{Delivery, message_id},
-};
+use crate::nats::StoredMessage;
 use crate::{executor::Past, replay::tag::ReplayTag};
 
 /// The backoff grows with at most this number of deferrals. It is not a count of deliveries to an instance without the
@@ -112,9 +111,23 @@ fn scheduled_by_another(headers: &HeaderMap, subscriber: &str) -> Option<String>
     other.map(|value| value.as_str().to_owned())
 }
 
+/// A delivered event, as far as its retries carry it.
+pub(in crate::nats) struct Origin<'a> {
+    pub(in crate::nats) subscriber: &'a str,
+    /// In its original form.
+    pub(in crate::nats) message: &'a Message,
+    /// The position at which the event was first stored.
+    pub(in crate::nats) stream: &'a str,
+    pub(in crate::nats) sequence: u64,
+    /// An identity that no other event ever has.
+    pub(in crate::nats) identity: Cow<'a, str>,
+    /// The replay that it belongs to.
+    pub(in crate::nats) replay: Option<&'a ReplayTag>,
+}
+
 /// The original's headers with the data for the next attempt, due at a time.
-pub(in crate::nats) fn headers(delivery: &Delivery, past: &Past, due: DateTime<Utc>) -> HeaderMap {
-    let message = delivery.message();
+pub(in crate::nats) fn headers(origin: &Origin<'_>, past: &Past, due: DateTime<Utc>) -> HeaderMap {
+    let message = origin.message;
     let mut headers = HeaderMap::new();
     for (name, values) in message.headers.iter().flat_map(HeaderMap::iter) {
         if is_of_nats(name.as_ref()) {
@@ -127,13 +140,12 @@ pub(in crate::nats) fn headers(delivery: &Delivery, past: &Past, due: DateTime<U
     if let Some(id) = message_id(message) {
         headers.insert(retry::MESSAGE_ID, id);
     }
-    if let Some(replay) = delivery.mark() {
+    if let Some(replay) = origin.replay {
         replay_tag::write(&mut headers, replay);
     }
-    let (stream, sequence) = delivery.origin();
-    headers.insert(retry::STREAM, stream);
-    headers.insert(retry::SEQUENCE, sequence.to_string());
-    headers.insert(retry::IDENTITY, &*delivery.identity());
+    headers.insert(retry::STREAM, origin.stream);
+    headers.insert(retry::SEQUENCE, origin.sequence.to_string());
+    headers.insert(retry::IDENTITY, &*origin.identity);
     headers.insert(retry::FAILURES, past.failures.to_string());
     if past.deferrals > 0 {
         headers.insert(
@@ -145,7 +157,7 @@ pub(in crate::nats) fn headers(delivery: &Delivery, past: &Past, due: DateTime<U
         headers.insert(retry::FIRST_FAILED_AT, time(at));
     }
     headers.insert(server::SCHEDULE, format!("{AT}{}", time(due)));
-    let target = subjects::retry(delivery.subscriber(), message.subject.as_str());
+    let target = subjects::retry(origin.subscriber, message.subject.as_str());
     headers.insert(server::SCHEDULE_TARGET, target);
     // No message id: the subject identifies the event, and a schedule with the same subject replaces the previous one.
     // With an id, the failure of an event that is delivered again from the beginning would be dropped as a duplicate.
@@ -216,14 +228,20 @@ fn header<'a>(kept: &'a StoredMessage, name: &str) -> Option<&'a str> {
 
 /// Identifies the event's passage through its subscriber, from its first delivery or from a redrive: a word for a
 /// subject.
-pub(in crate::nats) fn id_of(delivery: &Delivery) -> String {
-    let headers = delivery.message().headers.as_ref();
+pub(in crate::nats) fn id_of(origin: &Origin<'_>) -> String {
+    let headers = origin.message.headers.as_ref();
     let redrive = headers.and_then(|headers| headers.get(redrive::SEQUENCE));
     let redrive = redrive.map_or("", |redrive| redrive.as_str());
-    let replay = delivery.mark().map(|tag| tag.id.to_string());
+    let replay = origin.replay.map(|replay| replay.id.to_string());
     let replay = replay.unwrap_or_default();
-    let life = format!("{}/{redrive}{replay}", delivery.identity());
+    let life = format!("{}/{redrive}{replay}", origin.identity);
     Uuid::new_v5(&Uuid::NAMESPACE_OID, life.as_bytes())
         .simple()
         .to_string()
+}
+
+/// The message id that the publisher has set.
+pub(in crate::nats) fn message_id(message: &Message) -> Option<&str> {
+    let headers = message.headers.as_ref()?;
+    Some(headers.get(wire::MESSAGE_ID)?.as_str())
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::nats::{
     Bus, BusError, StoredMessage,
-    consume::delivery::Delivery,
+    consume::delivery::AckHandle,
     protocol::{
         authorship::count,
         dead_letter::CLOCKS_DIFFER,
@@ -23,7 +23,7 @@ use crate::{
     policy::start::shifted,
 };
 
-impl Delivery {
+impl AckHandle {
     /// Looks for the dead letter of the noted event.
     pub(in crate::nats) async fn find_letter(
         &self,
@@ -87,7 +87,7 @@ impl Delivery {
 
     /// Whether the message that was dead-lettered will be delivered; false if it is this message.
     async fn comes(&self, noted: &Noted) -> Result<bool, BusError> {
-        if self.origin() == (&noted.stream, noted.sequence) {
+        if self.first_stored() == (&noted.stream, noted.sequence) {
             return Ok(false);
         }
         let kept = match self.bus().kept(&noted.stream, noted.sequence).await {
@@ -114,7 +114,7 @@ impl Delivery {
             (names::RETRIES, waiting, retry::IDENTITY),
         ] {
             let is_it = |kept: &StoredMessage| {
-                let replay = self.mark().map(|tag| tag.id.to_string());
+                let replay = self.replay_tag().map(|tag| tag.id.to_string());
                 let has = header(kept, about);
                 has.is_some_and(|has| identities.iter().any(|identity| identity == has))
                     && header(kept, replay::ID) == replay.as_deref()

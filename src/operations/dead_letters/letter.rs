@@ -13,6 +13,7 @@ use crate::{
         headers::{dead, redrive},
         identity_in, subjects,
     },
+    observer::LetterFacts,
     policy::{fingerprint::fingerprint, outcome::Cause},
 };
 
@@ -74,6 +75,17 @@ pub struct StoredDeadLetter {
 }
 
 impl StoredDeadLetter {
+    /// What observers are told of it.
+    pub(super) fn facts(&self) -> LetterFacts<'_> {
+        LetterFacts {
+            letter: self.sequence,
+            subscriber: &self.subscriber,
+            event: self.event,
+            name: &self.name,
+            key: self.key.as_deref(),
+        }
+    }
+
     pub(crate) fn of(kept: StoredMessage) -> Self {
         let headers = Headers(&kept.headers);
         let (subscriber, event_subject) = subjects::parts_of_dead_letter(&kept.subject);

@@ -19,11 +19,14 @@ use tidings_contract::wire;
 use uuid::Uuid;
 
 use super::{DeadLettersError, StoredDeadLetter, retried, stream};
-use crate::nats::{
-    Bus, BusError, StoredMessage, StreamInfo, headers, is_reserved,
-    redrive::{self, Edited, Redriven},
-    stream::streams,
-    subjects,
+use crate::{
+    nats::{
+        Bus, BusError, StoredMessage, StreamInfo, headers, is_reserved,
+        redrive::{self, Edited, Redriven},
+        stream::streams,
+        subjects,
+    },
+    observer::{LetterEnd, Observation, Observers},
 };
 
 /// Redrives dead letters, one after the other, in the order of the calls. The caller sets the pace.
@@ -33,6 +36,7 @@ pub struct Redriver {
     /// Distinguishes this dead-letter stream from another one, whose dead letters have the same sequences.
     incarnation: String,
     takers: Arc<Mutex<Option<Takers>>>,
+    observers: Observers,
 }
 
 /// The subscribers that take retries, and when the server reported them.
@@ -102,6 +106,7 @@ impl Redriver {
             bus: bus.clone(),
             incarnation: letters.incarnation,
             takers: Arc::default(),
+            observers: Observers::default(),
         })
     }
 
@@ -196,14 +201,9 @@ impl Redriver {
             BusError::Refused { .. } => DeadLettersError::Undeletable { stream: stream() },
             error => error.into(),
         })?;
-        tracing::info!(
-            letter = sequence,
-            subscriber = letter.subscriber,
-            event.id = letter.event.map(tracing::field::display),
-            event.name = letter.name,
-            key = letter.key,
-            "dead letter redriven"
-        );
+        let end = LetterEnd::Redriven;
+        self.observers
+            .tell(&Observation::DeadLetter(letter.facts(), end));
         Ok(())
     }
 

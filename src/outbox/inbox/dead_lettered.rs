@@ -263,7 +263,7 @@ impl<DB: Store> Inbox<DB> {
         }
     }
 
-    async fn note_buried(&self, facts: &Facts, letter: u64) -> Result<(), OutboxError> {
+    async fn note_dead_letter(&self, facts: &Facts, letter: u64) -> Result<(), OutboxError> {
         let _turn = self.giving_up.acquire().await.ok();
         let mut tx = self.begin_to_note().await?;
         let period = self.period(facts);
@@ -285,7 +285,7 @@ impl<DB: Store> Inbox<DB> {
 }
 
 impl<DB: Store> Remembers for Inbox<DB> {
-    fn give_up<'a>(
+    fn record_dead_letter<'a>(
         &'a self,
         facts: &'a Facts,
         letter: &'a DeadLetter,
@@ -297,8 +297,12 @@ impl<DB: Store> Remembers for Inbox<DB> {
             .boxed()
     }
 
-    fn buried<'a>(&'a self, facts: &'a Facts, letter: u64) -> BoxFuture<'a, Result<(), Failure>> {
-        let noting = tokio::time::timeout(NOTING, self.note_buried(facts, letter));
+    fn dead_letter_stored<'a>(
+        &'a self,
+        facts: &'a Facts,
+        letter: u64,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        let noting = tokio::time::timeout(NOTING, self.note_dead_letter(facts, letter));
         let noting = noting.map(|noted| match noted {
             Ok(noted) => noted.map_err(Failure::unavailable),
             Err(late) => Err(Failure::unavailable(late)),

@@ -7,6 +7,7 @@
 mod closed;
 mod confirm;
 mod ids;
+mod observe;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -27,6 +28,7 @@ use crate::{
         store::{Cursor, parked::BlockedOn},
     },
 };
+use observe::Observed;
 
 /// A batch with a duplicate id, within it or in the stream, is halved down to this size.
 const SINGLES: usize = 64;
@@ -50,6 +52,7 @@ pub(super) struct RelayLane<C> {
     again: VecDeque<Item>,
     /// The stream sends no acks, so nothing is sent: a stored row would stay unknown, and be published again.
     is_silent: bool,
+    observed: Observed,
 }
 
 /// What a lane does next.
@@ -87,6 +90,7 @@ impl<C: Cursor> RelayLane<C> {
             size: batch,
             again: VecDeque::new(),
             is_silent: !state.confirms,
+            observed: Observed::default(),
         }
     }
 
@@ -250,6 +254,7 @@ impl<C: Cursor> RelayLane<C> {
     /// Settles an answer.
     async fn settle(&mut self, (items, answer): (Vec<Item>, Answer)) -> Result<Settled, Fault> {
         failpoint::reach(&self.context.owner, Point::Answered).await;
+        self.observe(&items, &answer);
         let refusal = match answer {
             Answer::Each(answers) => return self.settle_each(items, answers).await,
             Answer::Batch(Ok(last)) => {
@@ -263,7 +268,6 @@ impl<C: Cursor> RelayLane<C> {
             }
             Answer::Batch(Err(refusal)) => refusal,
         };
-        tracing::info!(stream = self.lane.stream, events = items.len(), %refusal, "batch refused");
         match refusal {
             Refusal::TooMany { most } => {
                 self.most = most.clamp(1, self.most);

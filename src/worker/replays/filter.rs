@@ -11,9 +11,9 @@ use chrono::{DateTime, Utc};
 use crate::{
     replay::{
         Rehearsal, ReplayRange, ReplayRequest,
-        tag::{Count, ReplayCounters},
+        tag::{Count, Replaying},
     },
-    worker::source::Item,
+    worker::{intake::Intake, item::Item},
 };
 
 /// The findings that the task which runs the replay reads.
@@ -38,40 +38,28 @@ impl Found {
 }
 
 /// The filter of one stream.
-pub(in crate::worker) struct ReplayFilter {
+pub(super) struct ReplayFilter {
     /// The last wanted sequence.
     last: u64,
     /// When its message was stored.
     last_at: Option<DateTime<Utc>>,
     key: Option<String>,
     correlation: Option<String>,
-    course: Arc<ReplayCounters>,
+    replaying: Arc<Replaying>,
     found: Arc<Found>,
 }
 
-impl ReplayFilter {
-    pub(super) fn new(
-        range: &ReplayRange,
-        request: &ReplayRequest,
-        course: &Arc<ReplayCounters>,
-        found: &Arc<Found>,
-    ) -> Self {
-        Self {
-            last: range.last,
-            last_at: range.last_at,
-            key: request.key.clone(),
-            correlation: request.correlation.clone(),
-            course: Arc::clone(course),
-            found: Arc::clone(found),
-        }
+impl Intake for ReplayFilter {
+    fn replay(&self) -> Option<&Arc<Replaying>> {
+        Some(&self.replaying)
     }
 
     /// Returns the event if it is wanted. If the ack of an unwanted one is lost, it is redelivered and acknowledged
     /// again.
-    pub(in crate::worker) async fn sift(&self, item: Item) -> Option<Item> {
-        let at = item.arrival.at;
+    async fn admit(&self, item: Item) -> Option<Item> {
+        let at = item.delivery.position;
         if at.sequence >= self.last {
-            item.hands.has_come(true, 0);
+            item.in_flight.has_come(true, 0);
             self.found.is_at_end.store(true, Relaxed);
         }
         // In an older copy of the stream, messages stored after the range have sequences of the range.
@@ -80,26 +68,44 @@ impl ReplayFilter {
         if is_within && self.matches(&item) {
             return Some(item);
         }
-        let is_answered = item.delivery.ack_unconfirmed().await.is_ok();
+        let is_answered = item.ack.ack_unconfirmed().await.is_ok();
         if is_answered && is_within {
-            self.course.add(Count::Filtered, 1);
-            item.hands.release(at);
+            self.replaying.counters.add(Count::Filtered, 1);
+            item.in_flight.release(at);
         } else {
             // Not released as handled: for messages beyond the range that need not be known.
-            item.hands.let_go(at);
+            item.in_flight.let_go(at);
         }
         None
     }
+}
+
+impl ReplayFilter {
+    pub(super) fn new(
+        range: &ReplayRange,
+        request: &ReplayRequest,
+        replaying: &Arc<Replaying>,
+        found: &Arc<Found>,
+    ) -> Self {
+        Self {
+            last: range.last,
+            last_at: range.last_at,
+            key: request.key.clone(),
+            correlation: request.correlation.clone(),
+            replaying: Arc::clone(replaying),
+            found: Arc::clone(found),
+        }
+    }
 
     fn matches(&self, item: &Item) -> bool {
-        if item.delivery.is_marker() {
+        if item.ack.is_marker() {
             return false;
         }
         if self.key.is_none() && self.correlation.is_none() {
             return true;
         }
         // A message that is not an event has neither.
-        let Ok(envelope) = &item.arrival.envelope else {
+        let Ok(envelope) = &item.delivery.envelope else {
             return false;
         };
         let is_key = |key: &String| envelope.key() == Some(key);

@@ -75,12 +75,12 @@ impl<S: Send + Sync + 'static> ReplayContext<S> {
 
     /// Writes why the replay makes no progress. Only the instance that may run it does so.
     pub(super) async fn tell(&self, replay: &Replay, error: &BusError) {
-        if let Err(error) = self.put_trouble(replay, error.to_string()).await {
+        if let Err(error) = self.write_issue(replay, error.to_string()).await {
             tracing::debug!(replay = %replay.id, %error, "replay issue not written");
         }
     }
 
-    async fn put_trouble(&self, replay: &Replay, why: String) -> Result<(), BusError> {
+    async fn write_issue(&self, replay: &Replay, why: String) -> Result<(), BusError> {
         loop {
             let entry = self.bus.replay_progress(replay).await?;
             let revision = entry.as_ref().map_or(0, |entry| entry.revision);

@@ -19,14 +19,14 @@ pub(in crate::worker) struct ReplayRegistry(Mutex<Known>);
 
 #[derive(Default)]
 struct Known {
-    courses: HashMap<ReplayId, Arc<ReplayCounters>>,
+    counters: HashMap<ReplayId, Arc<ReplayCounters>>,
     /// The replays whose entries were read.
     read: HashSet<ReplayId>,
 }
 
 impl ReplayRegistry {
     pub(in crate::worker) fn of(&self, id: ReplayId) -> Arc<ReplayCounters> {
-        Arc::clone(self.known().courses.entry(id).or_default())
+        Arc::clone(self.known().counters.entry(id).or_default())
     }
 
     /// Notes the entry of a replay that was read.
@@ -43,7 +43,7 @@ impl ReplayRegistry {
         if !replay.is_retry {
             return;
         }
-        let id = replay.mark.id;
+        let id = replay.tag.id;
         if !self.known().read.contains(&id) {
             match bus.replay(id).await {
                 Ok(Some(entry)) => self.note(&entry.value),
@@ -55,7 +55,7 @@ impl ReplayRegistry {
             }
         }
         *replay = Arc::new(Replaying {
-            course: self.of(id),
+            counters: self.of(id),
             ..(**replay).clone()
         });
     }

@@ -19,24 +19,22 @@ use progress::counts;
 
 use super::{
     ReplayContext, Worked,
-    feed::{Outlet, ReplayFeed},
     filter::{Found, ReplayFilter},
     issue::Issue,
+    rate_limiter::{Outlet, RateLimiter},
 };
-use crate::worker::source;
 use crate::{
     executor::PROGRESS,
     handler::subscriber::MAX_CONCURRENCY,
     nats::{BusError, ConsumerSpec, Standing, StartFrom},
+    observer::ReplayChange,
     replay::{
         Replay, ReplayProgress, ReplayRange, ReplayRequest, ReplayState,
         tag::{ReplayCounters, ReplayTag, Replaying},
     },
     worker::{
-        answers::tell_progress,
-        in_flight_table::InFlightTable,
-        lease::Handled,
-        source::{Item, Source},
+        answers::tell_progress, in_flight_table::InFlightTable, item::Item, lease::Handled,
+        source::Source,
     },
 };
 
@@ -77,7 +75,7 @@ enum Settled {
 }
 
 pub(super) struct Work<'a, S> {
-    desk: &'a ReplayContext<S>,
+    context: &'a ReplayContext<S>,
     replay: Replay,
     replaying: Arc<Replaying>,
     progress: ReplayProgress,
@@ -89,8 +87,8 @@ pub(super) struct Work<'a, S> {
     unwritten: Issue,
     parts: Vec<Part>,
     sources: JoinSet<(String, Arc<InFlightTable>)>,
-    feed: JoinSet<()>,
-    feeding: CancellationToken,
+    limiter: JoinSet<()>,
+    limiting: CancellationToken,
     found: Arc<Found>,
     /// What is still in flight of each stream after a short pause.
     kept: BTreeMap<String, Arc<InFlightTable>>,
@@ -99,7 +97,7 @@ pub(super) struct Work<'a, S> {
 /// The part of one stream.
 struct Part {
     range: ReplayRange,
-    hands: Arc<InFlightTable>,
+    in_flight: Arc<InFlightTable>,
     pulling: CancellationToken,
     looked_at: Instant,
     /// Since when deliveries are ack pending but not in flight, although the whole range was delivered.
@@ -109,28 +107,31 @@ struct Part {
 
 impl<'a, S: Send + Sync + 'static> Work<'a, S> {
     /// Continues at the progress that the previous instance has written.
-    pub(super) async fn new(desk: &'a ReplayContext<S>, replay: Replay) -> Result<Self, BusError> {
-        let entry = desk.bus.replay_progress(&replay).await?;
+    pub(super) async fn new(
+        context: &'a ReplayContext<S>,
+        replay: Replay,
+    ) -> Result<Self, BusError> {
+        let entry = context.bus.replay_progress(&replay).await?;
         let revision = entry.as_ref().map_or(0, |entry| entry.revision);
         let mut progress = entry.map(|entry| entry.value).unwrap_or_default();
         progress.began_at.get_or_insert_with(Utc::now);
         let found = Arc::new(Found::default());
         *found.rehearsal() = progress.rehearsal.clone().unwrap_or_default();
-        let course = desk.courses.of(replay.id);
+        let counters = context.registry.of(replay.id);
         for (what, count) in counts(&mut progress) {
-            course.set(what, *count);
+            counters.set(what, *count);
         }
-        let mark = ReplayTag {
+        let tag = ReplayTag {
             id: replay.id,
             shadow: replay.request.shadow.clone(),
             follow_ups: replay.request.follow_ups,
         };
         Ok(Self {
-            desk,
+            context,
             replaying: Arc::new(Replaying {
                 is_retry: false,
-                course,
-                ..mark.retried(&desk.name)
+                counters,
+                ..tag.retried(&context.name)
             }),
             replay,
             progress,
@@ -140,8 +141,8 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             unwritten: Issue::default(),
             parts: Vec::new(),
             sources: JoinSet::new(),
-            feed: JoinSet::new(),
-            feeding: CancellationToken::new(),
+            limiter: JoinSet::new(),
+            limiting: CancellationToken::new(),
             found,
             kept: BTreeMap::new(),
         })
@@ -164,7 +165,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
                 }
             };
             if matches!(end, End::Cancelled) {
-                self.replaying.course.cancel();
+                self.replaying.counters.cancel();
             }
             match self.settle(&end, entry, lost).await {
                 Settled::For(handled) => return self.conclude(end, handled).await,
@@ -175,11 +176,11 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
 
     /// Keeps the events in flight, and starts to pull again.
     fn go_on(&mut self) {
-        self.feeding = CancellationToken::new();
+        self.limiting = CancellationToken::new();
         for part in self.parts.drain(..) {
             // Events that were handed back are redelivered.
-            part.hands.begin_again();
-            self.kept.insert(part.range.stream, part.hands);
+            part.in_flight.begin_again();
+            self.kept.insert(part.range.stream, part.in_flight);
         }
     }
 
@@ -188,10 +189,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
         let (fed, from) = mpsc::channel(MAX_CONCURRENCY);
         let direct = self.direct();
         let is_fed = direct.is_none();
-        let to = source::Outlet {
-            to: direct.unwrap_or(fed),
-            courses: Arc::clone(&self.desk.courses),
-        };
+        let to = direct.unwrap_or(fed);
         let mut sources = Vec::new();
         for range in self.replay.ranges.clone() {
             if let Some(why) = self.is_another(&range).await? {
@@ -205,21 +203,24 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             let consumer =
                 ConsumerSpec::new(&*range.stream, durable, names).of_replay(self.replay.id);
             let start = StartFrom::Sequence(range.first.max(floor.saturating_add(1)));
-            self.desk.bus.restore_consumer(&consumer, start).await?;
+            self.context.bus.restore_consumer(&consumer, start).await?;
             let kept = self.kept.remove(&range.stream);
-            let hands = kept.unwrap_or_else(|| Arc::new(self.hands()));
-            let opening =
-                Source::open(&self.desk.bus, &self.desk.name, consumer, hands, to.clone());
-            let sieve = ReplayFilter::new(&range, &self.replay.request, self.course(), &self.found);
-            let mut source = opening.await?.of_replay(&self.replaying, sieve);
+            let in_flight = kept.unwrap_or_else(|| Arc::new(self.in_flight()));
+            let (bus, name) = (&self.context.bus, &self.context.name);
+            let request = &self.replay.request;
+            let filter = ReplayFilter::new(&range, request, &self.replaying, &self.found);
+            let opening = Source::open(bus, name, consumer, in_flight, filter, to.clone());
+            let mut source = opening.await?;
             if !source.is_of(&range.incarnation) {
                 return Ok(Some(another(&range)));
             }
-            if self.desk.subscriber.ordered {
-                source = source.ordered(&self.desk.before, self.desk.unclean).await?;
+            if self.context.subscriber.ordered {
+                source = source
+                    .ordered(&self.context.before, self.context.unclean)
+                    .await?;
             }
             self.parts.push(Part {
-                hands: Arc::clone(source.hands()),
+                in_flight: Arc::clone(source.in_flight()),
                 pulling: CancellationToken::new(),
                 looked_at: Instant::now(),
                 lost_since: None,
@@ -232,40 +233,38 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             let Some(outlet) = self.outlet() else {
                 return Ok(None);
             };
-            let (name, ordered) = (&self.desk.name, self.desk.subscriber.ordered);
-            let feed = ReplayFeed::new(name, ordered, &self.replay.request, outlet, &self.found);
-            self.feed.spawn(feed.run(from, self.feeding.clone()));
+            let (name, ordered) = (&self.context.name, self.context.subscriber.ordered);
+            let limiter =
+                RateLimiter::new(name, ordered, &self.replay.request, outlet, &self.found);
+            self.limiter.spawn(limiter.run(from, self.limiting.clone()));
         }
         for (part, source) in self.parts.iter().zip(sources) {
             let halted = CancellationToken::new();
             self.sources.spawn(source.run(part.pulling.clone(), halted));
         }
-        tracing::info!(
-            subscriber = &*self.desk.name,
-            replay = %self.replay.id,
-            over = self.progress.completed(),
-            "replay running"
-        );
+        let completed = self.progress.completed();
+        self.context
+            .record(self.replay.id, ReplayChange::Running { completed });
         Ok(None)
     }
 
-    /// The sender to the runner, when no feed is between it and the sources.
+    /// The sender to the runner, when no rate limiter is between it and the sources.
     fn direct(&self) -> Option<mpsc::Sender<Item>> {
         let ReplayRequest { rehearse, rate, .. } = &self.replay.request;
         let is_direct = !rehearse && rate.is_none();
-        is_direct.then(|| self.desk.runner.upgrade()).flatten()
+        is_direct.then(|| self.context.runner.upgrade()).flatten()
     }
 
     /// Where its events go; `None` when the runner has ended.
     fn outlet(&self) -> Option<Outlet<S>> {
         match self.replay.request.rehearse {
-            true => Some(Outlet::Report(Arc::clone(&self.desk.executor))),
-            false => self.desk.runner.upgrade().map(Outlet::Runner),
+            true => Some(Outlet::Report(Arc::clone(&self.context.executor))),
+            false => self.context.runner.upgrade().map(Outlet::Runner),
         }
     }
 
-    fn hands(&self) -> InFlightTable {
-        let (subscriber, at_once) = (&self.desk.subscriber, self.desk.at_once);
+    fn in_flight(&self) -> InFlightTable {
+        let (subscriber, at_once) = (&self.context.subscriber, self.context.at_once);
         let request = &self.replay.request;
         let capacity = match () {
             () if request.rehearse => AHEAD_IN_REHEARSAL,
@@ -274,12 +273,12 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             () => at_once.max(AHEAD),
         };
         let memory = subscriber.memory / self.replay.ranges.len().max(1);
-        let flow = Arc::clone(self.desk.executor.flow());
-        InFlightTable::new(capacity.min(MAX_CONCURRENCY), memory, flow)
+        let throttle = Arc::clone(self.context.executor.throttle());
+        InFlightTable::new(capacity.min(MAX_CONCURRENCY), memory, throttle)
     }
 
-    fn course(&self) -> &Arc<ReplayCounters> {
-        &self.replaying.course
+    fn counters(&self) -> &Arc<ReplayCounters> {
+        &self.replaying.counters
     }
 
     /// Looks after the replay until something ends it.
@@ -290,13 +289,13 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
     ) -> End {
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let course = Arc::clone(self.course());
-        let mut failure = pin!(course.failure());
+        let counters = Arc::clone(self.counters());
+        let mut failure = pin!(counters.failure());
         loop {
             tokio::select! {
                 biased;
                 () = lost.cancelled() => return End::Lost,
-                () = self.desk.stop.cancelled() => return End::Stopped,
+                () = self.context.stop.cancelled() => return End::Stopped,
                 why = &mut failure => return End::Failed(why),
                 changed = entry.changed() => {
                     if let Some(end) = end_of(changed.is_ok(), entry) {
@@ -318,7 +317,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
         let mut unknown = None;
         for at in 0..self.parts.len() {
             let part = &self.parts[at];
-            let held = part.hands.held().0;
+            let held = part.in_flight.held().0;
             let is_idle = held == 0;
             if part.pulling.is_cancelled() && !part.is_over {
                 return Some(End::Again);
@@ -327,7 +326,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
                 continue;
             }
             let standing = self
-                .desk
+                .context
                 .bus
                 .standing(&part.range.stream, &self.replay)
                 .await;
@@ -364,7 +363,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             let stream = part.range.stream.clone();
             self.note_floor(stream, floor);
         }
-        self.note_trouble(unknown);
+        self.note_issue(unknown);
         if self.written_at.elapsed() >= SELDOM {
             self.write_progress().await;
         }
@@ -379,26 +378,26 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
         entry: &mut watch::Receiver<Replay>,
         lost: &CancellationToken,
     ) -> Settled {
-        self.feeding.cancel();
+        self.limiting.cancel();
         self.parts.iter().for_each(|part| part.pulling.cancel());
-        let mut hands: BTreeMap<String, Arc<InFlightTable>> = BTreeMap::new();
-        while let Some(ended) = self.sources.join_next().await {
-            hands.extend(ended);
+        let mut ended: BTreeMap<String, Arc<InFlightTable>> = BTreeMap::new();
+        while let Some(source) = self.sources.join_next().await {
+            ended.extend(source);
         }
-        while self.feed.join_next().await.is_some() {}
+        while self.limiter.join_next().await.is_some() {}
         if matches!(end, End::Paused | End::Again | End::Stopped) {
             self.write_progress().await;
-            let in_flight = self.parts.iter().map(|part| &part.hands);
-            let in_flight: Vec<_> = in_flight.chain(self.kept.values()).cloned().collect();
+            let tables = self.parts.iter().map(|part| &part.in_flight);
+            let tables: Vec<_> = tables.chain(self.kept.values()).cloned().collect();
             let mut progress = tokio::time::interval(PROGRESS / 2);
             let mut looks = tokio::time::interval(SETTLE);
             loop {
                 tokio::select! {
                     () = lost.cancelled() => break,
-                    () = self.desk.ended.cancelled() => break,
+                    () = self.context.ended.cancelled() => break,
                     changed = entry.changed(), if *end != End::Stopped => {
                         if matches!(end_of(changed.is_ok(), entry), Some(End::Cancelled)) {
-                            self.course().cancel();
+                            self.counters().cancel();
                         }
                         if changed.is_err() {
                             break;
@@ -408,25 +407,25 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
                             return Settled::Resumed;
                         }
                     }
-                    _ = progress.tick() => for hands in &in_flight {
-                        tell_progress(&self.desk.name, hands, PROGRESS / 4).await;
+                    _ = progress.tick() => for in_flight in &tables {
+                        tell_progress(&self.context.name, in_flight, PROGRESS / 4).await;
                     },
-                    _ = looks.tick() => if in_flight.iter().all(|hands| hands.held().0 == 0) {
+                    _ = looks.tick() => if tables.iter().all(|in_flight| in_flight.held().0 == 0) {
                         break;
                     },
                 }
             }
         }
-        let handled = hands
+        let handled = ended
             .into_iter()
-            .map(|(place, hands)| (place, hands.handled()));
+            .map(|(stream_id, in_flight)| (stream_id, in_flight.handled()));
         Settled::For(handled.collect())
     }
 
     /// Writes the result to the bucket.
     async fn conclude(mut self, end: End, handled: Handled) -> Result<Worked, BusError> {
-        let (subscriber, id) = (&*self.desk.name, self.replay.id);
-        tracing::info!(subscriber, replay = %id, ?end, "replay stopped");
+        let stopped = ReplayChange::Stopped { end: &end };
+        self.context.record(self.replay.id, stopped);
         if end == End::Lost {
             return Ok(Worked::For(handled));
         }
@@ -454,9 +453,9 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             End::Cancelled => (ReplayState::Cancelled, None),
             End::Paused | End::Again | End::Stopped | End::Lost => return Ok(Worked::For(handled)),
         };
-        self.desk.write_end(self.replay.id, state).await?;
-        self.replaying.course.end();
-        self.desk.clean_up(&self.replay).await?;
+        self.context.write_end(self.replay.id, state).await?;
+        self.replaying.counters.end();
+        self.context.clean_up(&self.replay).await?;
         Ok(Worked::Over)
     }
 }
@@ -471,7 +470,7 @@ impl Part {
         let since = since.or_else(|| (has_come && lost > 0).then(Instant::now));
         self.lost_since = since;
         let is_lost = since.is_some_and(|since| since.elapsed() > LOST);
-        self.hands
+        self.in_flight
             .has_come(has_come, if is_lost { lost } else { 0 });
     }
 }

@@ -6,10 +6,10 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::{Finished, Run};
 use crate::{
-    executor::{PROGRESS, Step},
+    executor::{Disposition, PROGRESS},
     worker::{
         answers::{hand_back, tell_progress},
-        source::Item,
+        item::Item,
     },
 };
 
@@ -18,7 +18,7 @@ impl<S: Send + Sync + 'static> Run<S> {
     /// next instance begins at the ack floor.
     pub(super) async fn drain(mut self, mut arriving: mpsc::Receiver<Item>) {
         let mut back = self.lanes.abandon();
-        let gathered = self.gather.abandon().into_iter();
+        let gathered = self.batcher.abandon().into_iter();
         back.extend(gathered.map(|begun| begun.item));
         back.extend(
             std::mem::take(&mut self.resting)
@@ -30,27 +30,27 @@ impl<S: Send + Sync + 'static> Run<S> {
         }
         if !self.ordered {
             for item in &back {
-                item.hands.let_go(item.arrival.at);
+                item.in_flight.let_go(item.delivery.position);
             }
-            hand_back(&self.name, back.into_iter().map(|item| item.delivery)).await;
+            hand_back(&self.name, back.into_iter().map(|item| item.ack)).await;
         }
         // Not at once, and not once it is halted: progress that follows a nak would keep the event from other instances
         // until ack_wait is over.
         let mut progress = tokio::time::interval_at(Instant::now() + PROGRESS, PROGRESS);
         loop {
-            if self.crew.at_work() == 0 {
+            if self.tasks.at_work() == 0 {
                 break;
             }
             tokio::select! {
-                () = self.crew.has_done() => {}
+                () = self.tasks.has_done() => {}
                 _ = progress.tick(), if !self.halt.is_cancelled() => {
-                    for hands in &self.hands {
-                        tell_progress(&self.name, hands, Duration::ZERO).await;
+                    for in_flight in &self.in_flight {
+                        tell_progress(&self.name, in_flight, Duration::ZERO).await;
                     }
                     continue;
                 }
             }
-            for finished in self.crew.take_done() {
+            for finished in self.tasks.take_done() {
                 self.let_go(finished).await;
             }
         }
@@ -60,14 +60,16 @@ impl<S: Send + Sync + 'static> Run<S> {
 
     /// Releases an event whose attempt ended during the drain.
     async fn let_go(&self, finished: Finished) {
-        let Finished { item, step, .. } = finished;
-        match step {
-            Step::Over => item.hands.release(item.arrival.at),
-            Step::Again(_) if !self.ordered => {
-                hand_back(&self.name, std::iter::once(item.delivery)).await;
+        let Finished {
+            item, disposition, ..
+        } = finished;
+        match disposition {
+            Disposition::Settled => item.in_flight.release(item.delivery.position),
+            Disposition::RetryLocally(_) if !self.ordered => {
+                hand_back(&self.name, std::iter::once(item.ack)).await;
             }
             // With order, the event stays in flight until the next instance begins at the ack floor.
-            Step::Left | Step::Again(_) => {}
+            Disposition::Abandoned | Disposition::RetryLocally(_) => {}
         }
     }
 }

@@ -5,14 +5,18 @@
 use std::sync::Arc;
 
 use super::Run;
-use crate::{executor::Step, worker::source::Item};
+use crate::{
+    executor::{Attempt, Disposition},
+    policy::breaker::Permit,
+    worker::item::Item,
+};
 
 impl<S: Send + Sync + 'static> Run<S> {
     /// Whether this instance processes an event, if only to drop it with its replay.
     pub(super) fn is_ours(&self, item: &Item) -> bool {
-        self.executor.takes(&item.arrival)
-            || item.arrival.replay.is_some()
-            || item.delivery.question().is_some()
+        self.executor.takes(&item.delivery)
+            || item.delivery.replay.is_some()
+            || item.ack.question().is_some()
     }
 
     /// Leaves an event to another instance, beside the events that are handled here: it uses no capacity, and neither
@@ -21,27 +25,36 @@ impl<S: Send + Sync + 'static> Run<S> {
         while self.leaving.try_join_next().is_some() {}
         let (executor, halt) = (Arc::clone(&self.executor), self.halt.clone());
         self.leaving.spawn(async move {
-            let (arrival, delivery) = (&mut item.arrival, &*item.delivery);
-            match executor.leave(arrival, delivery, &halt).await {
-                Step::Over => item.hands.release(item.arrival.at),
-                Step::Left | Step::Again(_) => item.hands.let_go(item.arrival.at),
+            let attempt = Attempt {
+                delivery: &mut item.delivery,
+                ack: &*item.ack,
+                halt: &halt,
+                permit: Permit::default(),
+            };
+            match executor.leave(attempt).await {
+                Disposition::Settled => item.in_flight.release(item.delivery.position),
+                Disposition::Abandoned | Disposition::RetryLocally(_) => {
+                    item.in_flight.let_go(item.delivery.position);
+                }
             }
         });
     }
 
     /// With order, the event waits here, at the head of its key, and takes no capacity.
-    pub(super) fn stand_aside(&self, item: &mut Item) {
-        if !item.stands_aside && !self.is_ours(item) {
-            item.stands_aside = true;
-            item.hands.hold_up();
-            self.executor.tally().unhandled_waits(&item.arrival.subject);
+    pub(super) fn begin_unhandled_wait(&self, item: &mut Item) {
+        if !item.waits_unhandled && !self.is_ours(item) {
+            item.waits_unhandled = true;
+            item.in_flight.hold_up();
+            self.executor
+                .tally()
+                .unhandled_waits(&item.delivery.subject);
         }
     }
 
-    pub(super) fn stand_aside_no_more(&self, item: &Item) {
-        if item.stands_aside {
-            item.hands.go_on();
-            self.executor.tally().unhandled_ends(&item.arrival.subject);
+    pub(super) fn end_unhandled_wait(&self, item: &Item) {
+        if item.waits_unhandled {
+            item.in_flight.go_on();
+            self.executor.tally().unhandled_ends(&item.delivery.subject);
         }
     }
 }

@@ -6,10 +6,10 @@ use tokio::{task::JoinError, time::Instant};
 use super::Source;
 use crate::{
     nats::{BusError, BusErrorKind, ConsumerLook, PullError},
-    worker::checkup::Verdict,
+    worker::{checkup::Verdict, intake::Intake},
 };
 
-impl Source {
+impl<I: Intake> Source<I> {
     /// Learns the ack floor, where a deleted consumer begins again, and detects the deletion: a source without capacity
     /// requests nothing, and so is not notified, while the events in flight of an ordered subscriber wait until their
     /// acks are confirmed.
@@ -30,7 +30,7 @@ impl Source {
                 self.floor = look.floor();
                 self.note_within(&look);
                 self.note_floor();
-                self.hands.forget_up_to(self.floor);
+                self.in_flight.forget_up_to(self.floor);
                 if let Err(error) = self.judge(look).await {
                     self.interrupt(&PullError::Bus(error));
                 }
@@ -56,20 +56,20 @@ impl Source {
     /// # Errors
     /// [`BusError::Settings`] when nothing may be pulled from it.
     pub(super) async fn judge(&mut self, look: ConsumerLook) -> Result<(), BusError> {
-        let has_place = self.hands.has_place(self.bus.max_payload());
+        let has_room = self.in_flight.has_room(self.bus.max_payload());
         let now = Instant::now();
         let Verdict {
             mut issues,
             set_back,
             stops,
-        } = self.checkup.judge(&self.consumer, &look, has_place, now);
+        } = self.checkup.judge(&self.consumer, &look, has_room, now);
         if set_back {
             let set_back = self.bus.set_back(&self.consumer, look.config).await;
             let refused = set_back.err().map(|error| error.to_string());
             issues.extend(self.checkup.set_back(&self.consumer, refused));
         }
         let stream = &self.consumer.stream;
-        for issue in self.hands.set_issues(issues) {
+        for issue in self.in_flight.set_issues(issues) {
             tracing::error!(subscriber = &*self.subscriber, stream, %issue, "subscriber issue found");
         }
         match stops {

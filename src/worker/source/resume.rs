@@ -10,9 +10,10 @@ use crate::{
     nats::{BusError, PullError, StartFrom},
     policy::start::shifted,
     position::Position,
+    worker::intake::Intake,
 };
 
-impl Source {
+impl<I: Intake> Source<I> {
     /// Pauses pulling because the consumer does not answer; the events in flight continue.
     pub(super) fn interrupt(&mut self, error: &PullError) {
         let (stream, pause) = (&self.consumer.stream, self.pause);
@@ -28,7 +29,7 @@ impl Source {
                 "pulling interrupted"
             );
         }
-        self.hands.stalled(format!("{stream}: {error}"));
+        self.in_flight.stalled(format!("{stream}: {error}"));
         self.resume_at = Some(Instant::now() + pause);
         self.pause = (pause * 2).min(LONGEST_PAUSE);
     }
@@ -37,7 +38,7 @@ impl Source {
     pub(super) async fn resume(&mut self) {
         match self.reopened().await {
             Ok(()) => {
-                self.hands.resumed();
+                self.in_flight.resumed();
                 self.unset.is_over();
                 self.resume_at = None;
             }
@@ -55,7 +56,7 @@ impl Source {
                         "consumer setup failed"
                     );
                 }
-                self.hands.stalled(format!("{stream}: {told}"));
+                self.in_flight.stalled(format!("{stream}: {told}"));
                 self.resume_at = Some(Instant::now() + self.pause);
                 self.pause = (self.pause * 2).min(LONGEST_PAUSE);
             }
@@ -67,7 +68,7 @@ impl Source {
         let created = self.bus.stream_created(&self.consumer.stream).await?;
         // Looks at the previous consumer do not count.
         self.looks = JoinSet::new();
-        if self.replay.is_some() && created != self.created {
+        if self.intake.replay().is_some() && created != self.created {
             return Err(BusError::Broken {
                 subject: self.consumer.durable.clone(),
                 reason: "the stream of the replay was recreated, or is gone".to_owned(),
@@ -79,7 +80,7 @@ impl Source {
         } else {
             (self.seen, self.floor, self.suspect_to) = (None, 0, 0);
             let since = created.as_deref().and_then(|it| it.parse().ok());
-            self.hands
+            self.in_flight
                 .went_back(0, since.unwrap_or(DateTime::<Utc>::MAX_UTC));
             self.created = created;
             StartFrom::Beginning
@@ -91,7 +92,7 @@ impl Source {
         let look = self.bus.consumer_look(&self.consumer, 0).await?;
         self.judge(look).await?;
         self.again.look_at_consumer(self.seen()).await?;
-        self.hands.begin_again();
+        self.in_flight.begin_again();
         if self.order.is_some() {
             self.rewind().await
         } else {
@@ -112,7 +113,7 @@ impl Source {
         self.tell_went_back(others);
         self.forget_from(others);
         let behind = shifted(seen.stored_at, TimeDelta::nanoseconds(1));
-        self.hands.went_back(others, behind);
+        self.in_flight.went_back(others, behind);
         self.seen = Some(Position {
             sequence: others.saturating_sub(1),
             ..seen
@@ -125,7 +126,10 @@ impl Source {
     /// floor are redelivered with it.
     fn first_open(&self) -> u64 {
         match self.order {
-            Some(_) => self.hands.oldest().unwrap_or(self.seen().saturating_add(1)),
+            Some(_) => self
+                .in_flight
+                .oldest()
+                .unwrap_or(self.seen().saturating_add(1)),
             None => self.floor.saturating_add(1),
         }
     }
@@ -142,7 +146,7 @@ impl Source {
         let before = std::mem::replace(&mut self.puller, fresh);
         // Closed, not dropped: messages that its pulls still received would be missing after the new start.
         drop(before.close().await);
-        self.hands.begin_again();
+        self.in_flight.begin_again();
         let from = self.bus.reset_consumer(&self.consumer, None).await?;
         self.order = Some(Order { next: 1, from });
         Ok(())

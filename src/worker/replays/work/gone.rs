@@ -6,7 +6,7 @@ use crate::{nats::BusError, position::Position, replay::ReplayRange};
 impl<S: Send + Sync + 'static> Work<'_, S> {
     /// Why a range is no longer valid, if so.
     pub(super) async fn is_another(&self, range: &ReplayRange) -> Result<Option<String>, BusError> {
-        let (bus, stream) = (&self.desk.bus, &range.stream);
+        let (bus, stream) = (&self.context.bus, &range.stream);
         let now = bus.part(stream).await?;
         let Some(now) = now.filter(|now| now.incarnation == range.incarnation) else {
             return Ok(Some(another(range)));

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use super::Work;
 use crate::{
     nats::BusError,
+    observer::ReplayChange,
     policy::breaker::CircuitState,
     replay::{ReplayProgress, StreamProgress, tag::Count},
     worker::replays::issue::lasting,
@@ -16,7 +17,7 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
     pub(super) async fn note_floors(&mut self) {
         let streams = self.parts.iter().map(|part| part.range.stream.clone());
         for stream in streams.collect::<Vec<_>>() {
-            match self.desk.bus.standing(&stream, &self.replay).await {
+            match self.context.bus.standing(&stream, &self.replay).await {
                 Ok(Some(standing)) => self.note_floor(stream, standing.floor),
                 Ok(None) => {}
                 Err(error) => tracing::debug!(stream, %error, "replay position unknown"),
@@ -42,24 +43,24 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
     }
 
     /// Notes what keeps the replay from making progress. That may be that its consumers cannot be inspected.
-    pub(super) fn note_trouble(&mut self, unknown: Option<String>) {
-        let stall = self.parts.iter().find_map(|part| part.hands.stall());
-        let executor = &self.desk.executor;
+    pub(super) fn note_issue(&mut self, unknown: Option<String>) {
+        let stall = self.parts.iter().find_map(|part| part.in_flight.stall());
+        let executor = &self.context.executor;
         let circuit = || {
-            let circuit = executor.flow().circuit();
+            let circuit = executor.throttle().circuit();
             (circuit != CircuitState::Closed)
                 .then(|| format!("the circuit of the subscriber is {circuit}"))
         };
         let why = stall.or(unknown).or_else(circuit);
         let why = why.or_else(|| executor.tally().why_unconfirmed());
         let before = self.progress.issue.take();
-        let (subscriber, id) = (&*self.desk.name, self.replay.id);
-        match (&before, &why) {
-            (None, Some(why)) => {
-                tracing::warn!(subscriber, replay = %id, why, "replay stalled");
-            }
-            (Some(_), None) => tracing::info!(subscriber, replay = %id, "replay continued"),
-            _ => {}
+        let change = match (&before, &why) {
+            (None, Some(why)) => Some(ReplayChange::Stalled { why }),
+            (Some(_), None) => Some(ReplayChange::Continued),
+            (None, None) | (Some(_), Some(_)) => None,
+        };
+        if let Some(change) = change {
+            self.context.record(self.replay.id, change);
         }
         let now = why.map(|why| lasting(before.as_ref(), why));
         self.is_written &= now == before;
@@ -79,7 +80,7 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
             Ok(()) => true,
             Err(error) => {
                 if self.unwritten.is_news(&error.to_string()) {
-                    let (subscriber, id) = (&*self.desk.name, self.replay.id);
+                    let (subscriber, id) = (&*self.context.name, self.replay.id);
                     tracing::warn!(subscriber, replay = %id, %error, "replay progress not written");
                 }
                 false
@@ -91,7 +92,7 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
     fn counted(&self) -> ReplayProgress {
         let mut progress = self.progress.clone();
         for (what, count) in counts(&mut progress) {
-            *count = self.course().count(what);
+            *count = self.counters().count(what);
         }
         if self.replay.request.rehearse {
             progress.rehearsal = Some(self.found.rehearsal().clone());
@@ -109,7 +110,7 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
         if uncounted == 0 {
             return Ok(());
         }
-        let (bus, mut removed) = (&self.desk.bus, 0);
+        let (bus, mut removed) = (&self.context.bus, 0);
         let counter = self.replay.counter();
         for range in &self.replay.ranges {
             let (stream, names) = (&range.stream, &range.names);
@@ -128,7 +129,7 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
     }
 
     pub(super) async fn put_progress(&mut self) -> Result<(), BusError> {
-        let bus = &self.desk.bus;
+        let bus = &self.context.bus;
         loop {
             let writing = bus.write_replay_progress(&self.replay, &self.progress, self.revision);
             if let Some(revision) = writing.await? {

@@ -11,7 +11,7 @@ use crate::{
     executor::{Executor, replay::Rehearsed},
     policy::rate::Bucket,
     replay::{RehearsedEvents, ReplayRequest, UndecodableEvent},
-    worker::{answers::hand_back, source::Item},
+    worker::{answers::hand_back, item::Item},
 };
 
 /// How many events are received at a time.
@@ -27,7 +27,8 @@ pub(super) enum Outlet<S> {
     Report(Arc<Executor<S>>),
 }
 
-pub(super) struct ReplayFeed<S> {
+/// Stands between the sources of a replay and the outlet of its events.
+pub(super) struct RateLimiter<S> {
     subscriber: Arc<str>,
     ordered: bool,
     bucket: Option<Bucket>,
@@ -35,7 +36,7 @@ pub(super) struct ReplayFeed<S> {
     found: Arc<Found>,
 }
 
-impl<S: Send + Sync + 'static> ReplayFeed<S> {
+impl<S: Send + Sync + 'static> RateLimiter<S> {
     pub(super) fn new(
         subscriber: &Arc<str>,
         ordered: bool,
@@ -71,11 +72,11 @@ impl<S: Send + Sync + 'static> ReplayFeed<S> {
             back.push(item);
         }
         for item in &back {
-            item.hands.let_go(item.arrival.at);
+            item.in_flight.let_go(item.delivery.position);
         }
         // With order, the next instance begins at the ack floor.
         if !self.ordered {
-            hand_back(&self.subscriber, back.into_iter().map(|item| item.delivery)).await;
+            hand_back(&self.subscriber, back.into_iter().map(|item| item.ack)).await;
         }
     }
 
@@ -83,8 +84,8 @@ impl<S: Send + Sync + 'static> ReplayFeed<S> {
     async fn take(&mut self, item: Item, stop: &CancellationToken) -> Option<Item> {
         match &self.outlet {
             Outlet::Report(executor) => {
-                let rehearsed = executor.rehearse(&item.arrival);
-                if item.delivery.ack_unconfirmed().await.is_err() {
+                let rehearsed = executor.rehearse(&item.delivery);
+                if item.ack.ack_unconfirmed().await.is_err() {
                     return Some(item);
                 }
                 let (mut entry, error) = entry_of(&item, rehearsed);
@@ -93,7 +94,7 @@ impl<S: Send + Sync + 'static> ReplayFeed<S> {
                 if report.errors.len() < ERRORS {
                     report.errors.extend(error);
                 }
-                item.hands.release(item.arrival.at);
+                item.in_flight.release(item.delivery.position);
                 None
             }
             Outlet::Runner(runner) => {
@@ -120,10 +121,10 @@ impl<S: Send + Sync + 'static> ReplayFeed<S> {
 
 /// One event in a report.
 fn entry_of(item: &Item, rehearsed: Rehearsed) -> (RehearsedEvents, Option<UndecodableEvent>) {
-    let arrival = &item.arrival;
-    let (name, version) = match &arrival.envelope {
+    let delivery = &item.delivery;
+    let (name, version) = match &delivery.envelope {
         Ok(envelope) => (envelope.name().to_string(), envelope.version()),
-        Err(_) => (arrival.subject.to_string(), 0),
+        Err(_) => (delivery.subject.to_string(), 0),
     };
     let mut events = RehearsedEvents {
         name: name.clone(),
@@ -143,8 +144,8 @@ fn entry_of(item: &Item, rehearsed: Rehearsed) -> (RehearsedEvents, Option<Undec
         Rehearsed::Undecodable(error) => {
             events.undecodable = 1;
             Some(UndecodableEvent {
-                stream: arrival.stream.to_string(),
-                sequence: arrival.at.sequence,
+                stream: delivery.stream.to_string(),
+                sequence: delivery.position.sequence,
                 name,
                 version,
                 error,

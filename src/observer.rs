@@ -1,0 +1,221 @@
+//! What ends in a service, told to those that observe it: every way in which a delivery, a batch of the relay, a
+//! redrive, a replay or a park ends passes [`Observers::tell`]. Never decides anything, and never waits.
+//!
+//! The log is the first observer. A count, a metric or a trace is another one.
+
+mod log;
+
+use std::{
+    fmt::{self, Debug, Display},
+    sync::Arc,
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use tidings_contract::{Envelope, EventId};
+
+use crate::{
+    policy::{
+        breaker::Change,
+        outcome::{DeadLetter, Outcome},
+    },
+    replay::{ReplayState, tag::ReplayId},
+};
+
+/// Is told what has ended.
+pub(crate) trait Observer: Send + Sync {
+    /// Returns at once: it is called between two steps of a delivery. It names each case, so that the compiler asks each
+    /// observer about a new one.
+    fn observe(&self, observation: &Observation<'_>);
+}
+
+/// The observers of one subscriber, or of one tool. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Observers(Arc<[Arc<dyn Observer>]>);
+
+/// What has ended, or has changed.
+#[derive(Clone, Copy)]
+pub(crate) enum Observation<'a> {
+    Delivery(DeliveryFacts<'a>, DeliveryEnd<'a>),
+    /// A batch of the relay was answered.
+    #[cfg_attr(not(feature = "outbox"), allow(dead_code))] // told by the relay only
+    Batch(BatchEnd<'a>),
+    /// A dead letter has left its stream.
+    DeadLetter(LetterFacts<'a>, LetterEnd),
+    Replay {
+        subscriber: &'a str,
+        replay: ReplayId,
+        change: ReplayChange<'a>,
+    },
+    Key {
+        subscriber: &'a str,
+        key: &'a str,
+        change: KeyChange<'a>,
+    },
+    /// The lease of an ordered subscriber, or of a replay.
+    Lease {
+        subscriber: &'a str,
+        change: LeaseChange,
+    },
+    Circuit {
+        subscriber: &'a str,
+        change: Change,
+    },
+}
+
+/// The delivery that has ended.
+#[derive(Clone, Copy)]
+pub(crate) struct DeliveryFacts<'a> {
+    pub(crate) subscriber: &'a str,
+    /// `None` when the message is not an event.
+    pub(crate) event: Option<&'a Envelope>,
+    pub(crate) subject: &'a str,
+    /// Where the event was first stored.
+    pub(crate) stream: &'a str,
+    pub(crate) sequence: u64,
+    pub(crate) replay: Option<ReplayId>,
+}
+
+/// How a delivery, or an attempt at it, has ended.
+#[derive(Clone, Copy)]
+pub(crate) enum DeliveryEnd<'a> {
+    /// An attempt has its outcome, which is answered next. A dead letter is told again when that is done.
+    Decided {
+        attempt: u32,
+        outcome: &'a Outcome,
+        error: Option<&'a str>,
+        elapsed: Duration,
+    },
+    /// The dead letter is stored; or the server has not confirmed it, and the event is redelivered.
+    DeadLettered {
+        letter: &'a DeadLetter,
+        is_stored: bool,
+        elapsed: Duration,
+    },
+    /// The dead letter that it had is lost, and is stored again.
+    DeadLetterLost {
+        /// When the event was dead-lettered.
+        at: DateTime<Utc>,
+    },
+    /// The server has not confirmed the answer, at this try.
+    Unconfirmed {
+        answer: &'a str,
+        tried: u32,
+        error: &'a str,
+    },
+    /// The worker stops: another instance receives it.
+    HandedBack,
+    /// No handler of this instance takes its name.
+    Unhandled {
+        /// How often that has happened since the last line of the log; `None` when no line is due.
+        unsaid: Option<u64>,
+    },
+    /// Its handler skips replays: it is acknowledged.
+    Skipped,
+    /// Its replay has ended: it is acknowledged.
+    Dropped,
+}
+
+/// A batch that the relay has sent, and its answer.
+#[derive(Clone, Copy)]
+pub(crate) struct BatchEnd<'a> {
+    pub(crate) stream: &'a str,
+    pub(crate) events: usize,
+    /// The payload of all of its events.
+    pub(crate) bytes: usize,
+    pub(crate) elapsed: Duration,
+    /// Why the server has not taken it; `None` when everything is stored.
+    pub(crate) refusal: Option<&'a dyn Display>,
+}
+
+/// A dead letter that was redriven or discarded.
+#[derive(Clone, Copy)]
+pub(crate) struct LetterFacts<'a> {
+    /// Its sequence in the stream of dead letters.
+    pub(crate) letter: u64,
+    pub(crate) subscriber: &'a str,
+    pub(crate) event: Option<EventId>,
+    pub(crate) name: &'a str,
+    pub(crate) key: Option<&'a str>,
+}
+
+/// How a dead letter has left its stream.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LetterEnd {
+    Redriven,
+    Discarded,
+}
+
+/// How a replay has changed.
+#[derive(Clone, Copy)]
+pub(crate) enum ReplayChange<'a> {
+    /// This instance begins to work on it; so many of its events are completed.
+    Running {
+        completed: u64,
+    },
+    /// It makes no progress.
+    Stalled {
+        why: &'a str,
+    },
+    Continued,
+    /// This instance stops to work on it.
+    Stopped {
+        end: &'a dyn Debug,
+    },
+    /// Its end is written.
+    Ended {
+        state: ReplayState,
+    },
+}
+
+/// How a key has changed.
+#[derive(Clone, Copy)]
+pub(crate) enum KeyChange<'a> {
+    /// Its events are dead-lettered from now on, because this one was.
+    Parked {
+        stream: &'a str,
+        sequence: u64,
+    },
+    /// A redrive has not unparked it.
+    StillParked,
+    Unparked,
+}
+
+/// How the lease of an instance has changed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LeaseChange {
+    Gained {
+        revision: u64,
+    },
+    /// Another instance holds it.
+    Standby,
+    Lost,
+}
+
+impl Default for Observers {
+    /// The log alone.
+    fn default() -> Self {
+        Self(Arc::new([Arc::new(log::Log::default())]))
+    }
+}
+
+impl Debug for Observers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Observers").field(&self.0.len()).finish()
+    }
+}
+
+impl Observers {
+    /// Adds an observer.
+    pub(crate) fn and(&self, observer: Arc<dyn Observer>) -> Self {
+        let before = self.0.iter().cloned();
+        Self(before.chain([observer]).collect())
+    }
+
+    /// Tells all of them.
+    pub(crate) fn tell(&self, observation: &Observation<'_>) {
+        for observer in &*self.0 {
+            observer.observe(observation);
+        }
+    }
+}
