@@ -214,7 +214,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         let past = &mut attempt.delivery.past;
         let decided = match outcome {
             Outcome::Ack | Outcome::Duplicate => Decided { outcome, error },
-            Outcome::Postpone(_) => {
+            Outcome::Defer(_) => {
                 past.note_deferral();
                 Decided { outcome, error }
             }

@@ -9,7 +9,7 @@ use std::{
 use crate::{
     observer::{Observation, Observers},
     policy::{
-        breaker::{Attempted, Change, Circuit, CircuitBreaker, CircuitState, Gate, Load, Permit},
+        breaker::{Attempted, Circuit, CircuitBreaker, CircuitState, Gate, Load, Permit},
         rate::{Bucket, Rate},
     },
 };

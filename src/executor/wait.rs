@@ -63,7 +63,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
             // The dependency of the handlers is unavailable: pulling more events would not help.
             Outcome::Defer(after) if *after <= LONGEST_IN_FLIGHT || must_stay() => Some(*after),
             Outcome::Retry(after) if *after <= IN_PLACE || must_stay() => Some(*after),
-            Outcome::Postpone(_)
+            Outcome::Defer(_)
             | Outcome::Retry(_)
             | Outcome::Ack
             | Outcome::Duplicate

@@ -159,7 +159,7 @@ fn decided(
             error,
             "retry scheduled"
         ),
-        Outcome::Postpone(after) => line!(
+        Outcome::Defer(after) => line!(
             warn,
             (of, attempt, word, elapsed),
             retry_after = ?after,

@@ -35,7 +35,7 @@ impl Delivered {
     pub fn is_done(&self) -> bool {
         match self.outcome {
             Some(Outcome::Ack | Outcome::Duplicate) => true,
-            Some(Outcome::Retry(_) | Outcome::Postpone(_) | Outcome::Reject(_)) | None => false,
+            Some(Outcome::Retry(_) | Outcome::Defer(_) | Outcome::Reject(_)) | None => false,
         }
     }
 
@@ -46,7 +46,7 @@ impl Delivered {
     pub fn retried_after(&self) -> Option<Duration> {
         match self.outcome {
             Some(Outcome::Retry(after)) => Some(after),
-            Some(Outcome::Ack | Outcome::Duplicate | Outcome::Postpone(_) | Outcome::Reject(_))
+            Some(Outcome::Ack | Outcome::Duplicate | Outcome::Defer(_) | Outcome::Reject(_))
             | None => None,
         }
     }
@@ -56,7 +56,7 @@ impl Delivered {
     pub fn dead_letter(&self) -> Option<&DeadLetter> {
         match &self.outcome {
             Some(Outcome::Reject(letter)) => Some(letter),
-            Some(Outcome::Ack | Outcome::Duplicate | Outcome::Retry(_) | Outcome::Postpone(_))
+            Some(Outcome::Ack | Outcome::Duplicate | Outcome::Retry(_) | Outcome::Defer(_))
             | None => None,
         }
     }

@@ -43,7 +43,7 @@ impl Recorder {
     fn note(&self, outcome: &Outcome, error: Option<&str>) {
         let error = match outcome {
             Outcome::Reject(letter) => Some(&*letter.error),
-            Outcome::Ack | Outcome::Duplicate | Outcome::Retry(_) | Outcome::Postpone(_) => error,
+            Outcome::Ack | Outcome::Duplicate | Outcome::Retry(_) | Outcome::Defer(_) => error,
         };
         let recorded = Recorded {
             outcome: Some(outcome.clone()),

@@ -148,6 +148,7 @@ impl<C: Cursor> RelayLane<C> {
         if let Settled::Stored = settled {
             let items = self.again.drain(..prepared).collect();
             failpoint::reach(&self.context.owner, Point::MembersSent).await;
+            self.observed.batch_is_sent();
             *in_flight = self.lane.commit(batch, items)?;
         }
         Ok(settled)

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use tokio::time::Instant;
 
-use super::{Answer, Item, Lane};
+use super::{Answer, Item, RelayLane};
 use crate::{
     observer::{BatchEnd, Observation, Observers},
     outbox::store::Cursor,
@@ -32,7 +32,7 @@ impl Observed {
     }
 }
 
-impl<C: Cursor> Lane<C> {
+impl<C: Cursor> RelayLane<C> {
     pub(super) fn observe(&self, items: &[Item], answer: &Answer) {
         let size = |(events, bytes): (usize, usize), item: &Item| {
             (events + 1, bytes + item.row.payload.len())
@@ -52,7 +52,7 @@ impl<C: Cursor> Lane<C> {
             }
         };
         let Observed { observers, sent_at } = &self.observed;
-        let (stream, elapsed) = (&self.stream, sent_at.elapsed());
+        let (stream, elapsed) = (&self.lane.stream, sent_at.elapsed());
         observers.tell(&Observation::Batch(BatchEnd {
             stream,
             events,
