@@ -65,10 +65,8 @@ async fn listed(world: &World<Sqlite>) -> SubscriberState {
 }
 
 fn issue<'a>(state: &'a SubscriberState, kind: &str) -> Option<&'a SubscriberIssue> {
-    state
-        .issues
-        .iter()
-        .find(|issue| issue.kind.as_str() == kind)
+    let mut issues = state.issues.iter();
+    issues.find(|issue| issue.kind.as_str() == kind)
 }
 
 /// Waits until the list has an issue of this kind; returns it with its subscriber.
