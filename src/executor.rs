@@ -45,6 +45,7 @@ use crate::{
 pub(crate) use acknowledger::{AckError, Acknowledger};
 pub(crate) use attempt::Attempt;
 pub(crate) use delivery::{Delivery, Past};
+pub(crate) use record::Ends;
 
 /// How often the server is told that a delivery is in progress: a third of [`ACK_WAIT`].
 pub(crate) const PROGRESS: Duration = Duration::from_secs(10);
@@ -70,7 +71,7 @@ pub(crate) struct Executor<S> {
     throttle: Arc<Throttle>,
     tally: Arc<Tally>,
     in_flight: Arc<InFlight>,
-    observers: Observers,
+    ends: Ends,
     /// From 0 to 1, for jitter.
     random: fn() -> f64,
 }
@@ -105,6 +106,10 @@ impl<S: Send + Sync + 'static> Executor<S> {
         };
         let (breaker, rate) = (subscriber.breaker, subscriber.rate);
         let throttle = Throttle::new(Arc::clone(&name), breaker, load, rate, observers.clone());
+        let ends = Ends {
+            subscriber: Arc::clone(&name),
+            observers,
+        };
         Self {
             name,
             subscriber,
@@ -112,7 +117,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
             throttle: Arc::new(throttle),
             tally,
             in_flight: Arc::default(),
-            observers,
+            ends,
             random,
         }
     }
@@ -136,7 +141,12 @@ impl<S: Send + Sync + 'static> Executor<S> {
 
     /// Told how each delivery ends.
     pub(crate) fn observers(&self) -> &Observers {
-        &self.observers
+        &self.ends.observers
+    }
+
+    /// What the ends outside of an attempt pass.
+    pub(crate) fn ends(&self) -> &Ends {
+        &self.ends
     }
 
     /// Counts the outcomes.

@@ -114,6 +114,16 @@ pub(crate) enum DeliveryEnd<'a> {
     Skipped,
     /// Its replay has ended: it is acknowledged.
     Dropped,
+    /// Its replay leaves it out: it is acknowledged.
+    Filtered,
+    /// Its replay only reports what would happen: it is acknowledged.
+    Rehearsed,
+    /// JetStream has written the message itself: it is acknowledged.
+    Marker,
+    /// It was handled before: it is acknowledged again.
+    HandledBefore,
+    /// The worker stops while it waits for an attempt: another instance receives it.
+    Returned,
 }
 
 /// A batch that the relay has sent, and its answer.

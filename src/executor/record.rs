@@ -1,15 +1,28 @@
-//! Tells the observers how deliveries end. Decides nothing.
+//! Tells the observers how the deliveries of a subscriber end. Decides nothing.
+
+use std::sync::Arc;
 
 use super::{AckError, Delivery, Executor};
 use crate::{
-    observer::{DeliveryEnd, DeliveryFacts, Observation},
+    observer::{DeliveryEnd, DeliveryFacts, Observation, Observers},
     policy::failure::told,
 };
 
-impl<S: Send + Sync + 'static> Executor<S> {
-    pub(super) fn record(&self, delivery: &Delivery, end: DeliveryEnd<'_>) {
+/// What each end of a delivery of one subscriber passes. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Ends {
+    pub(super) subscriber: Arc<str>,
+    pub(super) observers: Observers,
+}
+
+impl Ends {
+    pub(crate) fn subscriber(&self) -> &str {
+        &self.subscriber
+    }
+
+    pub(crate) fn tell(&self, delivery: &Delivery, end: DeliveryEnd<'_>) {
         let of = DeliveryFacts {
-            subscriber: &self.name,
+            subscriber: &self.subscriber,
             event: delivery.event().map(|event| &**event),
             subject: &delivery.subject,
             stream: &delivery.stream,
@@ -17,6 +30,12 @@ impl<S: Send + Sync + 'static> Executor<S> {
             replay: delivery.replay.as_ref().map(|replay| replay.tag.id),
         };
         self.observers.tell(&Observation::Delivery(of, end));
+    }
+}
+
+impl<S: Send + Sync + 'static> Executor<S> {
+    pub(super) fn record(&self, delivery: &Delivery, end: DeliveryEnd<'_>) {
+        self.ends.tell(delivery, end);
     }
 
     pub(super) fn record_unconfirmed(

@@ -196,7 +196,12 @@ impl Observer for Tally {
                 DeliveryEnd::DeadLetterLost { .. }
                 | DeliveryEnd::HandedBack
                 | DeliveryEnd::Skipped
-                | DeliveryEnd::Dropped => {}
+                | DeliveryEnd::Dropped
+                | DeliveryEnd::Filtered
+                | DeliveryEnd::Rehearsed
+                | DeliveryEnd::Marker
+                | DeliveryEnd::HandledBefore
+                | DeliveryEnd::Returned => {}
             },
             Observation::Batch(_)
             | Observation::DeadLetter(..)

@@ -12,8 +12,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::throttle::Begin;
 use super::*;
-use crate::policy::breaker::CircuitState;
-use crate::position::Position;
+use crate::{
+    observer::{Observation, Observer},
+    policy::breaker::{CircuitState, Permit},
+    position::Position,
+};
 
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Created;
@@ -109,4 +112,64 @@ async fn the_circuit_opens_by_default_when_every_handler_hangs() {
     let opened = ended.iter().map(|(_, opened)| *opened).min();
     assert_eq!(most, Some(1), "no event has failed more than once");
     assert_eq!(opened, Some(60), "with the second round");
+}
+
+/// Notes the ends that it is told.
+#[derive(Default)]
+struct Told(Mutex<Vec<&'static str>>);
+
+impl Observer for Told {
+    fn observe(&self, observation: &Observation<'_>) {
+        let Observation::Delivery(of, end) = observation else {
+            return;
+        };
+        assert_eq!(of.subscriber, "w");
+        self.0.lock().unwrap().push(match end {
+            DeliveryEnd::Decided { outcome, .. } => outcome.as_str(),
+            DeliveryEnd::DeadLettered {
+                is_stored: true, ..
+            } => "dead-lettered",
+            DeliveryEnd::HandedBack => "handed back",
+            DeliveryEnd::Unhandled { .. } => "unhandled",
+            _ => "another end",
+        });
+    }
+}
+
+#[tokio::test]
+async fn an_observer_is_told_each_end_of_a_delivery_once() {
+    async fn handle(_: Created, _: Context<()>) -> Result<(), Failure> {
+        Ok(())
+    }
+    let told: Arc<Told> = Arc::default();
+    let observers = Observers::default().and(Arc::clone(&told) as _);
+    let subscriber = Arc::new(EventSubscriber::durable("w").on(handle));
+    let executor = Executor::new(subscriber, Arc::new(()), &observers);
+    let unreadable = Delivery {
+        envelope: Err(ReadError::Malformed("no event".to_owned())),
+        ..delivery(2)
+    };
+    let unhandled = Delivery {
+        subject: "user.renamed".into(),
+        ..delivery(3)
+    };
+    let (runs, halted) = (CancellationToken::new(), CancellationToken::new());
+    halted.cancel();
+    let deliveries = [
+        (delivery(1), &runs),
+        (unreadable, &runs),
+        (unhandled, &runs),
+        (delivery(4), &halted),
+    ];
+    for (mut delivery, halt) in deliveries {
+        let attempt = Attempt {
+            delivery: &mut delivery,
+            ack: &Confirms,
+            halt,
+            permit: Permit::default(),
+        };
+        executor.run(attempt).await;
+    }
+    let ends = ["ack", "reject", "dead-lettered", "unhandled", "handed back"];
+    assert_eq!(*told.0.lock().unwrap(), ends);
 }

@@ -136,7 +136,12 @@ impl Log {
             ),
             DeliveryEnd::Unhandled { unsaid: None }
             | DeliveryEnd::Skipped
-            | DeliveryEnd::Dropped => {}
+            | DeliveryEnd::Dropped
+            | DeliveryEnd::Filtered
+            | DeliveryEnd::Rehearsed
+            | DeliveryEnd::Marker
+            | DeliveryEnd::HandledBefore
+            | DeliveryEnd::Returned => {}
         }
     }
 }

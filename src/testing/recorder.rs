@@ -64,7 +64,12 @@ impl Observer for Recorder {
                 | DeliveryEnd::Unconfirmed { .. }
                 | DeliveryEnd::HandedBack
                 | DeliveryEnd::Unhandled { .. }
-                | DeliveryEnd::Dropped => {}
+                | DeliveryEnd::Dropped
+                | DeliveryEnd::Filtered
+                | DeliveryEnd::Rehearsed
+                | DeliveryEnd::Marker
+                | DeliveryEnd::HandledBefore
+                | DeliveryEnd::Returned => {}
             },
             Observation::Batch(_)
             | Observation::DeadLetter(..)

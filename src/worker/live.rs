@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{answers::pass_over, intake::Intake, item::Item, replays::ReplayRegistry};
-use crate::{nats::Bus, replay::tag::Replaying};
+use crate::{executor::Ends, nats::Bus, observer::DeliveryEnd, replay::tag::Replaying};
 
 /// Lets all events pass. What is not an event is acknowledged.
 #[derive(Clone)]
@@ -11,6 +11,7 @@ pub(super) struct Live {
     pub(super) bus: Bus,
     /// Where the retries of replayed events are counted.
     pub(super) registry: Arc<ReplayRegistry>,
+    pub(super) ends: Ends,
 }
 
 impl Intake for Live {
@@ -18,8 +19,13 @@ impl Intake for Live {
         None
     }
 
+    fn ends(&self) -> &Ends {
+        &self.ends
+    }
+
     async fn admit(&self, mut item: Item) -> Option<Item> {
         if item.ack.is_marker() {
+            self.ends.tell(&item.delivery, DeliveryEnd::Marker);
             pass_over(&item).await;
             return None;
         }

@@ -181,6 +181,7 @@ impl<S: Send + Sync + 'static> Runner<S> {
         let intake = Live {
             bus: self.bus.clone(),
             registry: Arc::clone(&registry),
+            ends: self.executor.ends().clone(),
         };
         let (consumers, start) = (&self.consumers, self.subscriber.start);
         self.floors.restore(&self.bus, consumers, start).await?;

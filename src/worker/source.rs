@@ -30,6 +30,7 @@ use crate::{
         Bus, BusError, ConsumerLook, ConsumerSpec, Deliveries, PullError, Pulled, Puller,
         PullerOptions,
     },
+    observer::DeliveryEnd,
     position::Position,
 };
 
@@ -347,6 +348,8 @@ impl<I: Intake> Source<I> {
                 tracing::debug!(sequence, "event redelivered while in flight");
             }
             Taken::Handled => {
+                let ends = self.intake.ends();
+                ends.tell(&delivery, DeliveryEnd::HandledBefore);
                 let in_flight = Arc::clone(&self.in_flight);
                 let again = acknowledge_again(ack, in_flight, delivery.position);
                 self.repeated.spawn(again);
@@ -411,11 +414,12 @@ impl<I: Intake> Source<I> {
         let read = left
             .into_iter()
             .filter_map(|pulled| self.deliveries.read(pulled));
-        let in_flight = &self.in_flight;
+        let (in_flight, ends) = (&self.in_flight, self.intake.ends());
         let back = read
             .map(|(ack, delivery)| (Arc::new(ack), delivery))
             .filter(|(ack, delivery)| in_flight.take(delivery.position, ack).0 == Taken::New)
             .map(|(ack, delivery)| {
+                ends.tell(&delivery, DeliveryEnd::Returned);
                 in_flight.let_go(delivery.position);
                 ack
             });

@@ -9,6 +9,8 @@ use std::sync::{
 use chrono::{DateTime, Utc};
 
 use crate::{
+    executor::Ends,
+    observer::DeliveryEnd,
     replay::{
         Rehearsal, ReplayRange, ReplayRequest,
         tag::{Count, Replaying},
@@ -46,12 +48,17 @@ pub(super) struct ReplayFilter {
     key: Option<String>,
     correlation: Option<String>,
     replaying: Arc<Replaying>,
+    ends: Ends,
     found: Arc<Found>,
 }
 
 impl Intake for ReplayFilter {
     fn replay(&self) -> Option<&Arc<Replaying>> {
         Some(&self.replaying)
+    }
+
+    fn ends(&self) -> &Ends {
+        &self.ends
     }
 
     /// Returns the event if it is wanted. If the ack of an unwanted one is lost, it is redelivered and acknowledged
@@ -68,6 +75,7 @@ impl Intake for ReplayFilter {
         if is_within && self.matches(&item) {
             return Some(item);
         }
+        self.ends.tell(&item.delivery, DeliveryEnd::Filtered);
         let is_answered = item.ack.ack_unconfirmed().await.is_ok();
         if is_answered && is_within {
             self.replaying.counters.add(Count::Filtered, 1);
@@ -85,6 +93,7 @@ impl ReplayFilter {
         range: &ReplayRange,
         request: &ReplayRequest,
         replaying: &Arc<Replaying>,
+        ends: &Ends,
         found: &Arc<Found>,
     ) -> Self {
         Self {
@@ -93,6 +102,7 @@ impl ReplayFilter {
             key: request.key.clone(),
             correlation: request.correlation.clone(),
             replaying: Arc::clone(replaying),
+            ends: ends.clone(),
             found: Arc::clone(found),
         }
     }

@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::filter::Found;
 use crate::{
-    executor::{Executor, replay::Rehearsed},
+    executor::{Ends, Executor, replay::Rehearsed},
+    observer::DeliveryEnd,
     policy::rate::Bucket,
     replay::{RehearsedEvents, ReplayRequest, UndecodableEvent},
     worker::{answers::hand_back, item::Item},
@@ -29,7 +30,7 @@ pub(super) enum Outlet<S> {
 
 /// Stands between the sources of a replay and the outlet of its events.
 pub(super) struct RateLimiter<S> {
-    subscriber: Arc<str>,
+    ends: Ends,
     ordered: bool,
     bucket: Option<Bucket>,
     outlet: Outlet<S>,
@@ -38,14 +39,14 @@ pub(super) struct RateLimiter<S> {
 
 impl<S: Send + Sync + 'static> RateLimiter<S> {
     pub(super) fn new(
-        subscriber: &Arc<str>,
+        ends: &Ends,
         ordered: bool,
         request: &ReplayRequest,
         outlet: Outlet<S>,
         found: &Arc<Found>,
     ) -> Self {
         Self {
-            subscriber: Arc::clone(subscriber),
+            ends: ends.clone(),
             ordered,
             bucket: request.rate.map(Bucket::new),
             outlet,
@@ -72,11 +73,16 @@ impl<S: Send + Sync + 'static> RateLimiter<S> {
             back.push(item);
         }
         for item in &back {
+            self.ends.tell(&item.delivery, DeliveryEnd::Returned);
             item.in_flight.let_go(item.delivery.position);
         }
         // With order, the next instance begins at the ack floor.
         if !self.ordered {
-            hand_back(&self.subscriber, back.into_iter().map(|item| item.ack)).await;
+            hand_back(
+                self.ends.subscriber(),
+                back.into_iter().map(|item| item.ack),
+            )
+            .await;
         }
     }
 
@@ -88,6 +94,7 @@ impl<S: Send + Sync + 'static> RateLimiter<S> {
                 if item.ack.ack_unconfirmed().await.is_err() {
                     return Some(item);
                 }
+                self.ends.tell(&item.delivery, DeliveryEnd::Rehearsed);
                 let (mut entry, error) = entry_of(&item, rehearsed);
                 let mut report = self.found.rehearsal();
                 add(&mut report.events, &mut entry);

@@ -208,7 +208,13 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             let in_flight = kept.unwrap_or_else(|| Arc::new(self.in_flight()));
             let (bus, name) = (&self.context.bus, &self.context.name);
             let request = &self.replay.request;
-            let filter = ReplayFilter::new(&range, request, &self.replaying, &self.found);
+            let filter = ReplayFilter::new(
+                &range,
+                request,
+                &self.replaying,
+                self.context.executor.ends(),
+                &self.found,
+            );
             let opening = Source::open(bus, name, consumer, in_flight, filter, to.clone());
             let mut source = opening.await?;
             if !source.is_of(&range.incarnation) {
@@ -233,9 +239,12 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             let Some(outlet) = self.outlet() else {
                 return Ok(None);
             };
-            let (name, ordered) = (&self.context.name, self.context.subscriber.ordered);
-            let limiter =
-                RateLimiter::new(name, ordered, &self.replay.request, outlet, &self.found);
+            let (ends, ordered) = (
+                self.context.executor.ends(),
+                self.context.subscriber.ordered,
+            );
+            let request = &self.replay.request;
+            let limiter = RateLimiter::new(ends, ordered, request, outlet, &self.found);
             self.limiter.spawn(limiter.run(from, self.limiting.clone()));
         }
         for (part, source) in self.parts.iter().zip(sources) {

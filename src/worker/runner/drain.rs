@@ -7,6 +7,7 @@ use tokio::{sync::mpsc, time::Instant};
 use super::{Finished, Run};
 use crate::{
     executor::{Disposition, PROGRESS},
+    observer::DeliveryEnd,
     worker::{
         answers::{hand_back, tell_progress},
         item::Item,
@@ -27,6 +28,10 @@ impl<S: Send + Sync + 'static> Run<S> {
         );
         while let Some(item) = arriving.recv().await {
             back.push(item);
+        }
+        for item in &back {
+            let ends = self.executor.ends();
+            ends.tell(&item.delivery, DeliveryEnd::Returned);
         }
         if !self.ordered {
             for item in &back {
@@ -66,6 +71,8 @@ impl<S: Send + Sync + 'static> Run<S> {
         match disposition {
             Disposition::Settled => item.in_flight.release(item.delivery.position),
             Disposition::RetryLocally(_) if !self.ordered => {
+                let ends = self.executor.ends();
+                ends.tell(&item.delivery, DeliveryEnd::Returned);
                 hand_back(&self.name, std::iter::once(item.ack)).await;
             }
             // With order, the event stays in flight until the next instance begins at the ack floor.
