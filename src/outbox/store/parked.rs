@@ -208,7 +208,7 @@ impl FromStr for BlockedOn {
 }
 
 /// Cuts an error to the length that a table stores.
-pub(in crate::outbox) fn kept(error: &str) -> String {
+pub(in crate::outbox) fn cut_error(error: &str) -> String {
     const LONGEST: usize = 2000;
     match error.char_indices().nth(LONGEST) {
         None => error.to_owned(),
@@ -296,8 +296,8 @@ mod tests {
 
     #[test]
     fn an_error_is_cut_between_two_characters() {
-        assert_eq!(kept("too large"), "too large");
-        let long = kept(&"\u{1f600}".repeat(5000));
+        assert_eq!(cut_error("too large"), "too large");
+        let long = cut_error(&"\u{1f600}".repeat(5000));
         assert_eq!(long.chars().count(), 2004);
     }
 

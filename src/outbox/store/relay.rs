@@ -43,7 +43,7 @@ pub trait RelayStatements: Database<Connection: Send> {
     ) -> impl Future<Output = Result<Option<Written>, sqlx::Error>> + Send;
 
     /// Writes the issues of a relay that has no lease; does nothing while another relay has it.
-    fn complain(
+    fn write_issues(
         connection: &mut Self::Connection,
         names: &Names,
         owner: &str,

@@ -10,7 +10,7 @@ use super::{ALL, Tables, event, ids};
 use crate::outbox::store::{
     Bound, Store,
     delayed::Delayed,
-    trace::{Asked, Spot, Wanted},
+    trace::{TraceQuery, TracedState, Wanted},
 };
 
 /// Rows are in the order in which they were written, by ascending ids, and unchanged.
@@ -101,14 +101,17 @@ pub(super) async fn traces<DB: Store>(tables: &Tables<'_, DB>) -> Result<(), sql
         .checkpointed(&tenure, Some(page.next), |_| {})
         .await?;
 
-    let of_key = Asked::of(Wanted::Key("k"), None, 9);
+    let of_key = TraceQuery::of(Wanted::Key("k"), None, 9);
     let found = DB::rows_of(&mut connection, names, &of_key).await?;
-    let spot = |name: &str| &found.iter().find(|row| row.name == name).unwrap().spot;
+    let state = |name: &str| &found.iter().find(|row| row.name == name).unwrap().state;
     assert_eq!(found.len(), 3);
-    assert!(matches!(spot("a.a"), Spot::Log { is_passed: true }));
-    assert!(matches!(spot("b.b"), Spot::Log { is_passed: false }));
-    assert!(matches!(spot("c.c"), Spot::Delayed { .. }));
-    let of_event = Asked::of(Wanted::Event(events[1].id()), None, 9);
+    assert!(matches!(state("a.a"), TracedState::Log { is_passed: true }));
+    assert!(matches!(
+        state("b.b"),
+        TracedState::Log { is_passed: false }
+    ));
+    assert!(matches!(state("c.c"), TracedState::Delayed { .. }));
+    let of_event = TraceQuery::of(Wanted::Event(events[1].id()), None, 9);
     let found = DB::rows_of(&mut connection, names, &of_event).await?;
     assert_eq!(found.len(), 1);
     assert_eq!((found[0].id, found[0].event), (rows[1].id, events[1].id()));
