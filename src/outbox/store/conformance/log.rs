@@ -88,18 +88,18 @@ pub(super) async fn traces<DB: Store>(tables: &Tables<'_, DB>) -> Result<(), sql
     let mut connection = tables.connection().await?;
     assert_eq!(DB::oldest(&mut connection, names).await?, None);
     let events = [event("a.a", Some("k")), event("b.b", Some("k"))];
-    let rows = tables.written(&events).await?;
+    tables.written(&events[..1]).await?;
+    let (tenure, claim) = tables.claimed(super::OWNER).await?;
+    let page = tables.fetched(&claim.cursor, ALL).await?;
+    tables
+        .checkpointed(&tenure, Some(page.next), |_| {})
+        .await?;
+    let rows = tables.written(&events[1..]).await?;
     let later = Delayed::new(
         event("c.c", Some("k")),
         Utc::now() + TimeDelta::seconds(3600),
     );
     DB::delay(&mut connection, names, &[later]).await?;
-    let (tenure, claim) = tables.claimed(super::OWNER).await?;
-    let one = Bound { rows: 1, ..ALL };
-    let page = tables.fetched(&claim.cursor, one).await?;
-    tables
-        .checkpointed(&tenure, Some(page.next), |_| {})
-        .await?;
 
     let of_key = TraceQuery::of(Wanted::Key("k"), None, 9);
     let found = DB::rows_of(&mut connection, names, &of_key).await?;
