@@ -83,8 +83,8 @@ pub struct ParkedEvent {
     /// The headers, a JSON object of texts; left out when they have more than 400,000 bytes, and by
     /// [`Outbox::parked_heads`](crate::Outbox::parked_heads).
     pub headers: String,
-    /// The payload; serialized as text. [`Outbox::parked`](crate::Outbox::parked) leaves it out when it has more than 4 MiB,
-    /// [`Outbox::parked_heads`](crate::Outbox::parked_heads) always; a discarded event has all of it.
+    /// The payload; serialized as text. [`Outbox::parked`](crate::Outbox::parked) leaves it out when it has more than
+    /// 4 MiB, [`Outbox::parked_heads`](crate::Outbox::parked_heads) always; a discarded event has all of it.
     #[serde(serialize_with = "as_text")]
     pub payload: Vec<u8>,
     /// The size of the payload in bytes.

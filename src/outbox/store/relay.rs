@@ -1,5 +1,5 @@
-//! The statements of the relay: its lease, its checkpoints, and the rows after its cursor. Never decides what happens to a
-//! row.
+//! The statements of the relay: its lease, its checkpoints, and the rows after its cursor. Never decides what happens
+//! to a row.
 
 use std::{collections::HashSet, fmt::Debug, time::Duration};
 
