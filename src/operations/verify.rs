@@ -21,8 +21,8 @@ use tidings_contract::{EventId, Name, Pattern};
 use crate::{
     nats::{Bus, BusError, ReaderError, Removal, Stored, StreamSnapshot},
     outbox::{
-        Ends, Entry, LedgerKind, Outbox, OutboxError, Passed, Position, Range, Relayed, Store,
-        StreamState, Stretch, standing,
+        Ends, Entry, LedgerKind, Outbox, OutboxError, Passed, PassedQuery, Position, Range,
+        Relayed, Store, StreamState, standing,
     },
 };
 use compare::{Comparison, Finding, difference, is_same};
@@ -141,7 +141,7 @@ impl<DB: Store> Verify<DB> {
     async fn examine(&self) -> Result<Examined, VerifyError> {
         self.outbox.check_home(&self.bus).await?;
         let passed = self.outbox.passed().await?;
-        let first = Stretch {
+        let first = PassedQuery {
             behind: self.range.first.saturating_sub(1),
             range: &self.range,
             passed: &passed,
@@ -213,7 +213,9 @@ impl<DB: Store> Verify<DB> {
         let mut stream = VerifiedStream::new(&side.name, side.standing.clone());
         stream.issue.clone_from(&state.transforms);
         let (mut comparison, mut findings) = (Comparison::default(), Vec::new());
-        let mut rows = self.outbox.walk(&self.range, passed, hasher.as_ref());
+        let mut rows = self
+            .outbox
+            .read_passed(&self.range, passed, hasher.as_ref());
         let messages =
             self.bus
                 .read_stored(&side.name, side.from, state.last_sequence, hasher.clone());
@@ -270,7 +272,7 @@ impl<DB: Store> Verify<DB> {
         stream: &mut VerifiedStream,
         passed: &Passed,
     ) -> Result<(), VerifyError> {
-        let mut rows = self.outbox.walk(&self.range, passed, None);
+        let mut rows = self.outbox.read_passed(&self.range, passed, None);
         while !strays.is_empty()
             && let Some(page) = rows.next().await?
         {
@@ -297,7 +299,7 @@ impl<DB: Store> Verify<DB> {
         examined: &mut Examined,
     ) -> Result<VerifiedStream, VerifyError> {
         let mut stream = VerifiedStream::new(&side.name, side.standing.clone());
-        let mut rows = self.outbox.walk(&self.range, passed, None);
+        let mut rows = self.outbox.read_passed(&self.range, passed, None);
         let mut missing = Vec::new();
         while let Some(page) = rows.next().await? {
             missing.extend(
@@ -340,10 +342,10 @@ impl<DB: Store> Verify<DB> {
             behind = last.last_id;
             let dead_lettered = entries
                 .iter()
-                .filter(|entry| entry.way == LedgerKind::Discarded);
+                .filter(|entry| entry.kind == LedgerKind::Discarded);
             discarded.extend(dead_lettered.map(|entry| entry.last_id));
             let of_this =
-                |entry: &&Entry| entry.stream == side.name && entry.way != LedgerKind::Copied;
+                |entry: &&Entry| entry.stream == side.name && entry.kind != LedgerKind::Copied;
             for entry in entries.iter().filter(of_this) {
                 // An earlier version wrote the row ids of late commits in reverse.
                 let first = entry.first_id.min(entry.last_id);
@@ -446,7 +448,7 @@ mod tests {
             incarnation: "then".to_owned(),
             first_sequence: 5,
             last_sequence: 7,
-            way: LedgerKind::Relayed,
+            kind: LedgerKind::Relayed,
         }
     }
 

@@ -68,7 +68,7 @@ impl<DB: Store> Outbox<DB> {
             return Ok(false);
         }
         let cancelled = DB::cancel(connection, &self.shared.names, id).await;
-        self.told(cancelled).await
+        self.translated(cancelled).await
     }
 
     /// Returns the delayed events that are published next, of one key or of all, at most `limit`.
@@ -95,7 +95,7 @@ impl<DB: Store> Outbox<DB> {
     ) -> Result<(), OutboxError> {
         for chunk in chunks(events, |event| event.envelope.payload().len()) {
             let delayed = DB::delay(connection, &self.shared.names, chunk).await;
-            let told = self.told(delayed).await;
+            let told = self.translated(delayed).await;
             told.map_err(|error| is_delayed_already(error, chunk))?;
         }
         Ok(())

@@ -13,9 +13,9 @@ use super::{
         ledger::LedgerKind,
         losses::losses_from,
         names::Names,
-        parked::{BlockedOn, kept},
+        parked::{BlockedOn, cut_error},
         positions_from, positions_text,
-        status::{stored_troubles, troubles_from},
+        status::{issues_from, stored_issues},
     },
 };
 
@@ -176,10 +176,10 @@ fn fuzz_issues() {
         "relay":{"since":"-262143-01-01T00:00:00Z","cause":"","cure":""}}"#;
     fuzz_json("issue", &[seed, "{}"], |text| {
         let text = String::from_utf8_lossy(text);
-        let Ok(stored) = stored_troubles(&text) else {
+        let Ok(stored) = stored_issues(&text) else {
             return false;
         };
-        assert_eq!(troubles_from(&text).unwrap().len(), stored.len());
+        assert_eq!(issues_from(&text).unwrap().len(), stored.len());
         true
     });
 }
@@ -214,8 +214,8 @@ fn fuzz_words_of_rows() {
     fuzz_text("word of a row", &seeds, |text| {
         let way = LedgerKind::parse(text);
         assert_eq!(LedgerKind::parse(way.as_str()), way);
-        let kept = kept(text);
-        assert!(kept.chars().count() <= 2_004 && kept.starts_with(text) == (kept == text));
+        let stored = cut_error(text);
+        assert!(stored.chars().count() <= 2_004 && stored.starts_with(text) == (stored == text));
         match text.parse::<BlockedOn>() {
             Ok(blocked_on) => {
                 assert_eq!(blocked_on.to_string(), text);

@@ -64,8 +64,11 @@ impl Home {
             let created = state.map(|state| state.incarnation);
             found.push((&**stream, position, created));
         }
-        judge(self.kept.as_ref(), &here, &found).map_err(ElsewhereError::Elsewhere)?;
-        let is_kept = self.kept.as_ref().is_some_and(|kept| kept.nats == here);
+        judge(self.stored.as_ref(), &here, &found).map_err(ElsewhereError::Elsewhere)?;
+        let is_kept = self
+            .stored
+            .as_ref()
+            .is_some_and(|stored| stored.nats == here);
         Ok((!is_kept).then(|| StoredHome {
             nats: here,
             accepted: self.accepted(),
@@ -73,20 +76,20 @@ impl Home {
     }
 
     fn accepted(&self) -> BTreeMap<String, String> {
-        self.kept
+        self.stored
             .as_ref()
-            .map(|kept| kept.accepted.clone())
+            .map(|stored| stored.accepted.clone())
             .unwrap_or_default()
     }
 }
 
 /// Whether this is the NATS that the outbox is relayed into, by its recorded identity and by the streams found here.
 fn judge(
-    kept: Option<&StoredHome>,
+    stored: Option<&StoredHome>,
     here: &NatsIdentity,
     found: &[(&str, &Position, Option<String>)],
 ) -> Result<(), String> {
-    let accepted = |stream: &str| kept.and_then(|kept| kept.accepted.get(stream));
+    let accepted = |stream: &str| stored.and_then(|stored| stored.accepted.get(stream));
     let is_known = |(stream, was, now): &(&str, &Position, Option<String>)| {
         now.as_ref()
             .is_some_and(|now| *now == was.incarnation || accepted(stream) == Some(now))
@@ -101,15 +104,16 @@ fn judge(
             "this is not the NATS that the outbox is relayed into: stream {stream} was created at {now} here, and \
              existed before the relay wrote into the one created at {}{}",
             was.incarnation,
-            kept.map(|kept| format!(", in {}", kept.nats))
+            stored
+                .map(|stored| format!(", in {}", stored.nats))
                 .unwrap_or_default(),
         ));
     }
-    match kept {
-        Some(kept) if !kept.nats.is_same(here) => Err(format!(
+    match stored {
+        Some(stored) if !stored.nats.is_same(here) => Err(format!(
             "this is not the NATS that the outbox is relayed into: that is {}, and this is {here}, which has none of \
              its streams",
-            kept.nats
+            stored.nats
         )),
         _ => Ok(()),
     }
@@ -153,14 +157,14 @@ impl<DB: Store> Outbox<DB> {
     /// When the future is dropped, all of it has happened, or nothing. Calling it again has the same result as one call.
     pub async fn use_nats(&self, bus: &Bus) -> Result<NatsMove, OutboxError> {
         let plan = self.nats_move(bus).await?;
-        let kept = StoredHome {
+        let stored = StoredHome {
             nats: plan.0.now.clone(),
             accepted: plan.1,
         };
-        let kept = text(&kept).map_err(OutboxError::database)?;
+        let stored = text(&stored).map_err(OutboxError::database)?;
         let names = &self.shared.names;
         self.operate(Operation::One, async |connection| {
-            DB::keep_home(connection, names, &kept).await
+            DB::store_home(connection, names, &stored).await
         })
         .await?;
         Ok(plan.0)
@@ -192,7 +196,7 @@ impl<DB: Store> Outbox<DB> {
             accepted.extend(created.map(|created| (stream.clone(), created)));
         }
         let told = NatsMove {
-            before: home.kept.map(|kept| kept.nats),
+            before: home.stored.map(|stored| stored.nats),
             now: bus.identity(),
             streams: others,
         };
@@ -216,8 +220,8 @@ impl<DB: Store> Outbox<DB> {
     }
 }
 
-pub(super) fn text(kept: &StoredHome) -> Result<String, sqlx::Error> {
-    serde_json::to_string(kept).map_err(|error| sqlx::Error::Encode(error.into()))
+pub(super) fn text(stored: &StoredHome) -> Result<String, sqlx::Error> {
+    serde_json::to_string(stored).map_err(|error| sqlx::Error::Encode(error.into()))
 }
 
 /// Checks the version of the tables, given their newest migration.
@@ -285,16 +289,16 @@ mod tests {
         }
     }
 
-    /// Whether `here`, where the stream was created at `now`, is accepted as `kept`, where it was created at
+    /// Whether `here`, where the stream was created at `now`, is accepted as `stored`, where it was created at
     /// [`CREATED`].
-    fn is_home(kept: &NatsIdentity, here: &NatsIdentity, now: Option<&str>) -> bool {
-        let kept = StoredHome {
-            nats: kept.clone(),
+    fn is_home(stored: &NatsIdentity, here: &NatsIdentity, now: Option<&str>) -> bool {
+        let stored = StoredHome {
+            nats: stored.clone(),
             ..StoredHome::default()
         };
         let was = Position::new(CREATED.to_owned(), 7);
         judge(
-            Some(&kept),
+            Some(&stored),
             here,
             &[("EVENTS", &was, now.map(str::to_owned))],
         )
@@ -349,13 +353,13 @@ mod tests {
 
     #[test]
     fn a_nats_that_an_operator_accepted_is_the_same() {
-        let kept = StoredHome {
+        let stored = StoredHome {
             nats: cluster("b"),
             accepted: BTreeMap::from([("EVENTS".to_owned(), EARLIER.to_owned())]),
         };
         let was = Position::new(CREATED.to_owned(), 7);
         let found = [("EVENTS", &was, Some(EARLIER.to_owned()))];
-        assert!(judge(Some(&kept), &cluster("b"), &found).is_ok());
-        assert!(judge(Some(&kept), &cluster("b"), &[]).is_ok());
+        assert!(judge(Some(&stored), &cluster("b"), &found).is_ok());
+        assert!(judge(Some(&stored), &cluster("b"), &[]).is_ok());
     }
 }

@@ -56,10 +56,10 @@ pub(crate) async fn standing(
 }
 
 /// Returns the found losses that are new: a settled loss stays settled, and an open one keeps its start.
-pub(super) fn noticed(kept: &Losses, noticed: Losses) -> Losses {
+pub(super) fn noticed(stored: &Losses, noticed: Losses) -> Losses {
     let mut new = Losses::new();
     for (stream, mut loss) in noticed {
-        match kept.get(&stream) {
+        match stored.get(&stream) {
             Some(known) if known.is(&loss) => continue,
             Some(known) if known.is_open() => loss.since = known.since,
             _ => {}
@@ -70,18 +70,18 @@ pub(super) fn noticed(kept: &Losses, noticed: Losses) -> Losses {
 }
 
 /// Stores the found losses; returns all that are known now.
-pub(super) async fn keep<DB: Statements>(
+pub(super) async fn store_new<DB: Statements>(
     connection: &mut DB::Connection,
     names: &Names,
     found: Losses,
 ) -> Result<Losses, sqlx::Error> {
-    let mut kept = losses_from(&DB::losses(connection, names).await?)?;
-    let new = noticed(&kept, found);
+    let mut stored = losses_from(&DB::losses(connection, names).await?)?;
+    let new = noticed(&stored, found);
     if !new.is_empty() {
         write::<DB>(connection, names, &new).await?;
-        kept.extend(new);
+        stored.extend(new);
     }
-    Ok(kept)
+    Ok(stored)
 }
 
 async fn write<DB: Statements>(
@@ -90,7 +90,7 @@ async fn write<DB: Statements>(
     losses: &Losses,
 ) -> Result<(), sqlx::Error> {
     let text = serde_json::to_string(losses).map_err(|error| sqlx::Error::Encode(error.into()))?;
-    DB::keep_losses(connection, names, &text).await
+    DB::store_losses(connection, names, &text).await
 }
 
 /// The stored losses, for callers that look at streams.
@@ -179,7 +179,7 @@ impl<DB: Store> Outbox<DB> {
         let found = Losses::from([(stream.to_owned(), loss)]);
         let names = &self.shared.names;
         self.operate(Operation::One, async |connection| {
-            keep::<DB>(connection, names, found).await
+            store_new::<DB>(connection, names, found).await
         })
         .await
         .map(drop)
@@ -220,36 +220,36 @@ mod tests {
 
     #[test]
     fn a_settled_loss_stays_settled_until_another_loss() {
-        let mut kept = loss(rolled_back(5), 9, 1);
-        kept.get_mut("A").unwrap().settled = Some((Utc::now(), Settled::Repaired));
-        assert!(noticed(&kept, loss(rolled_back(7), 9, 1)).is_empty());
+        let mut stored = loss(rolled_back(5), 9, 1);
+        stored.get_mut("A").unwrap().settled = Some((Utc::now(), Settled::Repaired));
+        assert!(noticed(&stored, loss(rolled_back(7), 9, 1)).is_empty());
         // The same figures, and another event: a second loss.
-        assert_eq!(noticed(&kept, loss(rolled_back(5), 9, 2)).len(), 1);
-        assert_eq!(noticed(&kept, loss(StreamState::Missing, 9, 1)).len(), 1);
+        assert_eq!(noticed(&stored, loss(rolled_back(5), 9, 2)).len(), 1);
+        assert_eq!(noticed(&stored, loss(StreamState::Missing, 9, 1)).len(), 1);
     }
 
     #[test]
     fn an_open_loss_keeps_its_start_when_it_gets_worse() {
-        let mut kept = loss(rolled_back(5), 9, 1);
-        kept.get_mut("A").unwrap().since = DateTime::UNIX_EPOCH;
-        let worse = noticed(&kept, loss(StreamState::Missing, 9, 1));
+        let mut stored = loss(rolled_back(5), 9, 1);
+        stored.get_mut("A").unwrap().since = DateTime::UNIX_EPOCH;
+        let worse = noticed(&stored, loss(StreamState::Missing, 9, 1));
         assert_eq!(worse["A"].since, DateTime::UNIX_EPOCH);
         assert_eq!(worse["A"].state, StreamState::Missing);
     }
 
     #[test]
     fn a_settled_loss_is_no_loss_before_the_relay_looks() {
-        let mut kept = loss(rolled_back(5), 9, 1);
-        let was = kept["A"].was.clone();
-        let judge = |kept: &Losses, found: StreamState| {
-            KnownLosses(kept.clone()).judge("A", found, Some(&was))
+        let mut stored = loss(rolled_back(5), 9, 1);
+        let was = stored["A"].was.clone();
+        let judge = |stored: &Losses, found: StreamState| {
+            KnownLosses(stored.clone()).judge("A", found, Some(&was))
         };
-        assert_eq!(judge(&kept, StreamState::Intact), rolled_back(5));
-        assert_eq!(judge(&kept, rolled_back(7)), rolled_back(7));
-        kept.get_mut("A").unwrap().settled = Some((Utc::now(), Settled::Accepted));
-        assert_eq!(judge(&kept, rolled_back(7)), StreamState::Intact);
-        assert_eq!(judge(&kept, StreamState::Intact), StreamState::Intact);
-        assert_eq!(judge(&kept, StreamState::Missing), StreamState::Missing);
+        assert_eq!(judge(&stored, StreamState::Intact), rolled_back(5));
+        assert_eq!(judge(&stored, rolled_back(7)), rolled_back(7));
+        stored.get_mut("A").unwrap().settled = Some((Utc::now(), Settled::Accepted));
+        assert_eq!(judge(&stored, rolled_back(7)), StreamState::Intact);
+        assert_eq!(judge(&stored, StreamState::Intact), StreamState::Intact);
+        assert_eq!(judge(&stored, StreamState::Missing), StreamState::Missing);
     }
 
     #[test]

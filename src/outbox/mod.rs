@@ -49,8 +49,8 @@ use crate::{
     nats::{Bus, TooLarge, check_size},
 };
 use distinct::distinct;
-pub(crate) use history::traced::Spotted;
-pub(crate) use history::walk::{Walked, WantsWhole};
+pub(crate) use history::passed_pages::{PassedPage, WantsWhole};
+pub(crate) use history::traced::StreamSequence;
 pub use home::{ElsewhereError, NatsMove};
 use home::{of_version, version_sentence};
 use inbox::IdleConnections;
@@ -71,7 +71,7 @@ use store::chunks::chunks;
 pub use store::delayed::DelayedEvent;
 pub use store::diagnosis::Diagnosis;
 use store::leased_connection::LeasedConnection;
-pub(crate) use store::ledger::{LedgerKind, Passed, Range, Relayed, Stretch};
+pub(crate) use store::ledger::{LedgerKind, Passed, PassedQuery, Range, Relayed};
 pub(crate) use store::losses::Settled;
 pub use store::losses::{Loss, StreamState};
 pub use store::parked::{ParkedEvent, ParkedSelection};
@@ -79,7 +79,7 @@ pub use store::parked::{ParkedEvent, ParkedSelection};
 pub use store::postgres::{AdoptError, AdoptedEvent, Adoption};
 pub(crate) use store::row::Row;
 pub use store::status::{HeldSlot, Issue, LastBatch, LeaseStatus, Status};
-pub(crate) use store::trace::{Asked, Spot, TracedBatch, TracedRow, Wanted};
+pub(crate) use store::trace::{TraceQuery, TracedBatch, TracedRow, TracedState, Wanted};
 pub(crate) use store::{Entry, Position};
 pub use transaction::OutboxTransaction;
 use wake::Wake;
@@ -104,9 +104,9 @@ struct Shared<DB: Store> {
     max_payload: AtomicUsize,
     wake: Wake,
     /// Queues the handlers of this process where the database has one writer at a time.
-    turn: Arc<tokio::sync::Mutex<()>>,
+    writer: Arc<tokio::sync::Mutex<()>>,
     /// Idle connections that handlers keep between two transactions.
-    kept: IdleConnections<DB>,
+    idle_connections: IdleConnections<DB>,
     link: Link,
 }
 
@@ -210,8 +210,8 @@ impl<DB: Store> Outbox<DB> {
                 source: wire::DEFAULT_SOURCE.to_owned(),
                 max_payload: AtomicUsize::new(DEFAULT_MAX_PAYLOAD),
                 wake: Wake::default(),
-                turn: Arc::default(),
-                kept: IdleConnections::default(),
+                writer: Arc::default(),
+                idle_connections: IdleConnections::default(),
                 link: Link::default(),
             }),
         }
@@ -277,8 +277,8 @@ impl<DB: Store> Outbox<DB> {
 
     /// Begins a transaction that records an event in the inbox.
     async fn begin_to_remember(&self) -> Result<OutboxTransaction<DB>, OutboxError> {
-        let kept = self.attend(Waits::Statement(None), self.shared.kept.begin());
-        match kept.await {
+        let begun = self.attend(Waits::Statement(None), self.shared.idle_connections.begin());
+        match begun.await {
             Some(Some(begun)) => {
                 let (tx, taken) = begun.map_err(OutboxError::database)?;
                 return Ok(OutboxTransaction::new(tx, self.clone()).taken(taken));
@@ -381,7 +381,7 @@ impl<DB: Store> Outbox<DB> {
     ) -> Result<(), OutboxError> {
         for chunk in chunks(envelopes, |envelope| envelope.payload().len()) {
             let inserted = DB::insert(connection, &self.shared.names, chunk).await;
-            self.told(inserted).await?;
+            self.translated(inserted).await?;
         }
         Ok(())
     }
@@ -389,7 +389,7 @@ impl<DB: Store> Outbox<DB> {
     /// Translates the error of an operation. After a lock timeout it looks up the holder while the lock is still held.
     async fn explained(&self, error: sqlx::Error) -> OutboxError {
         if !DB::is_locked_out(&error) {
-            return self.meant(error).await;
+            return self.translate(error).await;
         }
         let by = self.locked_by().await;
         OutboxError::Locked {
@@ -399,16 +399,16 @@ impl<DB: Store> Outbox<DB> {
     }
 
     /// Translates the error of a statement, if it failed.
-    async fn told<T>(&self, said: Result<T, sqlx::Error>) -> Result<T, OutboxError> {
+    async fn translated<T>(&self, said: Result<T, sqlx::Error>) -> Result<T, OutboxError> {
         match said {
             Ok(done) => Ok(done),
-            Err(error) => Err(self.meant(error).await),
+            Err(error) => Err(self.translate(error).await),
         }
     }
 
     /// Translates the error of a statement. When a table or column is missing, the tables may have another version than
     /// at this program's last check.
-    async fn meant(&self, error: sqlx::Error) -> OutboxError {
+    async fn translate(&self, error: sqlx::Error) -> OutboxError {
         if !DB::is_missing_table(&error) {
             return OutboxError::database(error);
         }
@@ -467,8 +467,8 @@ impl<DB: Store> Outbox<DB> {
             source: self.shared.source.clone(),
             max_payload: AtomicUsize::new(self.shared.max_payload.load(Ordering::Relaxed)),
             wake: self.shared.wake.clone(),
-            turn: Arc::clone(&self.shared.turn),
-            kept: IdleConnections::default(),
+            writer: Arc::clone(&self.shared.writer),
+            idle_connections: IdleConnections::default(),
             link: Link::default(),
         };
         change(&mut shared);

@@ -1,5 +1,5 @@
-//! Runs an operation of the outbox on a connection of the pool, and ends what it has begun. Never decides which statements
-//! run.
+//! Runs an operation of the outbox on a connection of the pool, and ends what it has begun. Never decides which
+//! statements run.
 
 use super::{Outbox, OutboxError, Store, store::leased_connection::LeasedConnection};
 

@@ -120,7 +120,9 @@ impl<DB: Store> Outbox<DB> {
             let ids = Extent::Whole.first(&sizes);
             self.give_up(connection, &ids, Extent::Whole).await
         };
-        Ok(told(self.operate(Operation::Several, discarding).await?))
+        Ok(log_discarded(
+            self.operate(Operation::Several, discarding).await?,
+        ))
     }
 
     /// Discards these rows, as far as they are parked; returns them without headers and payloads.
@@ -134,7 +136,9 @@ impl<DB: Store> Outbox<DB> {
         let discarding = async |connection: &mut DB::Connection| {
             self.give_up(connection, ids, Extent::Head).await
         };
-        Ok(told(self.operate(Operation::Several, discarding).await?))
+        Ok(log_discarded(
+            self.operate(Operation::Several, discarding).await?,
+        ))
     }
 
     async fn give_up(
@@ -146,14 +150,14 @@ impl<DB: Store> Outbox<DB> {
         let names = &self.shared.names;
         let discarded = DB::discard(connection, names, ids, extent).await?;
         // Without the entries, `verify` could report the events as missing.
-        let dead_lettered: Vec<Entry> = discarded.iter().map(dead_lettered).collect();
-        DB::record(connection, names, &dead_lettered, LedgerKind::Discarded).await?;
+        let entries: Vec<Entry> = discarded.iter().map(discarded_entry).collect();
+        DB::record(connection, names, &entries, LedgerKind::Discarded).await?;
         Ok(discarded)
     }
 }
 
 /// Logs the discarded events, and returns them in the order of row ids.
-fn told(mut discarded: Vec<ParkedEvent>) -> Vec<ParkedEvent> {
+fn log_discarded(mut discarded: Vec<ParkedEvent>) -> Vec<ParkedEvent> {
     discarded.sort_by_key(|event| event.id);
     discarded
         .iter_mut()
@@ -172,7 +176,7 @@ fn told(mut discarded: Vec<ParkedEvent>) -> Vec<ParkedEvent> {
 }
 
 /// The ledger entry of a discarded event.
-fn dead_lettered(event: &ParkedEvent) -> Entry {
+fn discarded_entry(event: &ParkedEvent) -> Entry {
     Entry {
         first_id: event.id,
         last_id: event.id,
@@ -181,6 +185,6 @@ fn dead_lettered(event: &ParkedEvent) -> Entry {
         incarnation: String::new(),
         first_sequence: 0,
         last_sequence: 0,
-        way: LedgerKind::Discarded,
+        kind: LedgerKind::Discarded,
     }
 }

@@ -11,7 +11,6 @@
 //! last checkpoint, restore the parked rows that can be published, continue after the cursor, and leave out the events
 //! that were found.
 
-mod complaint;
 mod delay_schedule;
 mod error;
 #[cfg(feature = "failpoints")]
@@ -20,17 +19,18 @@ pub mod failpoint;
 mod failpoint;
 mod fault;
 mod fetch;
-mod give_back;
 mod issue;
 mod janitor;
 mod keeper;
 mod lane;
 mod lane_context;
-mod life;
 mod lost;
 mod parked_keys;
 mod progress;
+mod relay_state;
+mod report_issue;
 mod reporter;
+mod restore;
 mod resume;
 mod rights;
 mod route;
@@ -58,14 +58,14 @@ use crate::{
 pub use error::RelayError;
 use fault::{Fault, fault_of, is_of_version};
 use fetch::Fetcher;
-use give_back::{give_back, nothing_aside};
-use keeper::{Keeper, Post};
+use keeper::{Keeper, KeeperContext};
 use lane_context::LaneContext;
-use life::{RelayState, owner};
 use parked_keys::ParkedKeys;
 use progress::Report;
+use relay_state::{RelayState, owner};
 use reporter::Reporter;
 pub use reporter::{DatabaseKind, RelayInstance};
+use restore::{nothing_parked, restore};
 use resume::{Stored, stored_behind};
 use route::Router;
 use stand_by::StandBy;
@@ -93,7 +93,7 @@ struct Settings {
     lease: Duration,
     batch: usize,
     retention: Duration,
-    patience: Duration,
+    stall_timeout: Duration,
 }
 
 /// What a claim of the lease returns.
@@ -108,13 +108,13 @@ struct Claimed<DB: Statements> {
 }
 
 /// How a tenure, the time with one lease, ended.
-enum Tenured {
+enum TenureEnd {
     /// Another relay has the lease.
     StandBy,
     /// Stopped on request; the last checkpoint is written and the lease is released.
     Stopped,
     /// Parked rows are to be restored: the next tenure begins with them, at once.
-    Turned,
+    Restart,
 }
 
 impl<DB: Store> Relay<DB> {
@@ -128,7 +128,7 @@ impl<DB: Store> Relay<DB> {
                 lease: Duration::from_secs(5),
                 batch: 1000,
                 retention: Duration::from_secs(18 * 3600),
-                patience: Duration::from_secs(5),
+                stall_timeout: Duration::from_secs(5),
             },
         }
     }
@@ -165,8 +165,8 @@ impl<DB: Store> Relay<DB> {
     /// streams; default 5 s. Then its events are parked, and restored by themselves when it accepts events again. With
     /// a single stream they are not parked.
     #[must_use]
-    pub fn stall_timeout(mut self, patience: Duration) -> Self {
-        self.settings.patience = patience.max(Duration::from_millis(1));
+    pub fn stall_timeout(mut self, stall_timeout: Duration) -> Self {
+        self.settings.stall_timeout = stall_timeout.max(Duration::from_millis(1));
         self
     }
 
@@ -182,26 +182,26 @@ impl<DB: Store> Relay<DB> {
         let schema = self.outbox.shared.names.schema();
         let bus = bus.reading_as(&names::relay_readers(schema));
         let stand_by = StandBy::listen(&bus, schema).await;
-        let life = RelayState::new(&bus, &stop, |issues| {
+        let state = RelayState::new(&bus, &stop, |issues| {
             Reporter::new(schema, DB::KIND, &self.settings.owner, issues)
         });
         // The relay's answers and issues outlive each tenure.
         let mut telling = JoinSet::new();
-        telling.spawn(life.issues.clone().keep_saying());
-        telling.spawn(Arc::clone(&life.reporter).answer(bus.clone()));
+        telling.spawn(state.issues.clone().keep_saying());
+        telling.spawn(Arc::clone(&state.reporter).answer(bus.clone()));
         let mut pause = FIRST_PAUSE;
         loop {
             let began = Instant::now();
-            let wait = match self.tenure(&life).await {
-                Ok(Tenured::Stopped) => {
+            let wait = match self.tenure(&state).await {
+                Ok(TenureEnd::Stopped) => {
                     stand_by::tell_release(&bus, schema).await;
                     return Ok(());
                 }
-                Ok(Tenured::Turned) => continue,
-                Ok(Tenured::StandBy) => {
+                Ok(TenureEnd::Restart) => continue,
+                Ok(TenureEnd::StandBy) => {
                     pause = FIRST_PAUSE;
-                    life.issues.forget();
-                    life.reporter.stands_by();
+                    state.issues.forget();
+                    state.reporter.stands_by();
                     tokio::select! {
                         () = stop.cancelled() => return Ok(()),
                         () = stand_by.wait(self.settings.lease / 4) => continue,
@@ -209,13 +209,13 @@ impl<DB: Store> Relay<DB> {
                 }
                 Err(fault) => {
                     let fault = self.explained(fault).await;
-                    let fault = RelayError::or_fault::<DB>(fault, life.is_admitted())?;
+                    let fault = RelayError::or_fault::<DB>(fault, state.is_admitted())?;
                     if began.elapsed() > LONGEST_PAUSE {
                         pause = FIRST_PAUSE;
                     }
-                    life.reporter.begins();
+                    state.reporter.begins();
                     // A lasting fault is reported as an issue, so it is logged at debug level only.
-                    match self.complain(&life, &fault).await {
+                    match self.report_issue(&state, &fault).await {
                         true => {
                             tracing::warn!(outbox = DB::KIND, %fault, again_in = ?pause, "relay interrupted")
                         }
@@ -237,17 +237,17 @@ impl<DB: Store> Relay<DB> {
 
     /// Takes the lease, resumes, and relays until a fault or the end. The fence ends it even when a call hangs: a
     /// silent database must not keep the relay from trying again.
-    async fn tenure(&self, life: &RelayState) -> Result<Tenured, Fault> {
+    async fn tenure(&self, state: &RelayState) -> Result<TenureEnd, Fault> {
         let Settings { owner, lease, .. } = &self.settings;
         let looking = tokio::time::timeout(*lease, self.look()).await;
         let (connection, home) = looking.map_err(|_| Fault::Silent)??;
         // A lease that is already held may go without renewal no longer than this.
-        let new_home = life.is_home(&home, *lease / 3).await?;
+        let new_home = state.is_home(&home, *lease / 3).await?;
         let asked = Instant::now();
         let claiming = self.claim(connection, new_home.as_ref());
         let claiming = tokio::time::timeout(*lease, claiming).await;
         let Some(claimed) = claiming.map_err(|_| Fault::Silent)?? else {
-            return Ok(Tenured::StandBy);
+            return Ok(TenureEnd::StandBy);
         };
         let Claimed {
             connection,
@@ -261,47 +261,47 @@ impl<DB: Store> Relay<DB> {
             epoch = claim.epoch,
             "relay lease acquired"
         );
-        life.issues.new_tenure(&claim.issues)?;
-        life.reporter.works(claim.epoch);
+        state.issues.new_tenure(&claim.issues)?;
+        state.reporter.works(claim.epoch);
         let fence = Fence::until(asked + *lease);
         let tenure = Tenure {
             owner: owner.clone(),
             epoch: claim.epoch,
             lease: *lease,
         };
-        let turn = life.stop.child_token();
+        let end_of_tenure = state.stop.child_token();
         let _working = self.outbox.shared.wake.work_here();
 
         // The keeper renews the lease from the start, also while the streams are read.
         let (reports, reported) = mpsc::channel(REPORTS);
-        let post = Post {
+        let keeper_context = KeeperContext {
             outbox: self.outbox.clone(),
-            bus: life.bus.clone(),
+            bus: state.bus.clone(),
             connection,
             tenure,
             retention: self.settings.retention,
             fence: fence.clone(),
-            issues: life.issues.clone(),
-            reporter: Arc::clone(&life.reporter),
-            turn: turn.clone(),
-            stop: life.stop.clone(),
-            look_again: Arc::clone(&life.look_again),
+            issues: state.issues.clone(),
+            reporter: Arc::clone(&state.reporter),
+            end_of_tenure: end_of_tenure.clone(),
+            stop: state.stop.clone(),
+            restore_schedule: Arc::clone(&state.restore_schedule),
         };
-        let keeper = Keeper::new(post, claim.streams.clone());
-        let mut crew: JoinSet<Result<(), Fault>> = JoinSet::new();
-        crew.spawn(keeper.run(reported));
-        let way = Channels {
+        let keeper = Keeper::new(keeper_context, claim.streams.clone());
+        let mut tasks: JoinSet<Result<(), Fault>> = JoinSet::new();
+        tasks.spawn(keeper.run(reported));
+        let channels = Channels {
             fence: fence.clone(),
-            turn,
+            end_of_tenure,
             reports,
         };
-        let mut resuming = pin!(self.resume(life, &home, claim, (keys, waiting), way));
+        let mut resuming = pin!(self.resume(state, &home, claim, (keys, waiting), channels));
         tokio::select! {
             result = &mut resuming => match result {
-                Err(ended @ Fault::Ended(_)) => return Err(why(&mut crew, ended).await),
+                Err(ended @ Fault::Ended(_)) => return Err(why(&mut tasks, ended).await),
                 result => result?,
             },
-            Some(ended) = crew.join_next() => match ended {
+            Some(ended) = tasks.join_next() => match ended {
                 // The keeper's channel is closed: the tasks that report to it have ended, and their result follows in a
                 // moment.
                 Ok(Ok(())) => tokio::select! {
@@ -314,9 +314,9 @@ impl<DB: Store> Relay<DB> {
         }
         // The channel of reports is closed: the keeper writes the last checkpoint.
         tokio::select! {
-            ended = crew.join_next() => match ended {
-                Some(Ok(Ok(()))) | None if life.stop.is_cancelled() => Ok(Tenured::Stopped),
-                Some(Ok(Ok(()))) | None => Ok(Tenured::Turned),
+            ended = tasks.join_next() => match ended {
+                Some(Ok(Ok(()))) | None if state.stop.is_cancelled() => Ok(TenureEnd::Stopped),
+                Some(Ok(Ok(()))) | None => Ok(TenureEnd::Restart),
                 Some(ended) => Err(fault_of(ended)),
             },
             over = fence.passed() => Err(over.into()),
@@ -349,7 +349,7 @@ impl<DB: Store> Relay<DB> {
             return Ok(None);
         };
         if let Some(home) = home {
-            DB::keep_home(&mut connection, names, &text(home)?).await?;
+            DB::store_home(&mut connection, names, &text(home)?).await?;
         }
         Ok(Some(Claimed {
             claim,
@@ -362,19 +362,19 @@ impl<DB: Store> Relay<DB> {
     /// Resumes after the last checkpoint, and relays until the connection is lost.
     async fn resume(
         &self,
-        life: &RelayState,
+        state: &RelayState,
         home: &Home,
         claim: Claim<DB::Cursor>,
-        aside: (Vec<(String, i64)>, Waiting),
-        way: Channels<DB::Cursor>,
+        parked_keys: (Vec<(String, i64)>, Waiting),
+        channels: Channels<DB::Cursor>,
     ) -> Result<(), Fault> {
-        life.admit(home).await?;
-        let (stored, mut interruptions) = stored_behind(&life.bus, &claim.streams).await?;
+        state.admit(home).await?;
+        let (stored, mut interruptions) = stored_behind(&state.bus, &claim.streams).await?;
         let schema = self.outbox.shared.names.schema();
         let streams: Vec<String> = claim.streams.keys().cloned().collect();
         tokio::select! {
-            never = rights::tell_missing(&life.bus, schema, &streams, &life.rights) => match never {},
-            result = self.pipeline(life, claim, stored.into(), aside, way) => result,
+            never = rights::tell_missing(&state.bus, schema, &streams, &state.rights) => match never {},
+            result = self.pipeline(state, claim, stored.into(), parked_keys, channels) => result,
             // A new connection may lead to another stream of that name, or to an older copy of it.
             Ok(()) = interruptions.changed() => Err(Fault::Disconnected),
         }
@@ -383,26 +383,26 @@ impl<DB: Store> Relay<DB> {
     /// Restores parked rows, and relays until the tenure is to end, or until a fault.
     async fn pipeline(
         &self,
-        life: &RelayState,
+        state: &RelayState,
         claim: Claim<DB::Cursor>,
         stored: Arc<Stored>,
         (mut keys, mut waiting): (Vec<(String, i64)>, Waiting),
-        way: Channels<DB::Cursor>,
+        channels: Channels<DB::Cursor>,
     ) -> Result<(), Fault> {
-        let context = |aside: ParkedKeys, patience: Duration| LaneContext {
+        let context = |parked_keys: ParkedKeys, stall_timeout: Duration| LaneContext {
             owner: self.settings.owner.clone(),
-            bus: life.bus.clone(),
+            bus: state.bus.clone(),
             source: self.outbox.shared.source.clone(),
             batch: self.settings.batch,
-            patience,
-            fence: way.fence.clone(),
+            stall_timeout,
+            fence: channels.fence.clone(),
             stored: Arc::clone(&stored),
-            aside: Arc::new(aside),
-            issues: life.issues.clone(),
-            reports: way.reports.clone(),
-            stop: way.turn.clone(),
+            parked_keys: Arc::new(parked_keys),
+            issues: state.issues.clone(),
+            reports: channels.reports.clone(),
+            stop: channels.end_of_tenure.clone(),
         };
-        let returning = context(nothing_aside(), Duration::ZERO);
+        let returning = context(nothing_parked(), Duration::ZERO);
         returning
             .report(Report::Began {
                 ends: stored.ends.clone(),
@@ -415,29 +415,32 @@ impl<DB: Store> Relay<DB> {
             let names = &self.outbox.shared.names;
             let mut connection = self.connect().await?;
             let parked = (&waiting, &*keys, &claim.cursor);
-            give_back(&self.outbox, &mut connection, parked, returning).await?;
+            restore(&self.outbox, &mut connection, parked, returning).await?;
             waiting = DB::waiting(&mut connection, names).await?;
             keys = DB::parked_keys(&mut connection, names).await?;
         } else {
             drop(returning);
         }
-        life.recall(&waiting);
+        state.recall(&waiting);
         let closed = waiting.reasons.into_iter();
         let closed = closed.map(|reason| (reason.blocked_on, reason.error));
         let feeds = claim.streams.keys().cloned();
-        let relaying = context(ParkedKeys::new(keys, closed, feeds), self.settings.patience);
+        let relaying = context(
+            ParkedKeys::new(keys, closed, feeds),
+            self.settings.stall_timeout,
+        );
         relaying.report(Report::Relaying).await?;
 
         let (pages, paged) = mpsc::channel(PAGES_AHEAD);
-        let (bus, batch) = (&life.bus, self.settings.batch);
+        let (bus, batch) = (&state.bus, self.settings.batch);
         let connection = self.connect().await?;
         let fetcher = Fetcher::open(&self.outbox, bus, connection, claim.cursor, batch).await?;
-        let mut crew: JoinSet<Result<(), Fault>> = JoinSet::new();
-        crew.spawn(fetcher.run(pages, way.turn.clone()));
-        crew.spawn(Router::new(relaying).run(paged));
-        drop(way);
+        let mut tasks: JoinSet<Result<(), Fault>> = JoinSet::new();
+        tasks.spawn(fetcher.run(pages, channels.end_of_tenure.clone()));
+        tasks.spawn(Router::new(relaying).run(paged));
+        drop(channels);
         // Without a fault the fetcher ends first, and its end propagates down the channels.
-        while let Some(ended) = crew.join_next().await {
+        while let Some(ended) = tasks.join_next().await {
             match ended {
                 Ok(Ok(())) => {}
                 ended => return Err(fault_of(ended)),
@@ -449,9 +452,9 @@ impl<DB: Store> Relay<DB> {
 
 /// Finds out why a task has ended. When the keeper has ended, its channel closes before its result is read, and only
 /// the keeper knows the reason.
-async fn why(crew: &mut JoinSet<Result<(), Fault>>, ended: Fault) -> Fault {
+async fn why(tasks: &mut JoinSet<Result<(), Fault>>, ended: Fault) -> Fault {
     const SOON: Duration = Duration::from_secs(1);
-    match tokio::time::timeout(SOON, crew.join_next()).await {
+    match tokio::time::timeout(SOON, tasks.join_next()).await {
         Ok(Some(Ok(Ok(())))) | Ok(None) | Err(_) => ended,
         Ok(Some(keeper)) => fault_of(keeper),
     }
@@ -475,6 +478,6 @@ impl<DB: Store> Background for Relay<DB> {
 struct Channels<C> {
     fence: Fence,
     /// Ends the tenure.
-    turn: CancellationToken,
+    end_of_tenure: CancellationToken,
     reports: mpsc::Sender<Report<C>>,
 }

@@ -85,25 +85,27 @@ pub enum RepublishError {
 
 impl<DB: Store> Outbox<DB> {
     /// Takes or renews the republisher's lease.
-    pub(super) async fn mend(&self, mender: &str) -> Result<(), RepublishError> {
+    pub(super) async fn claim_republish(&self, republisher: &str) -> Result<(), RepublishError> {
         let names = &self.shared.names;
         // In a copy the cursor means nothing, and an adoption needs the relay's row unchanged.
         let asking = async |connection: &mut DB::Connection| {
             if let Some(refusal) = DB::origin(connection, names).await?.refusal() {
                 return Ok(Err(RepublishError::Refused(refusal)));
             }
-            Ok(match DB::mend(connection, names, mender, LEASE).await? {
-                true => Ok(()),
-                false => Err(RepublishError::Busy),
-            })
+            Ok(
+                match DB::claim_republish(connection, names, republisher, LEASE).await? {
+                    true => Ok(()),
+                    false => Err(RepublishError::Busy),
+                },
+            )
         };
         self.operate(Operation::One, asking).await?
     }
 
-    pub(super) async fn mended(&self, mender: &str) -> Result<(), OutboxError> {
+    pub(super) async fn release_republish(&self, republisher: &str) -> Result<(), OutboxError> {
         let names = &self.shared.names;
         self.operate(Operation::One, async |connection| {
-            DB::mended(connection, names, mender).await
+            DB::release_republish(connection, names, republisher).await
         })
         .await
     }
@@ -111,20 +113,20 @@ impl<DB: Store> Outbox<DB> {
     pub(super) async fn record(
         &self,
         entries: &[Entry],
-        way: LedgerKind,
+        kind: LedgerKind,
     ) -> Result<(), OutboxError> {
         let names = &self.shared.names;
         self.operate(Operation::One, async |connection| {
-            DB::record(connection, names, entries, way).await
+            DB::record(connection, names, entries, kind).await
         })
         .await
     }
 
     /// Returns the rows with these row ids, as many as fit into a page.
-    pub(crate) async fn rows_at(&self, places: &[i64]) -> Result<Rows, OutboxError> {
+    pub(crate) async fn rows_at(&self, ids: &[i64]) -> Result<Rows, OutboxError> {
         let names = &self.shared.names;
         self.operate(Operation::Own, async |connection| {
-            DB::rows_at(connection, names, places).await
+            DB::rows_at(connection, names, ids).await
         })
         .await
     }

@@ -170,7 +170,7 @@ impl<DB: Store> Outbox<DB> {
             let status = DB::status(connection, names).await?;
             let home = DB::home(connection, names).await?;
             Ok(Status {
-                nats: home.kept.map(|kept| kept.nats),
+                nats: home.stored.map(|stored| stored.nats),
                 held: DB::held(connection, names).await?,
                 refuses: origin.refusal(),
                 ..status

@@ -178,7 +178,7 @@ impl<DB: Store> OutboxTransaction<DB> {
         let concluded = concluded.map_err(OutboxError::database)?;
         let shared = &self.outbox.shared;
         if concluded {
-            shared.kept.keep(connection, self.taken);
+            shared.idle_connections.keep(connection, self.taken);
         }
         if wakes && concluded {
             shared.wake.committed();

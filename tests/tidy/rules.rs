@@ -43,11 +43,11 @@ pub const RULES: &[Rule] = &[
         example: ("src/worker.rs", "//! W.\nuse sqlx::Pool;\n"),
     },
     Rule {
-        reason: "a statement for Postgres is made by `turn::query` and runs in a `Turn` or a transaction, since a \
-                 pooler may stand between",
+        reason: "a statement for Postgres is made by `statement_scope::query` and runs in a `StatementScope` or a \
+                 transaction, since a pooler may stand between",
         within: |path| {
             path.is_in(&["src/outbox/store/postgres"])
-                && !path.is_in(&["src/outbox/store/postgres/turn.rs"])
+                && !path.is_in(&["src/outbox/store/postgres/statement_scope.rs"])
         },
         breaks: |source| {
             source.lines_with(&[

@@ -70,7 +70,7 @@ impl Stretch {
         Self {
             first: first.min(last),
             last: first.max(last),
-            is_discarded: entry.way == LedgerKind::Discarded,
+            is_discarded: entry.kind == LedgerKind::Discarded,
         }
     }
 }

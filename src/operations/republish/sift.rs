@@ -12,7 +12,7 @@ use super::{
     ledger::Ledger,
 };
 use crate::outbox::{
-    Chosen, Passed, Range, Relayed, RepublishError, Row, Store, Streams, Walked, WantsWhole,
+    Chosen, Passed, PassedPage, Range, Relayed, RepublishError, Row, Store, Streams, WantsWhole,
 };
 
 /// How many row ids are passed to the sender together, unless most rows of a page are chosen.
@@ -101,7 +101,7 @@ impl<DB: Store> Sift<DB> {
     /// Runs to the end of the range, or until the receiver is gone.
     pub(super) async fn run(mut self) -> Result<Republished, RepublishError> {
         let outbox = self.republish.outbox.clone();
-        let mut pages = outbox.walk_whole(&self.republish.range, &self.passed, &self.whole);
+        let mut pages = outbox.read_passed_whole(&self.republish.range, &self.passed, &self.whole);
         while let Some(page) = pages.next().await? {
             if !self.take_page(page).await? {
                 return Ok(self.told);
@@ -121,17 +121,17 @@ impl<DB: Store> Sift<DB> {
     }
 
     /// Chooses from a page; returns false when the receiver is gone.
-    async fn take_page(&mut self, page: Walked) -> Result<bool, RepublishError> {
+    async fn take_page(&mut self, page: PassedPage) -> Result<bool, RepublishError> {
         let before = (self.told.rows, self.told.wanted);
         match page {
-            Walked::Outlines(rows) => {
+            PassedPage::Outlines(rows) => {
                 for row in rows {
                     if self.takes(Seen::from(&row)).await? {
-                        self.chosen.places.push(row.id);
+                        self.chosen.ids.push(row.id);
                     }
                 }
             }
-            Walked::Whole(rows) => {
+            PassedPage::Whole(rows) => {
                 for row in rows {
                     if self.takes(Seen::from(&row)).await? {
                         self.chosen.rows.push(row);
@@ -141,7 +141,7 @@ impl<DB: Store> Sift<DB> {
         }
         let are_most_wanted = 2 * (self.told.wanted - before.1) > self.told.rows - before.0;
         self.whole.set(are_most_wanted && self.to.is_some());
-        let is_little = self.chosen.rows.is_empty() && self.chosen.places.len() < CHUNK;
+        let is_little = self.chosen.rows.is_empty() && self.chosen.ids.len() < CHUNK;
         Ok(is_little && !are_most_wanted || self.hand_on().await)
     }
 
@@ -232,7 +232,7 @@ impl<DB: Store> Sift<DB> {
             first,
             ..self.republish.range.clone()
         };
-        let mut pages = outbox.walk(&range, &self.passed, None);
+        let mut pages = outbox.read_passed(&range, &self.passed, None);
         while let Some(page) = pages.next().await? {
             for row in page {
                 // A row that no stream takes is reported when its turn comes.
@@ -249,7 +249,7 @@ impl<DB: Store> Sift<DB> {
     async fn hand_on(&mut self) -> bool {
         let chosen = std::mem::take(&mut self.chosen);
         match &self.to {
-            Some(to) if !chosen.places.is_empty() || !chosen.rows.is_empty() => {
+            Some(to) if !chosen.ids.is_empty() || !chosen.rows.is_empty() => {
                 to.send(chosen).await.is_ok()
             }
             // The ends are sent with the first rows.
@@ -271,7 +271,10 @@ impl<DB: Store> Sift<DB> {
             key: self.republish.range.key.clone(),
             ..Range::default()
         };
-        let mut pages = self.republish.outbox.walk(&range, &self.passed, None);
+        let mut pages = self
+            .republish
+            .outbox
+            .read_passed(&range, &self.passed, None);
         while let Some(page) = pages.next().await? {
             for row in page {
                 let is_wanted = places.binary_search(&row.id).is_ok();

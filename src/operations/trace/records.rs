@@ -65,7 +65,9 @@ pub(super) trait Records: Debug + Send + Sync {
 #[cfg(feature = "outbox")]
 mod of_an_outbox {
     use super::{Answer, DateTime, EventId, Noted, OutboxTrace, Records, Sought, TracedBatch, Utc};
-    use crate::outbox::{self, Asked, Outbox, Spot, Spotted, Store, TracedRow, Wanted};
+    use crate::outbox::{
+        self, Outbox, Store, StreamSequence, TraceQuery, TracedRow, TracedState, Wanted,
+    };
 
     impl<DB: Store> Records for Outbox<DB> {
         fn rows<'a>(
@@ -79,7 +81,7 @@ mod of_an_outbox {
                 Sought::Key(key) => Wanted::Key(key),
                 Sought::Correlation(id) => Wanted::Correlation(id),
             };
-            let asked = Asked::of(wanted, since, limit);
+            let asked = TraceQuery::of(wanted, since, limit);
             Box::pin(async move {
                 let rows = self.rows_of(&asked).await?;
                 Ok(rows.into_iter().map(Noted::from).collect())
@@ -99,7 +101,7 @@ mod of_an_outbox {
             incarnation: &'a str,
             sequence: u64,
         ) -> Answer<'a, Vec<TracedBatch>> {
-            let place = Spotted {
+            let place = StreamSequence {
                 stream,
                 incarnation,
                 sequence,
@@ -164,17 +166,17 @@ mod of_an_outbox {
         fn from(row: TracedRow) -> Self {
             let envelope = row.envelope();
             let (written_at, id) = (row.at, row.id);
-            let outbox = match row.spot {
-                Spot::Log { is_passed: true } => OutboxTrace::Relayed {
+            let outbox = match row.state {
+                TracedState::Log { is_passed: true } => OutboxTrace::Relayed {
                     row: id,
                     written_at,
                 },
-                Spot::Log { is_passed: false } => OutboxTrace::Waiting {
+                TracedState::Log { is_passed: false } => OutboxTrace::Waiting {
                     row: id,
                     written_at,
                     relay: Vec::new(),
                 },
-                Spot::Parked {
+                TracedState::Parked {
                     at,
                     error,
                     blocked_on,
@@ -189,7 +191,7 @@ mod of_an_outbox {
                     unpark_requested_at,
                     is_returning,
                 },
-                Spot::Delayed { due } => OutboxTrace::Delayed { written_at, due },
+                TracedState::Delayed { due } => OutboxTrace::Delayed { written_at, due },
             };
             Self {
                 event: row.event,

@@ -91,7 +91,7 @@ impl<DB: Store> Verify<DB> {
         missing.dedup();
         let (to, wanted) = mpsc::channel(1);
         let chosen = Chosen {
-            places: missing,
+            ids: missing,
             ends,
             ..Chosen::default()
         };

@@ -3,6 +3,6 @@
 pub(in crate::outbox) mod ahead;
 pub(in crate::outbox) mod contents;
 pub(in crate::outbox) mod page_size;
+pub(in crate::outbox) mod passed_pages;
 pub(in crate::outbox) mod relayed;
 pub(in crate::outbox) mod traced;
-pub(in crate::outbox) mod walk;

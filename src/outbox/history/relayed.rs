@@ -5,7 +5,7 @@ use crate::outbox::{
     operate::Operation,
     store::{
         Entry, Rows,
-        ledger::{Beginning, Passed, Relayed, Stretch},
+        ledger::{Beginning, Passed, PassedQuery, Relayed},
     },
 };
 
@@ -21,21 +21,24 @@ impl<DB: Store> Outbox<DB> {
         .await
     }
 
-    pub(crate) async fn relayed(&self, stretch: &Stretch<'_>) -> Result<Vec<Relayed>, OutboxError> {
+    pub(crate) async fn relayed(
+        &self,
+        selection: &PassedQuery<'_>,
+    ) -> Result<Vec<Relayed>, OutboxError> {
         let names = &self.shared.names;
         self.operate(Operation::Own, async |connection| {
-            DB::relayed(connection, names, stretch).await
+            DB::relayed(connection, names, selection).await
         })
         .await
     }
 
     pub(in crate::outbox) async fn relayed_rows(
         &self,
-        stretch: &Stretch<'_>,
+        selection: &PassedQuery<'_>,
     ) -> Result<Rows, OutboxError> {
         let names = &self.shared.names;
         self.operate(Operation::Own, async |connection| {
-            DB::relayed_rows(connection, names, stretch).await
+            DB::relayed_rows(connection, names, selection).await
         })
         .await
     }

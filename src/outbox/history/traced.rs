@@ -11,7 +11,7 @@ use crate::outbox::{
     operate::Operation,
     store::{
         parked::Extent,
-        trace::{Asked, Spot, TracedBatch, TracedRow},
+        trace::{TraceQuery, TracedBatch, TracedRow, TracedState},
     },
 };
 
@@ -29,12 +29,12 @@ impl Ledgered {
     /// for a discarded row only dense ranges count. It may be in one: no stream accepts a parked row, but a forced
     /// republish may have stored it later.
     fn of(id: i64, mut all: Vec<TracedBatch>) -> Self {
-        let is_of_row = |one: &TracedBatch| one.way == LedgerKind::Discarded && one.first_id == id;
+        let is_of_row = |one: &TracedBatch| one.kind == LedgerKind::Discarded && one.first_id == id;
         let discarded_at = all.iter().find(|one| is_of_row(one)).map(|one| one.at);
         all.retain(|one| {
             let rows = i128::from(one.last_id) - i128::from(one.first_id) + 1;
             let is_dense = rows == i128::from(one.events);
-            one.way != LedgerKind::Discarded && (discarded_at.is_none() || is_dense)
+            one.kind != LedgerKind::Discarded && (discarded_at.is_none() || is_dense)
         });
         Self {
             batches: all,
@@ -45,18 +45,18 @@ impl Ledgered {
 
 /// A position in a stream.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Spotted<'a> {
+pub(crate) struct StreamSequence<'a> {
     pub(crate) stream: &'a str,
     pub(crate) incarnation: &'a str,
     pub(crate) sequence: u64,
 }
 
 impl<DB: Store> Outbox<DB> {
-    pub(crate) async fn rows_of(&self, asked: &Asked) -> Result<Vec<TracedRow>, OutboxError> {
+    pub(crate) async fn rows_of(&self, asked: &TraceQuery) -> Result<Vec<TracedRow>, OutboxError> {
         let names = &self.shared.names;
         self.operate(Operation::One, async |connection| {
             let mut rows = DB::rows_of(connection, names, asked).await?;
-            let is_parked = |row: &&TracedRow| matches!(row.spot, Spot::Parked { .. });
+            let is_parked = |row: &&TracedRow| matches!(row.state, TracedState::Parked { .. });
             let parked: Vec<i64> = rows.iter().filter(is_parked).map(|row| row.id).collect();
             if !parked.is_empty() {
                 let parked = DB::parked(connection, names, &parked, Extent::Head).await?;
@@ -66,7 +66,7 @@ impl<DB: Store> Outbox<DB> {
                     .map(|row| row.id)
                     .collect();
                 for row in &mut rows {
-                    if let Spot::Parked { is_returning, .. } = &mut row.spot {
+                    if let TracedState::Parked { is_returning, .. } = &mut row.state {
                         *is_returning = returning.contains(&row.id);
                     }
                 }
@@ -86,7 +86,7 @@ impl<DB: Store> Outbox<DB> {
 
     pub(crate) async fn batches_at(
         &self,
-        place: Spotted<'_>,
+        place: StreamSequence<'_>,
     ) -> Result<Vec<TracedBatch>, OutboxError> {
         let names = &self.shared.names;
         let sequence = crate::outbox::store::sequence(place.sequence);
@@ -121,7 +121,7 @@ impl<DB: Store> Outbox<DB> {
 mod tests {
     use super::*;
 
-    fn entry(first_id: i64, last_id: i64, events: i32, way: LedgerKind) -> TracedBatch {
+    fn entry(first_id: i64, last_id: i64, events: i32, kind: LedgerKind) -> TracedBatch {
         TracedBatch {
             at: DateTime::UNIX_EPOCH,
             epoch: 0,
@@ -132,7 +132,7 @@ mod tests {
             incarnation: "1".into(),
             first_sequence: 1,
             last_sequence: 3,
-            way,
+            kind,
         }
     }
 

@@ -183,7 +183,7 @@ impl<DB: Store> Inbox<DB> {
         memory: &Memory<'_>,
     ) -> Result<Vec<(Uuid, String)>, OutboxError> {
         let reading = DB::dead_lettered(connection, &self.outbox.shared.names, memory).await;
-        self.outbox.told(reading).await
+        self.outbox.translated(reading).await
     }
 
     /// Changes the note of one event; false when another transaction has done so.
@@ -196,7 +196,7 @@ impl<DB: Store> Inbox<DB> {
     ) -> Result<bool, OutboxError> {
         let names = &self.outbox.shared.names;
         let changing = DB::mark(connection, names, memory, from, to).await;
-        self.outbox.told(changing).await
+        self.outbox.translated(changing).await
     }
 
     async fn give_it_up(
@@ -206,7 +206,7 @@ impl<DB: Store> Inbox<DB> {
         lost: Option<&Noted>,
     ) -> Result<DeadLettered, OutboxError> {
         // The semaphore is never closed.
-        let _turn = self.giving_up.acquire().await.ok();
+        let _permit = self.giving_up.acquire().await.ok();
         let mut tx = self.begin_to_note().await?;
         let noting = self.note_it_up(&mut tx, facts, letter, lost);
         match self.attend(noting).await {
@@ -264,7 +264,7 @@ impl<DB: Store> Inbox<DB> {
     }
 
     async fn note_dead_letter(&self, facts: &Facts, letter: u64) -> Result<(), OutboxError> {
-        let _turn = self.giving_up.acquire().await.ok();
+        let _permit = self.giving_up.acquire().await.ok();
         let mut tx = self.begin_to_note().await?;
         let period = self.period(facts);
         let event = [*facts.envelope.id().as_uuid()];

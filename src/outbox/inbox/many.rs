@@ -126,10 +126,10 @@ where
     async fn attempt(&self, batch: &Batch<S>, range: Range<usize>) -> Attempted {
         let deliveries = &batch.deliveries[range];
         let begun = async {
-            let turn = self.inbox.turn().await?;
-            Ok((turn, self.inbox.begin_many(deliveries).await?))
+            let writer = self.inbox.writer().await?;
+            Ok((writer, self.inbox.begin_many(deliveries).await?))
         };
-        let (_turn, begun) = match begun.await {
+        let (_writer, begun) = match begun.await {
             Ok(begun) => begun,
             Err(failure) => {
                 let all = deliveries.iter().map(|_| Ok(Handled::Done));
@@ -390,7 +390,7 @@ impl<DB: Store> Inbox<DB> {
                 ..self.memory(first, period, &events)
             };
             let remembering = DB::remember(connection, names, &memory).await;
-            let remembered = self.outbox.told(remembering).await?;
+            let remembered = self.outbox.translated(remembering).await?;
             let added = match remembered.added {
                 Added::All => events.into_iter().collect(),
                 Added::Only(added) => added.into_iter().collect(),

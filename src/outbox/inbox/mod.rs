@@ -3,7 +3,7 @@
 
 mod dead_lettered;
 mod housekeeping;
-mod kept;
+mod idle_connections;
 mod many;
 mod once;
 mod transaction;
@@ -36,7 +36,7 @@ use crate::{
     },
 };
 use dead_lettered::Known;
-pub(super) use kept::{Concluded, IdleConnections};
+pub(super) use idle_connections::{Concluded, IdleConnections};
 pub use many::BatchTransactionalHandler;
 pub use once::TransactionalHandler;
 pub use transaction::InboxTransaction;
@@ -87,14 +87,14 @@ impl<DB: Store> Inbox<DB> {
 
     /// Waits for this handler's turn to write, where the database has a single writer. Does not wait for a database
     /// that is unavailable.
-    async fn turn(&self) -> Result<Option<MutexGuard<'_, ()>>, Failure> {
-        if !DB::TAKES_TURNS || self.is_away.load(Ordering::Relaxed) {
+    async fn writer(&self) -> Result<Option<MutexGuard<'_, ()>>, Failure> {
+        if !DB::HAS_ONE_WRITER || self.is_away.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        let turn = self.outbox.shared.turn.lock().await;
+        let writer = self.outbox.shared.writer.lock().await;
         match self.is_away.load(Ordering::Relaxed) {
             true => Err(Self::away()),
-            false => Ok(Some(turn)),
+            false => Ok(Some(writer)),
         }
     }
 
@@ -173,7 +173,7 @@ impl<DB: Store> Inbox<DB> {
         }
         let names = &self.outbox.shared.names;
         let found = DB::version(connection, names).await;
-        let found = self.outbox.told(found).await?;
+        let found = self.outbox.translated(found).await?;
         self.version.seen(of_version::<DB>(names, found))
     }
 
@@ -190,7 +190,7 @@ impl<DB: Store> Inbox<DB> {
             let period = period_of(facts, slot_seconds);
             let memory = self.memory(facts, period, &event);
             let remembering = DB::remember(connection, names, &memory).await;
-            let remembered = self.outbox.told(remembering).await?;
+            let remembered = self.outbox.translated(remembering).await?;
             if remembered.ring.slot_seconds == slot_seconds {
                 return Ok((remembered, period));
             }

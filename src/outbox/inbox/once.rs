@@ -133,7 +133,7 @@ impl<E: Event, DB: Store, H> Once<E, DB, H> {
         H: TransactionalHandler<E, DB, S>,
     {
         let facts = Arc::clone(cx.facts());
-        let _turn = self.inbox.turn().await?;
+        let _writer = self.inbox.writer().await?;
         let tx = match self.inbox.begin(&facts).await? {
             Begun::New(tx) => tx,
             Begun::Already => return Ok(Handled::Already),

@@ -58,7 +58,7 @@ impl Ledger {
             incarnation: self.incarnation.clone(),
             first_sequence: sequence,
             last_sequence: sequence,
-            way: self.kind,
+            kind: self.kind,
         }
     }
 }

@@ -71,47 +71,47 @@ mod tests {
     #[test]
     fn a_due_event_is_moved_then_and_not_before() {
         let start = Instant::now();
-        let mut agenda = DelaySchedule::new(start);
-        assert_eq!(agenda.until_due(start), None);
-        agenda.looked(start, start, Some(MS * 30));
-        assert_eq!(agenda.until_due(start + MS), Some(MS * 29));
-        assert!(!agenda.is_due(start + MS * 29) && agenda.is_due(start + MS * 30));
-        agenda.moved(start + MS * 30, 1);
-        assert_eq!(agenda.until_due(start + MS * 30), None);
+        let mut schedule = DelaySchedule::new(start);
+        assert_eq!(schedule.until_due(start), None);
+        schedule.looked(start, start, Some(MS * 30));
+        assert_eq!(schedule.until_due(start + MS), Some(MS * 29));
+        assert!(!schedule.is_due(start + MS * 29) && schedule.is_due(start + MS * 30));
+        schedule.moved(start + MS * 30, 1);
+        assert_eq!(schedule.until_due(start + MS * 30), None);
     }
 
     #[test]
     fn a_full_chunk_is_followed_by_the_next() {
         let now = Instant::now();
-        let mut agenda = DelaySchedule::new(now);
-        agenda.moved(now, CHUNK.into());
-        assert!(agenda.is_due(now));
+        let mut schedule = DelaySchedule::new(now);
+        schedule.moved(now, CHUNK.into());
+        assert!(schedule.is_due(now));
     }
 
     #[test]
     fn a_locked_event_is_tried_again_but_not_at_once() {
         let now = Instant::now();
-        let mut agenda = DelaySchedule::new(now);
-        agenda.moved(now, 0);
-        agenda.looked(now, now, Some(Duration::ZERO));
-        assert_eq!(agenda.until_due(now), Some(HELD));
+        let mut schedule = DelaySchedule::new(now);
+        schedule.moved(now, 0);
+        schedule.looked(now, now, Some(Duration::ZERO));
+        assert_eq!(schedule.until_due(now), Some(HELD));
     }
 
     #[test]
     fn a_slow_query_is_repeated_rarely() {
         let start = Instant::now();
-        let mut agenda = DelaySchedule::new(start);
-        assert!(agenda.is_looked_into(start));
-        agenda.looked(start, start + MS * 10, None);
-        assert!(!agenda.is_looked_into(start + MS * 209));
-        assert!(agenda.is_looked_into(start + MS * 210));
+        let mut schedule = DelaySchedule::new(start);
+        assert!(schedule.is_looked_into(start));
+        schedule.looked(start, start + MS * 10, None);
+        assert!(!schedule.is_looked_into(start + MS * 209));
+        assert!(schedule.is_looked_into(start + MS * 210));
     }
 
     #[test]
     fn a_time_beyond_all_clocks_is_no_time() {
         let now = Instant::now();
-        let mut agenda = DelaySchedule::new(now);
-        agenda.looked(now, now, Some(Duration::MAX));
-        assert_eq!(agenda.until_due(now), None);
+        let mut schedule = DelaySchedule::new(now);
+        schedule.looked(now, now, Some(Duration::MAX));
+        assert_eq!(schedule.until_due(now), None);
     }
 }

@@ -40,7 +40,7 @@ pub(super) struct Fetcher<DB: Store> {
     pings: Pings,
     hints: Hints,
     poll: Poll,
-    agenda: DelaySchedule,
+    schedule: DelaySchedule,
     /// The cursor is past everything that a predecessor may have read.
     is_past: bool,
 }
@@ -64,7 +64,7 @@ impl<DB: Store> Fetcher<DB> {
             pings: bus.pings(&subject).await?,
             hints: Hints::default(),
             poll: Poll::new(Instant::now()),
-            agenda: DelaySchedule::new(Instant::now()),
+            schedule: DelaySchedule::new(Instant::now()),
             is_past: false,
         })
     }
@@ -76,7 +76,7 @@ impl<DB: Store> Fetcher<DB> {
         stop: CancellationToken,
     ) -> Result<(), Fault> {
         while !stop.is_cancelled() {
-            if self.agenda.is_due(Instant::now()) {
+            if self.schedule.is_due(Instant::now()) {
                 self.move_due().await?;
             }
             let mut page = self.fetch().await?;
@@ -105,14 +105,14 @@ impl<DB: Store> Fetcher<DB> {
         let bound = Bound {
             rows: self.size.rows(),
             bytes: self.max_payload,
-            with_due: self.agenda.is_looked_into(asked),
+            with_due: self.schedule.is_looked_into(asked),
         };
         let names = &self.outbox.shared.names;
         let fetching = DB::fetch(&mut self.connection, names, &self.cursor, bound);
         let page = tokio::time::timeout(SILENCE, fetching).await;
         let page = page.map_err(|_| Fault::Silent)??;
         if bound.with_due {
-            self.agenda.looked(asked, Instant::now(), page.due_in);
+            self.schedule.looked(asked, Instant::now(), page.due_in);
         }
         Ok(page)
     }
@@ -124,7 +124,7 @@ impl<DB: Store> Fetcher<DB> {
         let ids: Vec<i64> = page.rows.iter().map(|row| row.id).collect();
         if !ids.is_empty() {
             let names = &self.outbox.shared.names;
-            let parked = DB::parked_places(&mut self.connection, names, &ids).await?;
+            let parked = DB::parked_ids(&mut self.connection, names, &ids).await?;
             page.rows.retain(|row| !parked.contains(&row.id));
         }
         self.is_past = page.is_whole;
@@ -138,7 +138,7 @@ impl<DB: Store> Fetcher<DB> {
         let moving = DB::move_due(&mut self.connection, names, CHUNK);
         let moved = tokio::time::timeout(SILENCE, moving).await;
         let moved = moved.map_err(|_| Fault::Silent)??;
-        self.agenda.moved(Instant::now(), moved);
+        self.schedule.moved(Instant::now(), moved);
         Ok(())
     }
 
@@ -147,7 +147,7 @@ impl<DB: Store> Fetcher<DB> {
         let now = Instant::now();
         let delay = self.poll.next(now);
         let delay = self
-            .agenda
+            .schedule
             .until_due(now)
             .map_or(delay, |due| due.min(delay));
         tokio::select! {

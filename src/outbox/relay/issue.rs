@@ -14,7 +14,7 @@ use chrono::Utc;
 
 use crate::outbox::store::{
     parked::BlockedOn,
-    status::{Issue, StoredTrouble, stored_troubles},
+    status::{Issue, StoredIssue, stored_issues},
 };
 
 /// How often a lasting issue is logged again.
@@ -38,7 +38,7 @@ struct State {
 
 #[derive(Debug)]
 struct Known {
-    issue: StoredTrouble,
+    issue: StoredIssue,
     /// The last tenure in which the issue was met.
     met: u64,
     /// How often the issue was met.
@@ -54,7 +54,7 @@ impl Issues {
         let met = state.tenure;
         let Some(known) = state.by_place.get_mut(place) else {
             tracing::error!(place, cause, cure, "events held up");
-            let known = Known::new(StoredTrouble::begins(cause, cure), met);
+            let known = Known::new(StoredIssue::begins(cause, cure), met);
             state.by_place.insert(place.to_owned(), known);
             return true;
         };
@@ -83,12 +83,12 @@ impl Issues {
     }
 
     /// Begins a tenure with the stored issues of the last one, possibly of another process.
-    pub(super) fn new_tenure(&self, kept: &str) -> Result<(), sqlx::Error> {
-        let kept = stored_troubles(kept)?;
+    pub(super) fn new_tenure(&self, stored: &str) -> Result<(), sqlx::Error> {
+        let stored = stored_issues(stored)?;
         let mut state = self.lock();
         let before = state.tenure;
         state.tenure += 1;
-        for (place, issue) in kept {
+        for (place, issue) in stored {
             match state.by_place.get_mut(&place) {
                 Some(known) => known.issue.since = known.issue.since.min(issue.since),
                 None => drop(state.by_place.insert(place, Known::new(issue, before))),
@@ -148,7 +148,7 @@ impl Issues {
     pub(super) fn text(&self) -> Result<String, sqlx::Error> {
         let state = self.lock();
         let places = state.by_place.iter();
-        let stored: BTreeMap<&String, &StoredTrouble> =
+        let stored: BTreeMap<&String, &StoredIssue> =
             places.map(|(place, known)| (place, &known.issue)).collect();
         serde_json::to_string(&stored).map_err(|error| sqlx::Error::Encode(error.into()))
     }
@@ -179,7 +179,7 @@ impl Issues {
 }
 
 impl Known {
-    fn new(issue: StoredTrouble, met: u64) -> Self {
+    fn new(issue: StoredIssue, met: u64) -> Self {
         Self {
             issue,
             met,
@@ -190,7 +190,7 @@ impl Known {
 
     fn say(&mut self, place: &str) {
         self.said = Instant::now();
-        let StoredTrouble { since, cause, cure } = &self.issue;
+        let StoredIssue { since, cause, cure } = &self.issue;
         let (for_s, times) = ((Utc::now() - *since).num_seconds(), self.times);
         tracing::error!(place, for_s, times, cause, cure, "events still held up");
     }
@@ -235,16 +235,17 @@ mod tests {
     #[test]
     fn an_issue_of_another_process_keeps_its_start() {
         let issues = Issues::default();
-        let kept = r#"{"relay": {"since": "2026-01-01T00:00:00Z", "cause": "down", "cure": "up"}}"#;
+        let stored =
+            r#"{"relay": {"since": "2026-01-01T00:00:00Z", "cause": "down", "cure": "up"}}"#;
         issues.begin(RELAY, "denied", "allow it");
-        issues.new_tenure(kept).unwrap();
+        issues.new_tenure(stored).unwrap();
         assert_eq!(
             issues.all()[0].since.to_rfc3339(),
             "2026-01-01T00:00:00+00:00"
         );
         assert_eq!(issues.all()[0].cause, "denied");
         let other = Issues::default();
-        other.new_tenure(kept).unwrap();
+        other.new_tenure(stored).unwrap();
         assert_eq!(other.all()[0].cause, "down");
         other.caught_up();
         assert_eq!(other.all(), []);

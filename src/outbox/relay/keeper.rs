@@ -20,18 +20,18 @@ use super::{
     Fault,
     failpoint::{self, Point},
     fault::is_of_version,
-    give_back::{LookAgain, may_go},
     issue::{Issues, RELAY, SAY_AGAIN},
     janitor::Janitor,
     lost::Lost,
     progress::{Confirmation, Progress, Report},
     reporter::Reporter,
+    restore::{RestoreSchedule, restorable},
 };
 use crate::{
     nats::Bus,
     outbox::{
         Outbox, Store,
-        losses::keep,
+        losses::store_new,
         store::{Checkpoint, Entry, Position, Positions, Tenure, losses::losses_from},
     },
     task::fence::Fence,
@@ -44,7 +44,7 @@ const TIDY: Duration = Duration::from_secs(60);
 const TIDY_SOON: Duration = Duration::from_secs(1);
 
 /// What a keeper works with.
-pub(super) struct Post<DB: Store> {
+pub(super) struct KeeperContext<DB: Store> {
     pub(super) outbox: Outbox<DB>,
     pub(super) bus: Bus,
     pub(super) connection: DB::Connection,
@@ -54,14 +54,14 @@ pub(super) struct Post<DB: Store> {
     pub(super) issues: Issues,
     pub(super) reporter: Arc<Reporter>,
     /// Ends this tenure; the next one begins.
-    pub(super) turn: CancellationToken,
+    pub(super) end_of_tenure: CancellationToken,
     /// The relay ends for good: the keeper releases the lease then.
     pub(super) stop: CancellationToken,
-    pub(super) look_again: Arc<Mutex<LookAgain>>,
+    pub(super) restore_schedule: Arc<Mutex<RestoreSchedule>>,
 }
 
 pub(super) struct Keeper<DB: Store> {
-    post: Post<DB>,
+    context: KeeperContext<DB>,
     progress: Progress<DB::Cursor>,
     /// Everything before it is done; newer than the stored cursor.
     cursor: Option<DB::Cursor>,
@@ -96,12 +96,12 @@ pub(super) struct Keeper<DB: Store> {
 }
 
 impl<DB: Store> Keeper<DB> {
-    pub(super) fn new(post: Post<DB>, streams: Positions) -> Self {
+    pub(super) fn new(context: KeeperContext<DB>, streams: Positions) -> Self {
         let (written, cursor) = watch::channel(None);
         let mut janitor = JoinSet::new();
-        janitor.spawn(Janitor::new(post.outbox.clone(), post.retention, cursor).run());
+        janitor.spawn(Janitor::new(context.outbox.clone(), context.retention, cursor).run());
         Self {
-            post,
+            context,
             progress: Progress::new(),
             cursor: None,
             streams,
@@ -127,13 +127,13 @@ impl<DB: Store> Keeper<DB> {
         mut self,
         mut reports: mpsc::Receiver<Report<DB::Cursor>>,
     ) -> Result<(), Fault> {
-        let renewal = self.post.tenure.lease / 3;
+        let renewal = self.context.tenure.lease / 3;
         let mut renew_at = Instant::now() + renewal;
         let mut checkpoint_at = Instant::now();
         let mut tidy_at = Instant::now() + TIDY_SOON;
         let mut say_at = Instant::now() + SAY_AGAIN;
         loop {
-            let look_at = self.look_again(|look_again| look_again.at());
+            let look_at = self.restore_schedule(|restore_schedule| restore_schedule.at());
             tokio::select! {
                 report = reports.recv() => match report {
                     Some(report) => self.take(report).await?,
@@ -161,13 +161,13 @@ impl<DB: Store> Keeper<DB> {
                 }
                 () = tokio::time::sleep_until(say_at) => {
                     // Another program may have migrated the tables meanwhile.
-                    let names = &self.post.outbox.shared.names;
-                    is_of_version::<DB>(&mut self.post.connection, names).await?;
+                    let names = &self.context.outbox.shared.names;
+                    is_of_version::<DB>(&mut self.context.connection, names).await?;
                     // Losses are repaired or acknowledged elsewhere, not by this relay.
                     if self.losses.are_open() {
-                        let names = &self.post.outbox.shared.names;
-                        let kept = DB::losses(&mut self.post.connection, names).await?;
-                        self.losses.know(losses_from(&kept)?);
+                        let names = &self.context.outbox.shared.names;
+                        let stored = DB::losses(&mut self.context.connection, names).await?;
+                        self.losses.know(losses_from(&stored)?);
                     }
                     say_at = Instant::now() + SAY_AGAIN;
                 }
@@ -180,11 +180,11 @@ impl<DB: Store> Keeper<DB> {
         if self.dirty {
             self.checkpoint().await?;
         }
-        if self.post.stop.is_cancelled() {
-            let names = &self.post.outbox.shared.names;
-            DB::release(&mut self.post.connection, names, &self.post.tenure).await?;
+        if self.context.stop.is_cancelled() {
+            let names = &self.context.outbox.shared.names;
+            DB::release(&mut self.context.connection, names, &self.context.tenure).await?;
             tracing::info!(
-                owner = self.post.tenure.owner,
+                owner = self.context.tenure.owner,
                 "relay lease released: the relay has stopped"
             );
         }
@@ -202,9 +202,9 @@ impl<DB: Store> Keeper<DB> {
                 self.ends = ends;
                 self.held = held;
                 self.streams.extend(resets);
-                let names = &self.post.outbox.shared.names;
-                let kept = keep::<DB>(&mut self.post.connection, names, losses).await?;
-                self.losses.know(kept);
+                let names = &self.context.outbox.shared.names;
+                let stored = store_new::<DB>(&mut self.context.connection, names, losses).await?;
+                self.losses.know(stored);
                 self.dirty = true;
             }
             Report::Page {
@@ -232,7 +232,7 @@ impl<DB: Store> Keeper<DB> {
             }
             Report::Confirmed(confirmation) => {
                 self.confirmed(confirmation);
-                failpoint::reach(&self.post.tenure.owner, Point::Noted).await;
+                failpoint::reach(&self.context.tenure.owner, Point::Noted).await;
             }
             Report::Park { pages, parked } => {
                 self.park(&parked).await?;
@@ -373,7 +373,7 @@ impl<DB: Store> Keeper<DB> {
             let Some(known) = self.streams.get(&stream).cloned() else {
                 continue;
             };
-            match self.post.bus.stream_state(&stream).await {
+            match self.context.bus.stream_state(&stream).await {
                 // Another incarnation, or a lost end, is left to the next tenure.
                 Ok(Some(state))
                     if state.incarnation != known.incarnation
@@ -394,26 +394,27 @@ impl<DB: Store> Keeper<DB> {
     /// Writes what is new and renews the lease, in one statement. The fence is measured from before the statement
     /// was sent.
     async fn checkpoint(&mut self) -> Result<(), Fault> {
-        failpoint::reach(&self.post.tenure.owner, Point::Checkpoint).await;
+        failpoint::reach(&self.context.tenure.owner, Point::Checkpoint).await;
         let sent = Instant::now();
         let checkpoint = Checkpoint {
             cursor: self.cursor.clone(),
             streams: self.streams.clone(),
             ledger: std::mem::take(&mut self.ledger),
             returned: std::mem::take(&mut self.returned),
-            issues: self.post.issues.text()?,
+            issues: self.context.issues.text()?,
         };
-        let (names, tenure) = (&self.post.outbox.shared.names, &self.post.tenure);
-        self.post.fence.asks();
-        let written = DB::checkpoint(&mut self.post.connection, names, tenure, &checkpoint).await?;
+        let (names, tenure) = (&self.context.outbox.shared.names, &self.context.tenure);
+        self.context.fence.asks();
+        let written =
+            DB::checkpoint(&mut self.context.connection, names, tenure, &checkpoint).await?;
         let Some(written) = written else {
             return Err(Fault::Fenced);
         };
         self.dirty = false;
         self.written.send_replace(checkpoint.cursor);
-        self.post.fence.extend(sent + self.post.tenure.lease);
-        failpoint::reach(&self.post.tenure.owner, Point::Checkpointed).await;
-        self.end_troubles(!checkpoint.ledger.is_empty());
+        self.context.fence.extend(sent + self.context.tenure.lease);
+        failpoint::reach(&self.context.tenure.owner, Point::Checkpointed).await;
+        self.end_issues(!checkpoint.ledger.is_empty());
         // When an operator has discarded the last waiting rows, their issue is over: the next tenure checks.
         let was_waiting = std::mem::replace(&mut self.is_waiting, written.is_waiting);
         let is_given_up = was_waiting && !written.is_waiting;
@@ -425,10 +426,10 @@ impl<DB: Store> Keeper<DB> {
 
     /// Ends issues of the relay when a checkpoint states that events were confirmed, or that everything there was is
     /// done.
-    fn end_troubles(&mut self, is_confirmed: bool) {
-        let issues = &self.post.issues;
+    fn end_issues(&mut self, is_confirmed: bool) {
+        let issues = &self.context.issues;
         if is_confirmed {
-            self.post.reporter.confirmed();
+            self.context.reporter.confirmed();
             // The status shows the issue until the next checkpoint.
             self.dirty |= issues.end(RELAY);
         }
@@ -440,30 +441,30 @@ impl<DB: Store> Keeper<DB> {
     /// At the end of the relay: ends the issue of a subject that no parked row waits for any more, though the log
     /// was not read to its end since.
     async fn end_settled(&mut self) -> Result<(), Fault> {
-        let waited_for = self.post.issues.subjects();
-        if waited_for.is_empty() || !self.post.stop.is_cancelled() {
+        let waited_for = self.context.issues.subjects();
+        if waited_for.is_empty() || !self.context.stop.is_cancelled() {
             return Ok(());
         }
-        let names = &self.post.outbox.shared.names;
-        let waiting = DB::waiting(&mut self.post.connection, names).await?;
+        let names = &self.context.outbox.shared.names;
+        let waiting = DB::waiting(&mut self.context.connection, names).await?;
         let waits = |place: &String| {
             let mut reasons = waiting.reasons.iter();
             reasons.any(|reason| reason.blocked_on.to_string() == *place)
         };
         for place in waited_for.iter().filter(|place| !waits(place)) {
-            self.dirty |= self.post.issues.end(place);
+            self.dirty |= self.context.issues.end(place);
         }
         Ok(())
     }
 
     /// Checks whether waiting rows may be restored.
     async fn look(&mut self) -> Result<(), Fault> {
-        self.look_again(LookAgain::later);
-        let names = &self.post.outbox.shared.names;
-        let waiting = DB::waiting(&mut self.post.connection, names).await?;
-        let asking = may_go(&self.post.bus, &waiting.reasons);
+        self.restore_schedule(RestoreSchedule::later);
+        let names = &self.context.outbox.shared.names;
+        let waiting = DB::waiting(&mut self.context.connection, names).await?;
+        let asking = restorable(&self.context.bus, &waiting.reasons);
         // The lease comes first.
-        match tokio::time::timeout(self.post.tenure.lease / 3, asking).await {
+        match tokio::time::timeout(self.context.tenure.lease / 3, asking).await {
             Ok(Ok(open)) if open.is_empty() => {}
             Ok(Ok(_)) => self.end_tenure(),
             Ok(Err(error)) => tracing::debug!(%error, "parked row check failed"),
@@ -472,13 +473,13 @@ impl<DB: Store> Keeper<DB> {
         Ok(())
     }
 
-    fn look_again<T>(&self, with: impl FnOnce(&mut LookAgain) -> T) -> T {
-        let look_again = self.post.look_again.lock();
-        with(&mut look_again.unwrap_or_else(PoisonError::into_inner))
+    fn restore_schedule<T>(&self, with: impl FnOnce(&mut RestoreSchedule) -> T) -> T {
+        let restore_schedule = self.context.restore_schedule.lock();
+        with(&mut restore_schedule.unwrap_or_else(PoisonError::into_inner))
     }
 
     fn end_tenure(&mut self) {
         self.is_relaying = false;
-        self.post.turn.cancel();
+        self.context.end_of_tenure.cancel();
     }
 }

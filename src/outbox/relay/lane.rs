@@ -36,7 +36,7 @@ const SINGLES: usize = 64;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// The server reports a denied message separately, possibly after it has refused the batch.
-const HEARSAY: Duration = Duration::from_millis(200);
+const DENIAL_DELAY: Duration = Duration::from_millis(200);
 
 pub(super) struct RelayLane<C> {
     context: Arc<LaneContext<C>>,
@@ -214,7 +214,7 @@ impl<C: Cursor> RelayLane<C> {
     /// Takes out rows that the stream already holds, whose id another event has, or that have to wait.
     async fn publishable(&self, items: Vec<Item>) -> Result<Vec<Item>, Fault> {
         let mut left = Vec::with_capacity(items.len());
-        let (mut found, mut entries, mut aside, mut parked) = (vec![], vec![], vec![], vec![]);
+        let (mut found, mut entries, mut origins, mut parked) = (vec![], vec![], vec![], vec![]);
         let mut known = self.known(&items).await?.into_iter();
         for item in items {
             match known.next().unwrap_or(Known::Nothing) {
@@ -225,19 +225,23 @@ impl<C: Cursor> RelayLane<C> {
                     continue;
                 }
                 Known::Other(other) => {
-                    aside.push(item.note.origin);
-                    parked.push(self.context.aside.refuse(item.row, other));
+                    origins.push(item.note.origin);
+                    parked.push(self.context.parked_keys.refuse(item.row, other));
                     continue;
                 }
             }
             let name = &item.row.name;
-            if self.context.bus.is_denied(name) && !self.context.aside.is_closed_name(name) {
+            if self.context.bus.is_denied(name) && !self.context.parked_keys.is_closed_name(name) {
                 let Cause { reason, cure, .. } = cause_of_denial(name);
                 self.context.close_name(name, &reason, cure);
             }
-            match self.context.aside.take(Some(&self.lane.stream), &item.row) {
+            match self
+                .context
+                .parked_keys
+                .take(Some(&self.lane.stream), &item.row)
+            {
                 Some(waiting) => {
-                    aside.push(item.note.origin);
+                    origins.push(item.note.origin);
                     parked.push(waiting);
                 }
                 None => left.push(item),
@@ -247,7 +251,7 @@ impl<C: Cursor> RelayLane<C> {
             self.confirm(&found, entries).await?;
         }
         if !parked.is_empty() {
-            self.context.park(aside, parked).await?;
+            self.context.park(origins, parked).await?;
         }
         Ok(left)
     }

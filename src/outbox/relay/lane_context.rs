@@ -45,10 +45,10 @@ pub(super) struct LaneContext<C> {
     /// The most events in a batch.
     pub(super) batch: usize,
     /// How long a closed stream may hold up other streams.
-    pub(super) patience: Duration,
+    pub(super) stall_timeout: Duration,
     pub(super) fence: Fence,
     pub(super) stored: Arc<Stored>,
-    pub(super) aside: Arc<ParkedKeys>,
+    pub(super) parked_keys: Arc<ParkedKeys>,
     pub(super) issues: Issues,
     pub(super) reports: mpsc::Sender<Report<C>>,
     pub(super) stop: CancellationToken,
@@ -64,7 +64,7 @@ impl<C: Cursor> LaneContext<C> {
     pub(super) fn close_name(&self, name: &str, reason: &str, cure: &str) {
         let place = BlockedOn::Subject(name.to_owned()).to_string();
         self.issues.begin(&place, reason, cure);
-        self.aside.close_name(name, reason);
+        self.parked_keys.close_name(name, reason);
     }
 
     /// Has rows parked.

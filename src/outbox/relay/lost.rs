@@ -14,8 +14,8 @@ pub(super) struct Lost(Losses);
 
 impl Lost {
     /// Takes the losses that the database stores, and logs them.
-    pub(super) fn know(&mut self, kept: Losses) {
-        for (stream, loss) in &kept {
+    pub(super) fn know(&mut self, stored: Losses) {
+        for (stream, loss) in &stored {
             let was_open = self.0.get(stream).is_some_and(|known| known.is_open());
             if loss.is_open() {
                 let (state, for_s) = (loss.state(), (Utc::now() - loss.since()).num_seconds());
@@ -33,7 +33,7 @@ impl Lost {
                 );
             }
         }
-        self.0 = kept;
+        self.0 = stored;
     }
 
     /// Whether any known loss is neither repaired nor acknowledged.

@@ -171,30 +171,38 @@ mod tests {
 
     #[test]
     fn rows_after_a_parked_row_are_parked_and_rows_before_are_not() {
-        let aside = ParkedKeys::new(Vec::new(), [], []);
-        aside.refuse(row(5, "a.b", Some("k")), "too large".into());
-        assert!(aside.take(None, &row(4, "a.b", Some("k"))).is_none());
-        assert!(aside.take(None, &row(6, "a.b", Some("j"))).is_none());
-        assert!(aside.take(None, &row(6, "a.b", None)).is_none());
+        let parked_keys = ParkedKeys::new(Vec::new(), [], []);
+        parked_keys.refuse(row(5, "a.b", Some("k")), "too large".into());
+        assert!(parked_keys.take(None, &row(4, "a.b", Some("k"))).is_none());
+        assert!(parked_keys.take(None, &row(6, "a.b", Some("j"))).is_none());
+        assert!(parked_keys.take(None, &row(6, "a.b", None)).is_none());
         assert_eq!(
-            blocked_on(aside.take(None, &row(6, "a.b", Some("k")))),
+            blocked_on(parked_keys.take(None, &row(6, "a.b", Some("k")))),
             None
         );
         // An earlier row is refused later.
-        aside.refuse(row(2, "a.b", Some("k")), "too large".into());
-        assert!(aside.take(None, &row(4, "a.b", Some("k"))).is_some());
+        parked_keys.refuse(row(2, "a.b", Some("k")), "too large".into());
+        assert!(parked_keys.take(None, &row(4, "a.b", Some("k"))).is_some());
     }
 
     #[test]
     fn a_blocked_name_blocks_its_keys_unlike_a_blocked_stream() {
         let stream = || BlockedOn::Stream("S".into());
-        let aside = ParkedKeys::new(Vec::new(), [(stream(), "full".into())], []);
-        aside.close_name("a.b", "no stream");
-        let subject = blocked_on(aside.take(Some("T"), &row(1, "a.b", Some("k"))));
+        let parked_keys = ParkedKeys::new(Vec::new(), [(stream(), "full".into())], []);
+        parked_keys.close_name("a.b", "no stream");
+        let subject = blocked_on(parked_keys.take(Some("T"), &row(1, "a.b", Some("k"))));
         assert_eq!(subject, Some(BlockedOn::Subject("a.b".into())));
-        assert!(aside.take(Some("T"), &row(2, "c.d", Some("k"))).is_some());
-        let waiting = blocked_on(aside.take(Some("S"), &row(3, "c.d", Some("j"))));
+        assert!(
+            parked_keys
+                .take(Some("T"), &row(2, "c.d", Some("k")))
+                .is_some()
+        );
+        let waiting = blocked_on(parked_keys.take(Some("S"), &row(3, "c.d", Some("j"))));
         assert_eq!(waiting, Some(stream()));
-        assert!(aside.take(Some("T"), &row(4, "c.d", Some("j"))).is_none());
+        assert!(
+            parked_keys
+                .take(Some("T"), &row(4, "c.d", Some("j")))
+                .is_none()
+        );
     }
 }

@@ -36,7 +36,7 @@ pub(super) struct Router<C> {
     /// The stream of each name.
     streams: HashMap<String, String>,
     lanes: HashMap<String, Entrance>,
-    crew: JoinSet<Result<(), Fault>>,
+    tasks: JoinSet<Result<(), Fault>>,
 }
 
 /// The entrance of a lane. It blocks when the lane holds enough, by count or by size.
@@ -71,7 +71,7 @@ impl<C: Cursor> Router<C> {
             context: Arc::new(context),
             streams: HashMap::new(),
             lanes: HashMap::new(),
-            crew: JoinSet::new(),
+            tasks: JoinSet::new(),
         }
     }
 
@@ -122,7 +122,7 @@ impl<C: Cursor> Router<C> {
     async fn received<T>(&mut self, from: &mut mpsc::Receiver<T>) -> Result<Option<T>, Fault> {
         tokio::select! {
             received = from.recv() => Ok(received),
-            Some(ended) = self.crew.join_next() => match ended {
+            Some(ended) = self.tasks.join_next() => match ended {
                 Ok(Ok(())) if self.context.stop.is_cancelled() => Ok(None),
                 ended => Err(fault_of(ended)),
             },
@@ -131,7 +131,7 @@ impl<C: Cursor> Router<C> {
 
     async fn end(mut self) -> Result<(), Fault> {
         self.lanes.clear();
-        while let Some(ended) = self.crew.join_next().await {
+        while let Some(ended) = self.tasks.join_next().await {
             match ended {
                 Ok(Ok(())) => {}
                 ended => return Err(fault_of(ended)),
@@ -160,11 +160,11 @@ impl<C: Cursor> Router<C> {
         let envelope = match self.envelope(&row) {
             Ok(envelope) => envelope,
             Err(error) => {
-                let parked = self.context.aside.refuse(row, error);
+                let parked = self.context.parked_keys.refuse(row, error);
                 return self.context.park(vec![origin], vec![parked]).await;
             }
         };
-        while self.context.aside.is_full_for(&row.name) {
+        while self.context.parked_keys.is_full_for(&row.name) {
             self.wait().await?;
         }
         let Some(stream) = self.stream(&row.name).await? else {
@@ -178,12 +178,12 @@ impl<C: Cursor> Router<C> {
                     return context.report(Report::Confirmed(confirmation)).await;
                 }
                 (Known::Other(other), _) => {
-                    let parked = context.aside.refuse(row, other);
+                    let parked = context.parked_keys.refuse(row, other);
                     return context.park(vec![origin], vec![parked]).await;
                 }
                 (Known::Nothing, _) => {}
             }
-            return match self.context.aside.take(None, &row) {
+            return match self.context.parked_keys.take(None, &row) {
                 Some(parked) => self.context.park(vec![origin], vec![parked]).await,
                 None => Err(Fault::Ended(row.name)),
             };
@@ -194,7 +194,7 @@ impl<C: Cursor> Router<C> {
                 return Err(Fault::Stopped);
             }
             // The lane has ended; its result states why.
-            return Err(match self.crew.join_next().await {
+            return Err(match self.tasks.join_next().await {
                 Some(ended) => fault_of(ended),
                 None => Fault::Ended(format!("the lane of stream {stream}")),
             });
@@ -225,11 +225,11 @@ impl<C: Cursor> Router<C> {
             return Ok(Some(stream.clone()));
         }
         // Until the waiting rows are restored, no later row may overtake them.
-        if self.context.aside.is_closed_name(name) {
+        if self.context.parked_keys.is_closed_name(name) {
             return Ok(None);
         }
         if let Some(stream) = self.context.bus.stream_of(name).await? {
-            self.context.aside.feeds(&stream);
+            self.context.parked_keys.feeds(&stream);
             self.streams.insert(name.to_owned(), stream.clone());
             return Ok(Some(stream));
         }
@@ -256,7 +256,7 @@ impl<C: Cursor> Router<C> {
             let batch = if state.atomic { self.context.batch } else { 1 };
             let (items, queue) = mpsc::channel(LANE_QUEUE);
             let lane = RelayLane::new(Arc::clone(&self.context), stream.to_owned(), &state, batch);
-            self.crew.spawn(lane.run(queue));
+            self.tasks.spawn(lane.run(queue));
             let entrance = Entrance {
                 items,
                 memory: Arc::new(Semaphore::new(LANE_KIB as usize)),

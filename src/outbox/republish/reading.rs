@@ -22,7 +22,7 @@ const AHEAD: usize = 2;
 #[derive(Debug, Default)]
 pub(crate) struct Chosen {
     /// The ids of rows that have yet to be read.
-    pub(crate) places: Vec<i64>,
+    pub(crate) ids: Vec<i64>,
     /// Rows that were already read, which follow them.
     pub(crate) rows: Vec<Row>,
     /// Where the streams ended when the missing rows were determined, if the sender does not know yet.
@@ -45,8 +45,8 @@ pub(super) fn read<DB: Store>(outbox: &Outbox<DB>, mut chosen: mpsc::Receiver<Ch
     let mut size = PageSize::new(FIRST_ROWS, ROWS);
     Reading::begin(AHEAD, async move |to| {
         while let Some(mut chosen) = chosen.recv().await {
-            let places = std::mem::take(&mut chosen.places);
-            let mut left = &places[..];
+            let ids = std::mem::take(&mut chosen.ids);
+            let mut left = &ids[..];
             while !left.is_empty() {
                 let page = page(
                     &outbox,

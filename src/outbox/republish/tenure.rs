@@ -13,7 +13,7 @@ use crate::{
 /// A lease that renews itself until it is ended. When it is dropped, it expires.
 pub(super) struct Tenure<DB: Store> {
     outbox: Outbox<DB>,
-    mender: String,
+    republisher: String,
     fence: Fence,
     renewing: JoinSet<()>,
 }
@@ -26,16 +26,19 @@ impl From<LeaseOver> for RepublishError {
 
 impl<DB: Store> Tenure<DB> {
     /// Takes the lease.
-    pub(super) async fn begin(outbox: &Outbox<DB>, mender: &str) -> Result<Self, RepublishError> {
+    pub(super) async fn begin(
+        outbox: &Outbox<DB>,
+        republisher: &str,
+    ) -> Result<Self, RepublishError> {
         let asked = Instant::now();
-        outbox.mend(mender).await?;
+        outbox.claim_republish(republisher).await?;
         let fence = Fence::until(asked + LEASE);
         let mut renewing = JoinSet::new();
-        let renew = renew(outbox.clone(), mender.to_owned(), asked, fence.clone());
+        let renew = renew(outbox.clone(), republisher.to_owned(), asked, fence.clone());
         renewing.spawn(renew);
         Ok(Self {
             outbox: outbox.clone(),
-            mender: mender.to_owned(),
+            republisher: republisher.to_owned(),
             fence,
             renewing,
         })
@@ -49,19 +52,24 @@ impl<DB: Store> Tenure<DB> {
     /// Ends the lease, so that another republisher need not wait until it expires.
     pub(super) async fn end(mut self) -> Result<(), OutboxError> {
         self.renewing.shutdown().await;
-        self.outbox.mended(&self.mender).await
+        self.outbox.release_republish(&self.republisher).await
     }
 }
 
 /// Renews the lease until another republisher has it, or until it has expired because the database did not answer.
-async fn renew<DB: Store>(outbox: Outbox<DB>, mender: String, mut asked: Instant, fence: Fence) {
+async fn renew<DB: Store>(
+    outbox: Outbox<DB>,
+    republisher: String,
+    mut asked: Instant,
+    fence: Fence,
+) {
     loop {
         tokio::time::sleep_until(asked + LEASE / 4).await;
         let until = asked + LEASE;
         loop {
             let now = Instant::now();
             fence.asks();
-            match tokio::time::timeout_at(until, outbox.mend(&mender)).await {
+            match tokio::time::timeout_at(until, outbox.claim_republish(&republisher)).await {
                 Ok(Ok(())) => {
                     asked = now;
                     fence.extend(asked + LEASE);

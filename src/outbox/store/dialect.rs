@@ -15,7 +15,7 @@ pub trait Dialect: Database<Connection: Send> {
     const BEGIN_OWN: &'static str = Self::BEGIN;
     /// Whether the database has one writer at a time. Its other writers poll for the lock, which is neither quick nor
     /// fair.
-    const TAKES_TURNS: bool;
+    const HAS_ONE_WRITER: bool;
     /// Whether the database is reached over a connection, which can be lost, and does not run in this process.
     const IS_REMOTE: bool;
     /// Begins an operation that a caller waits for, where the wait for a lock must be limited.

@@ -21,7 +21,7 @@ pub(in crate::outbox) struct StoredHome {
 /// What the database records about that NATS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Home {
-    pub(in crate::outbox) kept: Option<StoredHome>,
+    pub(in crate::outbox) stored: Option<StoredHome>,
     pub(in crate::outbox) streams: Positions,
 }
 
@@ -40,7 +40,7 @@ pub trait HomeStatements: sqlx::Database {
     ) -> impl Future<Output = Result<Home, sqlx::Error>> + Send;
 
     /// Stores another NATS, given as JSON.
-    fn keep_home(
+    fn store_home(
         connection: &mut Self::Connection,
         names: &Names,
         nats: &str,
@@ -52,10 +52,10 @@ impl Home {
         nats: Option<String>,
         streams: Positions,
     ) -> Result<Self, sqlx::Error> {
-        let kept = nats.map(|nats| serde_json::from_str(&nats));
-        let kept = kept.transpose();
+        let stored = nats.map(|nats| serde_json::from_str(&nats));
+        let stored = stored.transpose();
         Ok(Self {
-            kept: kept.map_err(|error| sqlx::Error::Decode(error.into()))?,
+            stored: stored.map_err(|error| sqlx::Error::Decode(error.into()))?,
             streams,
         })
     }

@@ -4,8 +4,8 @@
 //! sqlx counts a transaction once its `begin` is answered. When a caller, a timeout or a select drops the future
 //! earlier, the `begin` is on its way and the count is still zero: the connection goes back to the pool, and the next
 //! writes of the service become part of a transaction that is never committed. So transactions begin and end only
-//! through [`LeasedConnection`], which knows whether the last answer arrived, and closes the connection when it did not. This
-//! costs no task and no round trip.
+//! through [`LeasedConnection`], which knows whether the last answer arrived, and closes the connection when it did
+//! not. This costs no task and no round trip.
 
 use std::{
     ops::{Deref, DerefMut},

@@ -103,7 +103,7 @@ impl Default for Range {
 
 /// A page of the events that the relay has passed.
 #[derive(Debug, Clone, Copy)]
-pub struct Stretch<'a> {
+pub struct PassedQuery<'a> {
     /// Only rows after this row id.
     pub behind: i64,
     /// The selection.
@@ -136,7 +136,7 @@ pub trait LedgerStatements: sqlx::Database {
     ) -> impl Future<Output = Result<Passed, sqlx::Error>> + Send;
 
     /// Returns which of these row ids are parked, or were discarded while parked.
-    fn parked_places(
+    fn parked_ids(
         connection: &mut Self::Connection,
         names: &Names,
         ids: &[i64],
@@ -146,14 +146,14 @@ pub trait LedgerStatements: sqlx::Database {
     fn relayed(
         connection: &mut Self::Connection,
         names: &Names,
-        stretch: &Stretch<'_>,
+        selection: &PassedQuery<'_>,
     ) -> impl Future<Output = Result<Vec<Relayed>, sqlx::Error>> + Send;
 
     /// Returns the same rows as a whole, without hashes.
     fn relayed_rows(
         connection: &mut Self::Connection,
         names: &Names,
-        stretch: &Stretch<'_>,
+        selection: &PassedQuery<'_>,
     ) -> impl Future<Output = Result<Rows, sqlx::Error>> + Send;
 
     /// Returns, per stream, where the entries about this row id and later ones begin.

@@ -86,7 +86,7 @@ pub trait LossStatements: sqlx::Database {
     ) -> impl Future<Output = Result<String, sqlx::Error>> + Send;
 
     /// Stores these losses, given as JSON, and leaves those of other streams unchanged.
-    fn keep_losses(
+    fn store_losses(
         connection: &mut Self::Connection,
         names: &Names,
         losses: &str,

@@ -83,8 +83,8 @@ pub struct ParkedEvent {
     /// The headers, a JSON object of texts; left out when they have more than 400,000 bytes, and by
     /// [`Outbox::parked_heads`](crate::Outbox::parked_heads).
     pub headers: String,
-    /// The payload; serialized as text. [`Outbox::parked`](crate::Outbox::parked) leaves it out when it has more than 4 MiB,
-    /// [`Outbox::parked_heads`](crate::Outbox::parked_heads) always; a discarded event has all of it.
+    /// The payload; serialized as text. [`Outbox::parked`](crate::Outbox::parked) leaves it out when it has more than
+    /// 4 MiB, [`Outbox::parked_heads`](crate::Outbox::parked_heads) always; a discarded event has all of it.
     #[serde(serialize_with = "as_text")]
     pub payload: Vec<u8>,
     /// The size of the payload in bytes.
@@ -208,7 +208,7 @@ impl FromStr for BlockedOn {
 }
 
 /// Cuts an error to the length that a table stores.
-pub(in crate::outbox) fn kept(error: &str) -> String {
+pub(in crate::outbox) fn cut_error(error: &str) -> String {
     const LONGEST: usize = 2000;
     match error.char_indices().nth(LONGEST) {
         None => error.to_owned(),
@@ -296,8 +296,8 @@ mod tests {
 
     #[test]
     fn an_error_is_cut_between_two_characters() {
-        assert_eq!(kept("too large"), "too large");
-        let long = kept(&"\u{1f600}".repeat(5000));
+        assert_eq!(cut_error("too large"), "too large");
+        let long = cut_error(&"\u{1f600}".repeat(5000));
         assert_eq!(long.chars().count(), 2004);
     }
 

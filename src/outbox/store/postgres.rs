@@ -30,10 +30,10 @@ mod relayed;
 mod republish;
 mod sessions;
 mod slots;
+mod statement_scope;
 mod status;
 mod tls;
 mod traced;
-mod turn;
 
 use std::{collections::HashSet, time::Duration};
 
@@ -53,7 +53,7 @@ use super::{
 pub use adopt::{AdoptError, AdoptedEvent, Adoption};
 use fetch::{PagePosition, PgCursor};
 use origin::SYSTEM;
-use turn::{execute, fetch_optional, query, query_of};
+use statement_scope::{execute, fetch_optional, query, query_of};
 
 /// An arbitrary number that no other program may use; the lock is released with the transaction.
 const LOCK_MIGRATIONS: &str = "select pg_advisory_xact_lock(7163384699739271)";
@@ -62,12 +62,12 @@ impl Dialect for Postgres {
     const KIND: &'static str = "postgres";
     const BEGIN: &'static str = "begin";
     const BEGIN_OWN: &'static str = begin_own!("");
-    const TAKES_TURNS: bool = false;
+    const HAS_ONE_WRITER: bool = false;
     const IS_REMOTE: bool = true;
     const BEGIN_TO_LOOK: Option<&'static str> = Some(begin_own!("; set local lock_timeout = '5s'"));
 
     fn is_pooled(options: &PgConnectOptions) -> bool {
-        turn::is_pooled(options)
+        statement_scope::is_pooled(options)
     }
 
     fn is_missing_table(error: &sqlx::Error) -> bool {
@@ -209,24 +209,24 @@ impl RelayStatements for Postgres {
         checkpoint::checkpoint(connection, names, tenure, checkpoint).await
     }
 
-    async fn complain(
+    async fn write_issues(
         connection: &mut PgConnection,
         names: &Names,
         owner: &str,
         issues: &str,
     ) -> Result<(), sqlx::Error> {
         // Never in a copy: `adopt` needs the age of the row there.
-        let complain = format!(
+        let write_issues = format!(
             "update tidings.relay set issues = $2::text::jsonb
             where (owner = $1 or lease_until < clock_timestamp()) and issues is distinct from $2::text::jsonb
               and system = {SYSTEM}"
         );
         // Safe: constants and a checked identifier.
-        let complain = sqlx::AssertSqlSafe(names.text(&complain, '.'));
+        let write_issues = sqlx::AssertSqlSafe(names.text(&write_issues, '.'));
         execute(
             connection,
             names,
-            query_of(names, complain).bind(owner).bind(issues),
+            query_of(names, write_issues).bind(owner).bind(issues),
         )
         .await
         .map(drop)

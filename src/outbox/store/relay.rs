@@ -1,5 +1,5 @@
-//! The statements of the relay: its lease, its checkpoints, and the rows after its cursor. Never decides what happens to a
-//! row.
+//! The statements of the relay: its lease, its checkpoints, and the rows after its cursor. Never decides what happens
+//! to a row.
 
 use std::{collections::HashSet, fmt::Debug, time::Duration};
 
@@ -43,7 +43,7 @@ pub trait RelayStatements: Database<Connection: Send> {
     ) -> impl Future<Output = Result<Option<Written>, sqlx::Error>> + Send;
 
     /// Writes the issues of a relay that has no lease; does nothing while another relay has it.
-    fn complain(
+    fn write_issues(
         connection: &mut Self::Connection,
         names: &Names,
         owner: &str,

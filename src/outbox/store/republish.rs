@@ -7,18 +7,18 @@ use super::{Entry, Names, Rows, ledger::LedgerKind};
 /// The statements of a republisher.
 pub trait RepublishStatements: sqlx::Database {
     /// Takes or renews the republisher's lease; false while another republisher has it.
-    fn mend(
+    fn claim_republish(
         connection: &mut Self::Connection,
         names: &Names,
-        mender: &str,
+        republisher: &str,
         lease: Duration,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
 
     /// Ends the lease.
-    fn mended(
+    fn release_republish(
         connection: &mut Self::Connection,
         names: &Names,
-        mender: &str,
+        republisher: &str,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
     /// Writes entries into the ledger.
@@ -26,7 +26,7 @@ pub trait RepublishStatements: sqlx::Database {
         connection: &mut Self::Connection,
         names: &Names,
         entries: &[Entry],
-        way: LedgerKind,
+        kind: LedgerKind,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
     /// Returns rows by their row ids, in that order, as many as fit into a page. Rows that no longer exist are left
@@ -34,6 +34,6 @@ pub trait RepublishStatements: sqlx::Database {
     fn rows_at(
         connection: &mut Self::Connection,
         names: &Names,
-        places: &[i64],
+        ids: &[i64],
     ) -> impl Future<Output = Result<Rows, sqlx::Error>> + Send;
 }

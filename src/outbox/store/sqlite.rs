@@ -42,7 +42,7 @@ impl Dialect for Sqlite {
     /// Immediate: a deferred transaction that reads before it writes fails at once when another one has written
     /// meanwhile, whatever the busy timeout.
     const BEGIN: &'static str = "begin immediate";
-    const TAKES_TURNS: bool = true;
+    const HAS_ONE_WRITER: bool = true;
     const IS_REMOTE: bool = false;
     const BEGIN_TO_LOOK: Option<&'static str> = None;
 
@@ -225,16 +225,16 @@ impl RelayStatements for Sqlite {
         }))
     }
 
-    async fn complain(
+    async fn write_issues(
         connection: &mut SqliteConnection,
         names: &Names,
         owner: &str,
         issues: &str,
     ) -> Result<(), sqlx::Error> {
-        let complain = "update tidings_relay set issues = ?2
+        let write_issues = "update tidings_relay set issues = ?2
             where (owner = ?1 or lease_until < cast(unixepoch('subsec') * 1000000 as integer))
               and issues is not ?2";
-        sqlx::query(names.sql(complain, '_'))
+        sqlx::query(names.sql(write_issues, '_'))
             .bind(owner)
             .bind(issues)
             .execute(connection)

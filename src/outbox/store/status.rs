@@ -170,13 +170,13 @@ pub struct Issue {
 
 /// An issue as the database stores it: a member of an object, under the name of its place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(in crate::outbox) struct StoredTrouble {
+pub(in crate::outbox) struct StoredIssue {
     pub(in crate::outbox) since: DateTime<Utc>,
     pub(in crate::outbox) cause: String,
     pub(in crate::outbox) cure: String,
 }
 
-impl StoredTrouble {
+impl StoredIssue {
     pub(in crate::outbox) fn begins(cause: &str, cure: &str) -> Self {
         Self {
             since: Utc::now(),
@@ -195,14 +195,14 @@ impl StoredTrouble {
     }
 }
 
-pub(in crate::outbox) fn stored_troubles(
+pub(in crate::outbox) fn stored_issues(
     text: &str,
-) -> Result<BTreeMap<String, StoredTrouble>, sqlx::Error> {
+) -> Result<BTreeMap<String, StoredIssue>, sqlx::Error> {
     serde_json::from_str(text).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
-pub(in crate::outbox) fn troubles_from(text: &str) -> Result<Vec<Issue>, sqlx::Error> {
-    let stored = stored_troubles(text)?.into_iter();
+pub(in crate::outbox) fn issues_from(text: &str) -> Result<Vec<Issue>, sqlx::Error> {
+    let stored = stored_issues(text)?.into_iter();
     Ok(stored.map(|(place, issue)| issue.at(place)).collect())
 }
 
@@ -281,7 +281,7 @@ impl Status {
             oldest_undecided_seconds: row.try_get(17)?,
             stands_still: false,
             nats: None,
-            issues: troubles_from(row.try_get(14)?)?,
+            issues: issues_from(row.try_get(14)?)?,
             losses: open(&losses_from(row.try_get(15)?)?),
         })
     }

@@ -17,7 +17,7 @@ pub(crate) enum Wanted<'a> {
 
 /// Which rows to read: the newest ones that match.
 #[derive(Debug)]
-pub struct Asked {
+pub struct TraceQuery {
     /// The event's id; for a correlation id that is an event id, the event that began the correlation.
     pub event: Option<EventId>,
     /// The event's key.
@@ -50,12 +50,12 @@ pub struct TracedRow {
     /// The headers, as JSON.
     pub headers: String,
     /// The table, and what it records.
-    pub spot: Spot,
+    pub state: TracedState,
 }
 
 /// Where a row is.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Spot {
+pub enum TracedState {
     /// In the log.
     Log {
         /// Whether the relay's cursor has passed it.
@@ -103,7 +103,7 @@ pub struct TracedBatch {
     /// The sequence of the last event.
     pub last_sequence: u64,
     /// How the events came into the stream.
-    pub way: LedgerKind,
+    pub kind: LedgerKind,
 }
 
 /// The statements about single events.
@@ -112,7 +112,7 @@ pub trait TraceStatements: Database<Connection: Send> {
     fn rows_of(
         connection: &mut Self::Connection,
         names: &Names,
-        asked: &Asked,
+        asked: &TraceQuery,
     ) -> impl Future<Output = Result<Vec<TracedRow>, sqlx::Error>> + Send;
 
     /// Returns the ledger entries whose range contains a row id of the outbox, in the order of their times, including
@@ -147,7 +147,7 @@ pub trait TraceStatements: Database<Connection: Send> {
     ) -> impl Future<Output = Result<Option<DateTime<Utc>>, sqlx::Error>> + Send;
 }
 
-impl Asked {
+impl TraceQuery {
     pub(crate) fn of(wanted: Wanted<'_>, since: Option<DateTime<Utc>>, limit: usize) -> Self {
         let mut asked = Self {
             event: None,

@@ -166,7 +166,7 @@ pub struct Entry {
     /// The sequence of the last event.
     pub last_sequence: u64,
     /// How the events came into the stream.
-    pub way: LedgerKind,
+    pub kind: LedgerKind,
 }
 
 /// The bounds of a page.

@@ -7,31 +7,31 @@ impl<DB: Store> Keeper<DB> {
     pub(super) async fn park(&mut self, parked: &[Parked]) -> Result<(), Fault> {
         parked.iter().for_each(say_parked);
         // A process that was frozen must not park a row that its successor has published.
-        self.post.fence.check()?;
+        self.context.fence.check()?;
         let has_flaw = |parked: &&Parked| parked.row.flaw.is_some();
         let flawed: Vec<Parked> = parked.iter().filter(has_flaw).cloned().collect();
-        let names = &self.post.outbox.shared.names;
+        let names = &self.context.outbox.shared.names;
         if flawed.is_empty() {
-            DB::park(&mut self.post.connection, names, parked).await?;
+            DB::park(&mut self.context.connection, names, parked).await?;
             return Ok(());
         }
         let others = parked.iter().filter(|parked| !has_flaw(parked));
         let others: Vec<Parked> = others.cloned().collect();
         self.move_flawed(flawed).await?;
-        let names = &self.post.outbox.shared.names;
-        DB::park(&mut self.post.connection, names, &others).await?;
+        let names = &self.context.outbox.shared.names;
+        DB::park(&mut self.context.connection, names, &others).await?;
         Ok(())
     }
 
     /// Moving a large row may take longer than a lease lasts. So a task moves it that outlives this tenure: the next
     /// tenure finds the row parked, instead of starting over endlessly.
     async fn move_flawed(&mut self, flawed: Vec<Parked>) -> Result<(), Fault> {
-        let outbox = self.post.outbox.clone();
+        let outbox = self.context.outbox.clone();
         let mut moving = tokio::spawn(async move {
             let mut connection = outbox.connect().await?;
             DB::park(&mut connection, &outbox.shared.names, &flawed).await
         });
-        let renewal = self.post.tenure.lease / 3;
+        let renewal = self.context.tenure.lease / 3;
         loop {
             tokio::select! {
                 moved = &mut moving => {

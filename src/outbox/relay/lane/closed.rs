@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    BlockedOn, Cause, Cursor, FIRST_PAUSE, Fault, HEARSAY, Item, LONGEST_PAUSE, Refusal, RelayLane,
-    Settled,
+    BlockedOn, Cause, Cursor, DENIAL_DELAY, FIRST_PAUSE, Fault, Item, LONGEST_PAUSE, Refusal,
+    RelayLane, Settled,
 };
 
 /// How long a server that answers may take.
@@ -19,7 +19,10 @@ impl<C: Cursor> RelayLane<C> {
     ) -> Result<(Option<Item>, Settled), Fault> {
         match refusal {
             Refusal::Permanent { .. } | Refusal::TakenId(_) => {
-                let parked = self.context.aside.refuse(item.row, refusal.to_string());
+                let parked = self
+                    .context
+                    .parked_keys
+                    .refuse(item.row, refusal.to_string());
                 self.context
                     .park(vec![item.note.origin], vec![parked])
                     .await?;
@@ -43,11 +46,13 @@ impl<C: Cursor> RelayLane<C> {
         loop {
             let Cause { reason, cure, .. } = &cause;
             self.context.issues.begin(&place, reason, cure);
-            let patience = self.context.patience;
-            if began.elapsed() >= patience
-                && (self.context.aside.feeds_several() || patience.is_zero())
+            let stall_timeout = self.context.stall_timeout;
+            if began.elapsed() >= stall_timeout
+                && (self.context.parked_keys.feeds_several() || stall_timeout.is_zero())
             {
-                self.context.aside.close_stream(&self.lane.stream, reason);
+                self.context
+                    .parked_keys
+                    .close_stream(&self.lane.stream, reason);
                 // Rows are parked in large batches again.
                 self.size = self.most;
                 return Ok(());
@@ -85,7 +90,7 @@ impl<C: Cursor> RelayLane<C> {
     /// The stream has taken a row.
     pub(super) fn is_open(&mut self) {
         self.size = (self.size * 2).min(self.most);
-        if !self.context.aside.is_closed_stream(&self.lane.stream) {
+        if !self.context.parked_keys.is_closed_stream(&self.lane.stream) {
             self.context.issues.end(&self.place());
         }
     }
@@ -95,7 +100,7 @@ impl<C: Cursor> RelayLane<C> {
     }
 
     pub(super) async fn is_for_want_of_permission(&self, items: &[Item]) -> bool {
-        tokio::time::sleep(HEARSAY).await;
+        tokio::time::sleep(DENIAL_DELAY).await;
         let is_denied = |item: &Item| self.context.bus.is_denied(&item.row.name);
         items.iter().any(is_denied)
     }

@@ -10,7 +10,7 @@ use super::{ALL, Tables, event, ids};
 use crate::outbox::store::{
     Bound, Store,
     delayed::Delayed,
-    trace::{Asked, Spot, Wanted},
+    trace::{TraceQuery, TracedState, Wanted},
 };
 
 /// Rows are in the order in which they were written, by ascending ids, and unchanged.
@@ -88,27 +88,30 @@ pub(super) async fn traces<DB: Store>(tables: &Tables<'_, DB>) -> Result<(), sql
     let mut connection = tables.connection().await?;
     assert_eq!(DB::oldest(&mut connection, names).await?, None);
     let events = [event("a.a", Some("k")), event("b.b", Some("k"))];
-    let rows = tables.written(&events).await?;
+    tables.written(&events[..1]).await?;
+    let (tenure, claim) = tables.claimed(super::OWNER).await?;
+    let page = tables.fetched(&claim.cursor, ALL).await?;
+    tables
+        .checkpointed(&tenure, Some(page.next), |_| {})
+        .await?;
+    let rows = tables.written(&events[1..]).await?;
     let later = Delayed::new(
         event("c.c", Some("k")),
         Utc::now() + TimeDelta::seconds(3600),
     );
     DB::delay(&mut connection, names, &[later]).await?;
-    let (tenure, claim) = tables.claimed(super::OWNER).await?;
-    let one = Bound { rows: 1, ..ALL };
-    let page = tables.fetched(&claim.cursor, one).await?;
-    tables
-        .checkpointed(&tenure, Some(page.next), |_| {})
-        .await?;
 
-    let of_key = Asked::of(Wanted::Key("k"), None, 9);
+    let of_key = TraceQuery::of(Wanted::Key("k"), None, 9);
     let found = DB::rows_of(&mut connection, names, &of_key).await?;
-    let spot = |name: &str| &found.iter().find(|row| row.name == name).unwrap().spot;
+    let state = |name: &str| &found.iter().find(|row| row.name == name).unwrap().state;
     assert_eq!(found.len(), 3);
-    assert!(matches!(spot("a.a"), Spot::Log { is_passed: true }));
-    assert!(matches!(spot("b.b"), Spot::Log { is_passed: false }));
-    assert!(matches!(spot("c.c"), Spot::Delayed { .. }));
-    let of_event = Asked::of(Wanted::Event(events[1].id()), None, 9);
+    assert!(matches!(state("a.a"), TracedState::Log { is_passed: true }));
+    assert!(matches!(
+        state("b.b"),
+        TracedState::Log { is_passed: false }
+    ));
+    assert!(matches!(state("c.c"), TracedState::Delayed { .. }));
+    let of_event = TraceQuery::of(Wanted::Event(events[1].id()), None, 9);
     let found = DB::rows_of(&mut connection, names, &of_event).await?;
     assert_eq!(found.len(), 1);
     assert_eq!((found[0].id, found[0].event), (rows[1].id, events[1].id()));

@@ -58,7 +58,7 @@ pub(super) async fn keys_and_reasons<DB: Store>(
     let waiting = DB::waiting(&mut connection, names).await?;
     let reasons: Vec<_> = waiting.reasons.iter().map(|r| &r.blocked_on).collect();
     assert!(!waiting.is_asked && reasons == [&stream, &subject]);
-    let places = DB::parked_places(&mut connection, names, &ids(&rows)).await?;
+    let places = DB::parked_ids(&mut connection, names, &ids(&rows)).await?;
     assert_eq!(places.len(), 4);
     let none = DB::returning(&mut connection, names, &[], i64::MIN, ALL).await?;
     assert!(none.rows.is_empty());

@@ -10,7 +10,7 @@ use std::{collections::HashSet, hash::RandomState, time::Duration};
 use super::{ALL, INCARNATION, LEASE, OTHER, OWNER, STREAM, Tables, event, ids};
 use crate::outbox::store::{
     Bound, Entry, Position, Positions, Store, Written,
-    ledger::{LedgerKind, Range, Stretch},
+    ledger::{LedgerKind, PassedQuery, Range},
     origin::Origin,
 };
 
@@ -23,7 +23,7 @@ pub(super) fn entry(first_id: i64, last_id: i64, events: i32, first_sequence: u6
         incarnation: INCARNATION.to_owned(),
         first_sequence,
         last_sequence: first_sequence + u64::try_from(events).unwrap() - 1,
-        way: LedgerKind::Relayed,
+        kind: LedgerKind::Relayed,
     }
 }
 
@@ -51,8 +51,8 @@ pub(super) async fn lease<DB: Store>(tables: &Tables<'_, DB>) -> Result<(), sqlx
     assert_eq!(tables.checkpointed(&former, None, change).await?, None);
     let written = tables.checkpointed(&tenure, None, change).await?;
     assert_eq!(written, Some(Written::default()));
-    DB::complain(&mut connection, names, OTHER, r#"{"not":"written"}"#).await?;
-    DB::complain(&mut connection, names, OWNER, ISSUES).await?;
+    DB::write_issues(&mut connection, names, OTHER, r#"{"not":"written"}"#).await?;
+    DB::write_issues(&mut connection, names, OWNER, ISSUES).await?;
     let status = DB::status(&mut connection, names).await?;
     assert_eq!(status.lease.owner.as_deref(), Some(OWNER));
     assert_eq!(status.lease.epoch, tenure.epoch);
@@ -163,27 +163,27 @@ pub(super) async fn ledger<DB: Store>(tables: &Tables<'_, DB>) -> Result<(), sql
     let passed = DB::passed(&mut connection, names).await?;
     assert_eq!(passed.streams, positions(6));
     let (range, hasher) = (Range::default(), RandomState::new());
-    let stretch = |behind: i64, range, payloads| Stretch {
+    let selection = |behind: i64, range, payloads| PassedQuery {
         behind,
         range,
         passed: &passed,
         limit: 9,
         payloads,
     };
-    let relayed = DB::relayed(&mut connection, names, &stretch(0, &range, None)).await?;
+    let relayed = DB::relayed(&mut connection, names, &selection(0, &range, None)).await?;
     let found: Vec<_> = relayed.iter().map(|row| (row.id, row.event)).collect();
     assert_eq!(
         found,
         [(rows[0].id, rows[0].event), (rows[1].id, rows[1].event)]
     );
-    let hashed = stretch(rows[0].id, &range, Some(&hasher));
+    let hashed = selection(rows[0].id, &range, Some(&hasher));
     let hashed = DB::relayed(&mut connection, names, &hashed).await?;
     assert!(hashed.len() == 1 && hashed[0].payload.is_some());
     let of_key = Range {
         key: Some("k".to_owned()),
         ..Range::default()
     };
-    let of_key = stretch(0, &of_key, None);
+    let of_key = selection(0, &of_key, None);
     let whole = DB::relayed_rows(&mut connection, names, &of_key).await?;
     assert_eq!(ids(&whole.rows), [rows[0].id]);
 
@@ -199,7 +199,7 @@ pub(super) async fn ledger<DB: Store>(tables: &Tables<'_, DB>) -> Result<(), sql
     assert_eq!(at, of_row);
     let beside = DB::batches_at(&mut connection, names, STREAM, INCARNATION, 7).await?;
     assert_eq!(beside, []);
-    let parked = DB::parked_places(&mut connection, names, &ids(&rows)).await?;
+    let parked = DB::parked_ids(&mut connection, names, &ids(&rows)).await?;
     assert!(parked.is_empty());
     Ok(())
 }

@@ -14,15 +14,15 @@ pub(super) async fn lease<DB: Store>(tables: &Tables<'_, DB>) -> Result<(), sqlx
     let names = &tables.names;
     let mut connection = tables.connection().await?;
     tables.claimed(OTHER).await?;
-    assert!(DB::mend(&mut connection, names, OWNER, LEASE).await?);
-    assert!(!DB::mend(&mut connection, names, OTHER, LEASE).await?);
-    DB::mended(&mut connection, names, OTHER).await?;
-    assert!(!DB::mend(&mut connection, names, OTHER, LEASE).await?);
-    assert!(DB::mend(&mut connection, names, OWNER, LEASE).await?);
-    DB::mended(&mut connection, names, OWNER).await?;
-    assert!(DB::mend(&mut connection, names, OTHER, Duration::ZERO).await?);
+    assert!(DB::claim_republish(&mut connection, names, OWNER, LEASE).await?);
+    assert!(!DB::claim_republish(&mut connection, names, OTHER, LEASE).await?);
+    DB::release_republish(&mut connection, names, OTHER).await?;
+    assert!(!DB::claim_republish(&mut connection, names, OTHER, LEASE).await?);
+    assert!(DB::claim_republish(&mut connection, names, OWNER, LEASE).await?);
+    DB::release_republish(&mut connection, names, OWNER).await?;
+    assert!(DB::claim_republish(&mut connection, names, OTHER, Duration::ZERO).await?);
     // By the clock of the database, which may count milliseconds.
-    while !DB::mend(&mut connection, names, OWNER, LEASE).await? {}
+    while !DB::claim_republish(&mut connection, names, OWNER, LEASE).await? {}
     Ok(())
 }
 
@@ -52,10 +52,10 @@ pub(super) async fn rows_and_entries<DB: Store>(
     };
     DB::record(&mut connection, names, &[discarded], LedgerKind::Discarded).await?;
     let entries = DB::entries(&mut connection, names, 0, 9).await?;
-    let kinds: Vec<_> = entries.iter().map(|entry| entry.way).collect();
+    let kinds: Vec<_> = entries.iter().map(|entry| entry.kind).collect();
     let [republished, copied] = [LedgerKind::Republished, LedgerKind::Copied];
     assert_eq!(kinds, [republished, copied, LedgerKind::Discarded]);
-    let gone = DB::parked_places(&mut connection, names, &ids(&rows)).await?;
+    let gone = DB::parked_ids(&mut connection, names, &ids(&rows)).await?;
     assert_eq!(gone.into_iter().collect::<Vec<_>>(), [rows[2].id]);
     let beginnings = DB::beginnings(&mut connection, names, 0).await?;
     assert_eq!(beginnings.len(), 1, "only what came into its own stream");
@@ -72,7 +72,7 @@ pub(super) async fn losses_and_home<DB: Store>(tables: &Tables<'_, DB>) -> Resul
         serde_json::json!({})
     );
     for loss in [r#"{"A":1}"#, r#"{"B":2}"#, r#"{"A":3}"#] {
-        DB::keep_losses(&mut connection, names, loss).await?;
+        DB::store_losses(&mut connection, names, loss).await?;
     }
     assert_eq!(
         losses(DB::losses(&mut connection, names).await?),
@@ -82,10 +82,10 @@ pub(super) async fn losses_and_home<DB: Store>(tables: &Tables<'_, DB>) -> Resul
     let newest = i32::try_from(DB::MIGRATIONS.len()).unwrap();
     assert_eq!(DB::version(&mut connection, names).await?, Some(newest));
     let home = DB::home(&mut connection, names).await?;
-    assert!(home.kept.is_none() && home.streams.is_empty());
+    assert!(home.stored.is_none() && home.streams.is_empty());
     let stored = serde_json::to_string(&StoredHome::default());
-    DB::keep_home(&mut connection, names, &stored.unwrap()).await?;
+    DB::store_home(&mut connection, names, &stored.unwrap()).await?;
     let home = DB::home(&mut connection, names).await?;
-    assert_eq!(home.kept, Some(StoredHome::default()));
+    assert_eq!(home.stored, Some(StoredHome::default()));
     Ok(())
 }

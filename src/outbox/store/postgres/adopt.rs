@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{
     columns::{moment, shown},
     origin::{SYSTEM, origin},
-    turn::{query, query_of},
+    statement_scope::{query, query_of},
 };
 use crate::database_error::DatabaseError;
 use crate::outbox::store::{

@@ -5,7 +5,7 @@ use sqlx::{PgConnection, Row as _};
 
 use super::{
     PgCursor,
-    turn::{fetch_optional, query},
+    statement_scope::{fetch_optional, query},
 };
 use crate::outbox::store::{Checkpoint, Entry, Names, Tenure, Written, positions_text, sequence};
 

@@ -56,7 +56,7 @@ pub(super) use {bounded, rows};
 
 impl Statement {
     /// The variants of the statement, in the order in which they are tried.
-    pub(super) fn ways(&self) -> [&'static str; 2] {
+    pub(super) fn variants(&self) -> [&'static str; 2] {
         [self.plain, self.checked]
     }
 }

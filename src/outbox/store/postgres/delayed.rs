@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{
     columns::{bytes, moment, shown},
-    turn::{fetch_all, query},
+    statement_scope::{fetch_all, query},
     version_of,
 };
 use crate::outbox::store::{

@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 
 use super::{
     columns::{Statement, is_of_a_row, read, rows, shown},
-    turn::{StatementScope, query},
+    statement_scope::{StatementScope, query},
 };
 use crate::outbox::store::{Bound, Names, Page, Rows, delayed::due_in};
 
@@ -54,7 +54,7 @@ pub(super) async fn page(
     cursor: &PgCursor,
     bound: Bound,
 ) -> Result<Page<PgCursor>, sqlx::Error> {
-    let [plain, checked] = FETCH.ways();
+    let [plain, checked] = FETCH.variants();
     match page_of(connection, names, (cursor, bound), plain).await {
         Err(error) if is_of_a_row(&error) => {
             page_of(connection, names, (cursor, bound), checked).await
@@ -107,7 +107,7 @@ async fn page_of(
     fetch: &'static str,
 ) -> Result<Page<PgCursor>, sqlx::Error> {
     let page = cursor.page.as_ref();
-    let mut turn = StatementScope::begin(connection, names).await?;
+    let mut scope = StatementScope::begin(connection, names).await?;
     let mut found = query(names, fetch)
         .bind(&cursor.seen)
         .bind(cursor.floor)
@@ -117,14 +117,14 @@ async fn page_of(
         .bind(i64::try_from(bound.rows).unwrap_or(i64::MAX))
         .bind(bound.with_due)
         .bind(i64::try_from(bound.bytes).unwrap_or(i64::MAX))
-        .fetch(&mut *turn);
+        .fetch(&mut *scope);
     let head = found.try_next().await?.ok_or(sqlx::Error::RowNotFound)?;
     let snapshot = shown(&head, 6)?.ok_or(sqlx::Error::RowNotFound)?;
     let seconds = shown(&head, 5)?;
     let answer = shown(&head, 3)?.unwrap_or_default();
     cursor.refuse_another(&answer)?;
     let read = Rows::read(found, |row| read(&row, bound.bytes).map(Some)).await?;
-    turn.end().await?;
+    scope.end().await?;
     let Rows { rows, are_cut } = read;
     let is_cut = rows.len() >= bound.rows || are_cut;
     let last_id = rows.last().map(|row| row.id);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::{PgConnection, Row as _, postgres::PgRow};
 
-use super::turn::{fetch_all, fetch_one, query, query_of};
+use super::statement_scope::{fetch_all, fetch_one, query, query_of};
 use crate::outbox::store::{Names, status::HeldSlot};
 
 /// The facts about a transaction. The statement is cut, and put on one line.

@@ -3,7 +3,7 @@
 
 use sqlx::{PgConnection, Postgres, Row as _};
 
-use super::turn::{execute, fetch_one, query};
+use super::statement_scope::{execute, fetch_one, query};
 use crate::outbox::store::{
     Names,
     home::{Home, HomeStatements},
@@ -35,7 +35,7 @@ impl HomeStatements for Postgres {
         Home::of(row.try_get(0)?, streams)
     }
 
-    async fn keep_home(
+    async fn store_home(
         connection: &mut PgConnection,
         names: &Names,
         nats: &str,

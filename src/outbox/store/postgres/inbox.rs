@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{
     slots,
-    turn::{begin, query, query_of},
+    statement_scope::{begin, query, query_of},
 };
 use crate::{
     error_text::said,

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{
     columns::{Statement, is_of_a_row, read, rows},
-    turn::query,
+    statement_scope::query,
     version_of,
 };
 use crate::outbox::store::{Names, Row, columns::LONGEST_PAYLOAD, log::LogStatements};
@@ -49,7 +49,7 @@ impl LogStatements for Postgres {
             "67108864",
             "select id, created_at, event, name, version, key, headers, payload from tidings.outbox"
         );
-        let [plain, checked] = ALL.ways();
+        let [plain, checked] = ALL.variants();
         let rows = match query(names, plain).fetch_all(&mut *connection).await {
             Err(error) if is_of_a_row(&error) => query(names, checked).fetch_all(connection).await,
             rows => rows,

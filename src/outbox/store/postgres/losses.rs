@@ -2,7 +2,7 @@
 
 use sqlx::{PgConnection, Postgres, Row as _};
 
-use super::turn::{execute, fetch_one, query};
+use super::statement_scope::{execute, fetch_one, query};
 use crate::outbox::store::{Names, losses::LossStatements};
 
 impl LossStatements for Postgres {
@@ -16,7 +16,7 @@ impl LossStatements for Postgres {
         row.try_get(0)
     }
 
-    async fn keep_losses(
+    async fn store_losses(
         connection: &mut PgConnection,
         names: &Names,
         losses: &str,

@@ -3,7 +3,7 @@
 
 use sqlx::{PgConnection, Row as _};
 
-use super::turn::{fetch_one, query_of};
+use super::statement_scope::{fetch_one, query_of};
 use crate::outbox::store::{Names, origin::Origin};
 
 /// The server and the database, as `tidings.relay.system` stores them. Every role may call the function.

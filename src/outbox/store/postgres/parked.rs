@@ -6,12 +6,14 @@ use uuid::Uuid;
 
 use super::{
     columns::{Statement, bytes, is_of_a_row, moment, perhaps, read, rows, shown},
-    turn::{StatementScope, execute, fetch_all, query},
+    statement_scope::{StatementScope, execute, fetch_all, query},
 };
 use crate::outbox::store::{
     Bound, Names, Parked, Rows, Waiting,
     columns::{LONGEST_PAYLOAD, event_or_nil},
-    parked::{BlockedOn, Extent, ParkedEvent, ParkedSelection, ParkedSize, is_returning, kept},
+    parked::{
+        BlockedOn, Extent, ParkedEvent, ParkedSelection, ParkedSize, cut_error, is_returning,
+    },
     unsigned,
 };
 
@@ -31,7 +33,7 @@ pub(super) async fn park(
     if rows.is_empty() {
         return Ok(());
     }
-    let mut errors: Vec<String> = rows.iter().map(|parked| kept(&parked.error)).collect();
+    let mut errors: Vec<String> = rows.iter().map(|parked| cut_error(&parked.error)).collect();
     match park_rows(connection, names, &rows, &errors).await {
         // The encoding of the database lacks a character of the server's message.
         Err(error) if is_of_a_row(&error) => {
@@ -262,7 +264,7 @@ pub(super) async fn returning(
         order by id limit $3"
     );
     let open: Vec<String> = open.iter().map(ToString::to_string).collect();
-    let [plain, checked] = RETURNING.ways();
+    let [plain, checked] = RETURNING.variants();
     match returning_of(connection, names, plain, (&open, behind, bound)).await {
         Err(error) if is_of_a_row(&error) => {
             returning_of(connection, names, checked, (&open, behind, bound)).await
@@ -277,15 +279,15 @@ async fn returning_of(
     returning: &'static str,
     (open, behind, bound): (&[String], i64, Bound),
 ) -> Result<Rows, sqlx::Error> {
-    let mut turn = StatementScope::begin(connection, names).await?;
+    let mut scope = StatementScope::begin(connection, names).await?;
     let found = query(names, returning)
         .bind(open)
         .bind(behind)
         .bind(i64::try_from(bound.rows).unwrap_or(i64::MAX))
         .bind(i64::try_from(bound.bytes).unwrap_or(i64::MAX))
-        .fetch(&mut *turn);
+        .fetch(&mut *scope);
     let rows = Rows::read(found, |row| read(&row, bound.bytes).map(Some)).await?;
-    turn.end().await?;
+    scope.end().await?;
     Ok(rows)
 }
 
@@ -302,7 +304,7 @@ pub(super) async fn among(
         where id > $2 and event = any($1) order by id"
     );
     let events: Vec<Uuid> = events.iter().map(|event| (*event).into()).collect();
-    let [plain, checked] = AMONG.ways();
+    let [plain, checked] = AMONG.variants();
     match among_of(connection, names, plain, (&events, behind)).await {
         Err(error) if is_of_a_row(&error) => {
             among_of(connection, names, checked, (&events, behind)).await
@@ -317,13 +319,13 @@ async fn among_of(
     among: &'static str,
     (events, behind): (&[Uuid], i64),
 ) -> Result<Rows, sqlx::Error> {
-    let mut turn = StatementScope::begin(connection, names).await?;
+    let mut scope = StatementScope::begin(connection, names).await?;
     let found = query(names, among)
         .bind(events)
         .bind(behind)
-        .fetch(&mut *turn);
+        .fetch(&mut *scope);
     let rows = Rows::read(found, |row| read(&row, LONGEST_PAYLOAD).map(Some)).await?;
-    turn.end().await?;
+    scope.end().await?;
     Ok(rows)
 }
 

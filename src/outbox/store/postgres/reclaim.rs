@@ -9,7 +9,7 @@ use super::{
     fetch::PgCursor,
     holders::{holders, of_delayed},
     slots,
-    turn::{StatementScope, begin, fetch_all, fetch_one, query, query_of},
+    statement_scope::{StatementScope, begin, fetch_all, fetch_one, query, query_of},
 };
 use crate::{
     error_text::said,
@@ -75,7 +75,7 @@ pub(super) async fn oldest_slots(
                 .reclaim(connection, names, cursor, slot, retention)
                 .await?;
             match found {
-                Found::IdleConnections => {}
+                Found::Needed => {}
                 Found::Held(held) => reclaimed.held.extend(held),
                 Found::Freed => {
                     freed.push(names.text(&format!("{}{slot}", ring.table), '.'));
@@ -123,7 +123,8 @@ async fn clock(connection: &mut PgConnection, names: &Names) -> Result<f64, sqlx
 
 /// The result for one slot.
 enum Found {
-    IdleConnections,
+    /// It holds rows that must stay, or none.
+    Needed,
     /// It should be free, and transactions hold it.
     Held(Vec<HeldSlot>),
     Freed,
@@ -187,7 +188,7 @@ impl Ring {
         let cursor = &cursor.seen;
         let is_free = self.is_free(connection, names, cursor, slot, retention);
         if !is_free.await? {
-            return Ok(Found::IdleConnections);
+            return Ok(Found::Needed);
         }
         // A lock request that waits blocks all later ones, so none is made while a transaction holds the slot.
         let held = holders(connection, names, &format!("{}{slot}", self.table)).await?;
@@ -208,11 +209,11 @@ impl Ring {
                 error = said(&error),
                 "outbox slot in use: it is freed later"
             );
-            return Ok(Found::IdleConnections);
+            return Ok(Found::Needed);
         }
         if self.keeps(&mut tx, names, cursor, slot, retention).await? {
             tx.rollback().await?;
-            return Ok(Found::IdleConnections);
+            return Ok(Found::Needed);
         }
         sqlx::raw_sql(self.sql(names, slot, "truncate table only $slot"))
             .execute(&mut *tx)
@@ -231,13 +232,13 @@ impl Ring {
         retention: Duration,
     ) -> Result<bool, sqlx::Error> {
         let any = self.sql(names, slot, "select exists (select from $slot)");
-        let mut turn = StatementScope::begin(connection, names).await?;
-        let any = query_of(names, any).fetch_one(&mut *turn).await?;
+        let mut scope = StatementScope::begin(connection, names).await?;
+        let any = query_of(names, any).fetch_one(&mut *scope).await?;
         let is_free = any.try_get::<bool, _>(0)?
             && !self
-                .keeps(&mut turn, names, cursor, slot, retention)
+                .keeps(&mut scope, names, cursor, slot, retention)
                 .await?;
-        turn.end().await?;
+        scope.end().await?;
         Ok(is_free)
     }
 

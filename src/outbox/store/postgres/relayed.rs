@@ -8,12 +8,12 @@ use sqlx::{PgConnection, Postgres, Row as _, postgres::PgArguments};
 use super::{
     PgCursor,
     columns::{Statement, bytes, is_of_a_row, read, rows, shown},
-    turn::{StatementScope, fetch_all, fetch_one, query},
+    statement_scope::{StatementScope, fetch_all, fetch_one, query},
 };
 use crate::outbox::store::{
     Entry, Names, Rows,
     columns::{LONGEST_PAYLOAD, event_or_nil},
-    ledger::{Beginning, LedgerKind, LedgerStatements, Passed, Relayed, Stretch},
+    ledger::{Beginning, LedgerKind, LedgerStatements, Passed, PassedQuery, Relayed},
     positions_from, unsigned,
 };
 
@@ -65,7 +65,7 @@ impl LedgerStatements for Postgres {
         })
     }
 
-    async fn parked_places(
+    async fn parked_ids(
         connection: &mut PgConnection,
         names: &Names,
         ids: &[i64],
@@ -80,12 +80,12 @@ impl LedgerStatements for Postgres {
     async fn relayed(
         connection: &mut PgConnection,
         names: &Names,
-        stretch: &Stretch<'_>,
+        selection: &PassedQuery<'_>,
     ) -> Result<Vec<Relayed>, sqlx::Error> {
-        let [plain, checked] = OUTLINES.ways();
-        match outlines(connection, names, stretch, plain).await {
+        let [plain, checked] = OUTLINES.variants();
+        match outlines(connection, names, selection, plain).await {
             Err(error) if is_of_a_row(&error) => {
-                outlines(connection, names, stretch, checked).await
+                outlines(connection, names, selection, checked).await
             }
             outlines => outlines,
         }
@@ -94,15 +94,15 @@ impl LedgerStatements for Postgres {
     async fn relayed_rows(
         connection: &mut PgConnection,
         names: &Names,
-        stretch: &Stretch<'_>,
+        selection: &PassedQuery<'_>,
     ) -> Result<Rows, sqlx::Error> {
         const WHOLE: Statement = rows!(
             "67108864",
             relayed!("id, created_at, event, name, version, key, headers, payload")
         );
-        let [plain, checked] = WHOLE.ways();
-        match whole(connection, names, stretch, plain).await {
-            Err(error) if is_of_a_row(&error) => whole(connection, names, stretch, checked).await,
+        let [plain, checked] = WHOLE.variants();
+        match whole(connection, names, selection, plain).await {
+            Err(error) if is_of_a_row(&error) => whole(connection, names, selection, checked).await,
             rows => rows,
         }
     }
@@ -151,7 +151,7 @@ impl LedgerStatements for Postgres {
                 incarnation: row.try_get(4)?,
                 first_sequence: unsigned(row.try_get(5)?),
                 last_sequence: unsigned(row.try_get(6)?),
-                way: LedgerKind::parse(row.try_get(7)?),
+                kind: LedgerKind::parse(row.try_get(7)?),
             })
         });
         entries.collect()
@@ -184,17 +184,17 @@ pub(super) async fn ahead(
 
 type Asked<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 
-fn asked<'q>(names: &Names, ask: &'static str, stretch: &'q Stretch<'_>) -> Asked<'q> {
-    let page = stretch.passed.page.as_ref();
+fn asked<'q>(names: &Names, ask: &'static str, selection: &'q PassedQuery<'_>) -> Asked<'q> {
+    let page = selection.passed.page.as_ref();
     query(names, ask)
-        .bind(stretch.behind)
-        .bind(&stretch.passed.cursor)
-        .bind(stretch.range.since)
-        .bind(i64::try_from(stretch.limit).unwrap_or(i64::MAX))
-        .bind(stretch.range.until)
-        .bind(stretch.range.last)
-        .bind(&stretch.range.names)
-        .bind(&stretch.range.key)
+        .bind(selection.behind)
+        .bind(&selection.passed.cursor)
+        .bind(selection.range.since)
+        .bind(i64::try_from(selection.limit).unwrap_or(i64::MAX))
+        .bind(selection.range.until)
+        .bind(selection.range.last)
+        .bind(&selection.range.names)
+        .bind(&selection.range.key)
         .bind(page.map(|(snapshot, _)| snapshot))
         .bind(page.map(|(_, id)| id))
 }
@@ -211,16 +211,16 @@ const OUTLINES: Statement = Statement {
 async fn outlines(
     connection: &mut PgConnection,
     names: &Names,
-    stretch: &Stretch<'_>,
+    selection: &PassedQuery<'_>,
     sql: &'static str,
 ) -> Result<Vec<Relayed>, sqlx::Error> {
-    let asked = asked(names, sql, stretch).bind(stretch.payloads.is_some());
-    let mut turn = StatementScope::in_order(connection).await?;
+    let asked = asked(names, sql, selection).bind(selection.payloads.is_some());
+    let mut scope = StatementScope::in_order(connection).await?;
     let mut relayed = Vec::new();
     {
-        let mut rows = asked.fetch(&mut *turn);
+        let mut rows = asked.fetch(&mut *scope);
         while let Some(row) = rows.try_next().await? {
-            let hasher = stretch.payloads.zip(bytes(&row, 5)?);
+            let hasher = selection.payloads.zip(bytes(&row, 5)?);
             relayed.push(Relayed {
                 id: row.try_get(0)?,
                 event: event_or_nil(bytes(&row, 1)?),
@@ -232,19 +232,19 @@ async fn outlines(
             });
         }
     }
-    turn.end().await?;
+    scope.end().await?;
     Ok(relayed)
 }
 
 async fn whole(
     connection: &mut PgConnection,
     names: &Names,
-    stretch: &Stretch<'_>,
+    selection: &PassedQuery<'_>,
     sql: &'static str,
 ) -> Result<Rows, sqlx::Error> {
-    let mut turn = StatementScope::in_order(connection).await?;
-    let found = asked(names, sql, stretch).fetch(&mut *turn);
+    let mut scope = StatementScope::in_order(connection).await?;
+    let found = asked(names, sql, selection).fetch(&mut *scope);
     let rows = Rows::read(found, |row| read(&row, LONGEST_PAYLOAD).map(Some)).await?;
-    turn.end().await?;
+    scope.end().await?;
     Ok(rows)
 }

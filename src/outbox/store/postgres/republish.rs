@@ -6,7 +6,7 @@ use sqlx::{PgConnection, Postgres, Row as _, postgres::PgRow};
 
 use super::{
     columns::{Statement, is_of_a_row, read, rows},
-    turn::{StatementScope, execute, query},
+    statement_scope::{StatementScope, execute, query},
 };
 use crate::outbox::store::{
     Entry, Names, Rows, columns::LONGEST_PAYLOAD, ledger::LedgerKind,
@@ -14,40 +14,46 @@ use crate::outbox::store::{
 };
 
 impl RepublishStatements for Postgres {
-    async fn mend(
+    async fn claim_republish(
         connection: &mut PgConnection,
         names: &Names,
-        mender: &str,
+        republisher: &str,
         lease: Duration,
     ) -> Result<bool, sqlx::Error> {
-        let mend = "update tidings.relay
+        let claim_republish = "update tidings.relay
             set republisher = $1, republish_lease_until = clock_timestamp() + make_interval(secs => $2)
             where republisher = $1 or republisher is null or republish_lease_until < clock_timestamp()";
         let has = execute(
             connection,
             names,
-            query(names, mend).bind(mender).bind(lease.as_secs_f64()),
+            query(names, claim_republish)
+                .bind(republisher)
+                .bind(lease.as_secs_f64()),
         )
         .await?;
         Ok(has.rows_affected() == 1)
     }
 
-    async fn mended(
+    async fn release_republish(
         connection: &mut PgConnection,
         names: &Names,
-        mender: &str,
+        republisher: &str,
     ) -> Result<(), sqlx::Error> {
-        let mended = "update tidings.relay set republisher = null, republish_lease_until = '-infinity' where republisher = $1";
-        execute(connection, names, query(names, mended).bind(mender))
-            .await
-            .map(drop)
+        let release_republish = "update tidings.relay set republisher = null, republish_lease_until = '-infinity' where republisher = $1";
+        execute(
+            connection,
+            names,
+            query(names, release_republish).bind(republisher),
+        )
+        .await
+        .map(drop)
     }
 
     async fn record(
         connection: &mut PgConnection,
         names: &Names,
         entries: &[Entry],
-        way: LedgerKind,
+        kind: LedgerKind,
     ) -> Result<(), sqlx::Error> {
         // Epoch 0, which no relay has.
         let record = "insert into tidings.ledger
@@ -70,7 +76,7 @@ impl RepublishStatements for Postgres {
                 .bind(incarnations)
                 .bind(column(|e| sequence(e.first_sequence)))
                 .bind(column(|e| sequence(e.last_sequence)))
-                .bind(way.as_str()),
+                .bind(kind.as_str()),
         )
         .await
         .map(drop)
@@ -81,9 +87,9 @@ impl RepublishStatements for Postgres {
     async fn rows_at(
         connection: &mut PgConnection,
         names: &Names,
-        places: &[i64],
+        ids: &[i64],
     ) -> Result<Rows, sqlx::Error> {
-        let (Some(first), Some(last)) = (places.first(), places.last()) else {
+        let (Some(first), Some(last)) = (ids.first(), ids.last()) else {
             return Ok(Rows {
                 rows: Vec::new(),
                 are_cut: false,
@@ -100,9 +106,9 @@ impl RepublishStatements for Postgres {
             where id >= $1 and id <= $2 and id = any($3)"
         );
         let is_close =
-            last.saturating_sub(*first) < 2 * i64::try_from(places.len()).unwrap_or(i64::MAX / 2);
-        let [plain, checked] = if is_close { CLOSE } else { APART }.ways();
-        let among = (*first, *last, places);
+            last.saturating_sub(*first) < 2 * i64::try_from(ids.len()).unwrap_or(i64::MAX / 2);
+        let [plain, checked] = if is_close { CLOSE } else { APART }.variants();
+        let among = (*first, *last, ids);
         match rows_of(connection, names, plain, (among, is_close)).await {
             Err(error) if is_of_a_row(&error) => {
                 rows_of(connection, names, checked, (among, is_close)).await
@@ -116,16 +122,16 @@ async fn rows_of(
     connection: &mut PgConnection,
     names: &Names,
     sql: &'static str,
-    ((first, last, places), is_close): ((i64, i64, &[i64]), bool),
+    ((first, last, ids), is_close): ((i64, i64, &[i64]), bool),
 ) -> Result<Rows, sqlx::Error> {
-    let mut turn = StatementScope::in_order(connection).await?;
+    let mut scope = StatementScope::in_order(connection).await?;
     let asked = query(names, sql).bind(first).bind(last);
-    let asked = if is_close { asked } else { asked.bind(places) };
-    let read = |row: PgRow| match places.binary_search(&row.try_get(0)?) {
+    let asked = if is_close { asked } else { asked.bind(ids) };
+    let read = |row: PgRow| match ids.binary_search(&row.try_get(0)?) {
         Ok(_) => read(&row, LONGEST_PAYLOAD).map(Some),
         Err(_) => Ok(None),
     };
-    let rows = Rows::read(asked.fetch(&mut *turn), read).await?;
-    turn.end().await?;
+    let rows = Rows::read(asked.fetch(&mut *scope), read).await?;
+    scope.end().await?;
     Ok(rows)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::{PgConnection, Row as _};
 
-use super::turn::{begin, fetch_one, query};
+use super::statement_scope::{begin, fetch_one, query};
 use crate::outbox::store::Names;
 
 /// Six slots must cover the retention: of the eight, one is written to, and one is about to be.

@@ -2,7 +2,7 @@
 
 use sqlx::{PgConnection, Row as _};
 
-use super::turn::{fetch_one, query};
+use super::statement_scope::{fetch_one, query};
 use crate::outbox::store::{
     Names,
     status::{Status, parked_figures},

@@ -8,13 +8,13 @@ use uuid::Uuid;
 
 use super::{
     columns::{bytes, moment, perhaps, shown},
-    turn::{StatementScope, fetch_all, fetch_optional, query},
+    statement_scope::{StatementScope, fetch_all, fetch_optional, query},
 };
 use crate::outbox::store::{
     Names,
     columns::event_or_nil,
     ledger::LedgerKind,
-    trace::{Asked, Spot, TraceStatements, TracedBatch, TracedRow},
+    trace::{TraceQuery, TraceStatements, TracedBatch, TracedRow, TracedState},
     unsigned,
 };
 
@@ -23,7 +23,7 @@ impl TraceStatements for Postgres {
     async fn rows_of(
         connection: &mut PgConnection,
         names: &Names,
-        asked: &Asked,
+        asked: &TraceQuery,
     ) -> Result<Vec<TracedRow>, sqlx::Error> {
         let rows = "select id, created_at, event, tidings.utf8(left(name, 300)), version, tidings.utf8(left(key, 300)),
                    tidings.utf8(case when octet_length(headers) <= 400000 then headers end),
@@ -45,7 +45,7 @@ impl TraceStatements for Postgres {
               and ($3::text is null and ($1::uuid is null or event = $1) or event = $1 or strpos(headers, $3) > 0)
               and ($4::timestamptz is null or state in ('parked', 'delayed') or created_at >= $4)
             order by created_at desc, id desc";
-        let mut turn = StatementScope::begin(connection, names).await?;
+        let mut scope = StatementScope::begin(connection, names).await?;
         let mut found = Vec::new();
         {
             let mut rows = query(names, rows)
@@ -53,7 +53,7 @@ impl TraceStatements for Postgres {
                 .bind(&asked.key)
                 .bind(&asked.needle)
                 .bind(asked.since)
-                .fetch(&mut *turn);
+                .fetch(&mut *scope);
             while found.len() < asked.limit
                 && let Some(row) = rows.try_next().await?
             {
@@ -63,7 +63,7 @@ impl TraceStatements for Postgres {
                 }
             }
         }
-        turn.end().await?;
+        scope.end().await?;
         Ok(found)
     }
 
@@ -128,18 +128,18 @@ impl TraceStatements for Postgres {
 }
 
 fn read(row: &PgRow) -> Result<TracedRow, sqlx::Error> {
-    let spot = match row.try_get(7)? {
-        "parked" => Spot::Parked {
+    let state = match row.try_get(7)? {
+        "parked" => TracedState::Parked {
             at: moment(row, 8)?,
             error: shown(row, 9)?.unwrap_or_default(),
             blocked_on: shown(row, 10)?,
             unpark_requested_at: perhaps(row, 11)?,
             is_returning: false,
         },
-        "delayed" => Spot::Delayed {
+        "delayed" => TracedState::Delayed {
             due: moment(row, 8)?,
         },
-        state => Spot::Log {
+        state => TracedState::Log {
             is_passed: state == "passed",
         },
     };
@@ -151,7 +151,7 @@ fn read(row: &PgRow) -> Result<TracedRow, sqlx::Error> {
         version: row.try_get(4)?,
         key: shown(row, 5)?,
         headers: shown(row, 6)?.unwrap_or_default(),
-        spot,
+        state,
     })
 }
 
@@ -166,6 +166,6 @@ fn read_batch(row: &PgRow) -> Result<TracedBatch, sqlx::Error> {
         incarnation: row.try_get(6)?,
         first_sequence: unsigned(row.try_get(7)?),
         last_sequence: unsigned(row.try_get(8)?),
-        way: LedgerKind::parse(row.try_get(9)?),
+        kind: LedgerKind::parse(row.try_get(9)?),
     })
 }

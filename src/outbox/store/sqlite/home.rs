@@ -25,7 +25,7 @@ impl HomeStatements for Sqlite {
         Home::of(row.try_get(0)?, streams)
     }
 
-    async fn keep_home(
+    async fn store_home(
         connection: &mut SqliteConnection,
         names: &Names,
         nats: &str,

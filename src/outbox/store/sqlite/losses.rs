@@ -13,7 +13,7 @@ impl LossStatements for Sqlite {
         sqlx::query(losses).fetch_one(connection).await?.try_get(0)
     }
 
-    async fn keep_losses(
+    async fn store_losses(
         connection: &mut SqliteConnection,
         names: &Names,
         losses: &str,

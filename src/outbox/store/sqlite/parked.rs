@@ -9,7 +9,9 @@ use super::columns::{bytes, integer, moment, perhaps, read, rows, shown, text};
 use crate::outbox::store::{
     Bound, Names, Parked, Rows, Waiting,
     columns::{LONGEST_PAYLOAD, Text, event_or_nil, nearest_version},
-    parked::{BlockedOn, Extent, ParkedEvent, ParkedSelection, ParkedSize, is_returning, kept},
+    parked::{
+        BlockedOn, Extent, ParkedEvent, ParkedSelection, ParkedSize, cut_error, is_returning,
+    },
     unsigned,
 };
 
@@ -79,7 +81,7 @@ pub(super) async fn park(
             .bind(&row.key)
             .bind(&row.headers)
             .bind(row.payload.as_ref())
-            .bind(kept(error))
+            .bind(cut_error(error))
             .bind(blocked_on.as_ref().map(ToString::to_string))
             .bind(*follows)
             .execute(&mut *tx)
@@ -133,7 +135,7 @@ async fn move_flawed(
     for sql in [known, park] {
         sqlx::query(names.sql(sql, '_'))
             .bind(parked.row.id)
-            .bind(kept(&parked.error))
+            .bind(cut_error(&parked.error))
             .execute(&mut *connection)
             .await?;
     }

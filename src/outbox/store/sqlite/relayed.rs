@@ -11,7 +11,7 @@ use super::columns::{bytes, read, rows, shown};
 use crate::outbox::store::{
     Entry, Names, Rows,
     columns::{LONGEST_PAYLOAD, event_or_nil},
-    ledger::{Beginning, LedgerKind, LedgerStatements, Passed, Relayed, Stretch},
+    ledger::{Beginning, LedgerKind, LedgerStatements, Passed, PassedQuery, Relayed},
     positions_from, unsigned,
 };
 
@@ -42,7 +42,7 @@ impl LedgerStatements for Sqlite {
         })
     }
 
-    async fn parked_places(
+    async fn parked_ids(
         connection: &mut SqliteConnection,
         names: &Names,
         ids: &[i64],
@@ -62,13 +62,13 @@ impl LedgerStatements for Sqlite {
     async fn relayed(
         connection: &mut SqliteConnection,
         names: &Names,
-        stretch: &Stretch<'_>,
+        selection: &PassedQuery<'_>,
     ) -> Result<Vec<Relayed>, sqlx::Error> {
-        match stretch.payloads {
-            Some(_) => one_by_one(connection, names, stretch).await,
-            None => match together(connection, names, stretch).await? {
+        match selection.payloads {
+            Some(_) => one_by_one(connection, names, selection).await,
+            None => match together(connection, names, selection).await? {
                 Some(rows) => Ok(rows),
-                None => one_by_one(connection, names, stretch).await,
+                None => one_by_one(connection, names, selection).await,
             },
         }
     }
@@ -76,10 +76,10 @@ impl LedgerStatements for Sqlite {
     async fn relayed_rows(
         connection: &mut SqliteConnection,
         names: &Names,
-        stretch: &Stretch<'_>,
+        selection: &PassedQuery<'_>,
     ) -> Result<Rows, sqlx::Error> {
         let ask = rows!("67108864", "from tidings_outbox as log ", relayed!());
-        let found = asked(names, ask, stretch)?.fetch(connection);
+        let found = asked(names, ask, selection)?.fetch(connection);
         Rows::read(found, |row| read(&row, LONGEST_PAYLOAD).map(Some)).await
     }
 
@@ -127,7 +127,7 @@ impl LedgerStatements for Sqlite {
                 incarnation: row.try_get(4)?,
                 first_sequence: unsigned(row.try_get(5)?),
                 last_sequence: unsigned(row.try_get(6)?),
-                way: LedgerKind::parse(row.try_get(7)?),
+                kind: LedgerKind::parse(row.try_get(7)?),
             })
         });
         entries.collect()
@@ -156,25 +156,29 @@ pub(super) async fn ahead(
 
 type Asked = sqlx::query::Query<'static, Sqlite, SqliteArguments>;
 
-fn asked(names: &Names, ask: &'static str, stretch: &Stretch<'_>) -> Result<Asked, sqlx::Error> {
-    let wanted = serde_json::to_string(&stretch.range.names)
+fn asked(
+    names: &Names,
+    ask: &'static str,
+    selection: &PassedQuery<'_>,
+) -> Result<Asked, sqlx::Error> {
+    let wanted = serde_json::to_string(&selection.range.names)
         .map_err(|error| sqlx::Error::Encode(error.into()))?;
     Ok(sqlx::query(names.sql(ask, '_'))
-        .bind(stretch.behind)
-        .bind(stretch.passed.cursor.clone())
-        .bind(stretch.range.since.map(|since| since.timestamp_micros()))
-        .bind(i64::try_from(stretch.limit).unwrap_or(i64::MAX))
-        .bind(stretch.range.until.map(|until| until.timestamp_micros()))
-        .bind(stretch.range.last)
+        .bind(selection.behind)
+        .bind(selection.passed.cursor.clone())
+        .bind(selection.range.since.map(|since| since.timestamp_micros()))
+        .bind(i64::try_from(selection.limit).unwrap_or(i64::MAX))
+        .bind(selection.range.until.map(|until| until.timestamp_micros()))
+        .bind(selection.range.last)
         .bind(wanted)
-        .bind(stretch.range.key.clone()))
+        .bind(selection.range.key.clone()))
 }
 
 /// Reads rows one by one, with the hashes of the payloads when they are wanted.
 async fn one_by_one(
     connection: &mut SqliteConnection,
     names: &Names,
-    stretch: &Stretch<'_>,
+    selection: &PassedQuery<'_>,
 ) -> Result<Vec<Relayed>, sqlx::Error> {
     let ask = concat!(
         "select id, event, substr(name, 1, 300), substr(key, 1, 300), octet_length(payload),
@@ -183,11 +187,11 @@ async fn one_by_one(
         from tidings_outbox as log ",
         relayed!()
     );
-    let asked = asked(names, ask, stretch)?.bind(stretch.payloads.is_some());
+    let asked = asked(names, ask, selection)?.bind(selection.payloads.is_some());
     let mut rows = asked.fetch(connection);
     let mut relayed = Vec::new();
     while let Some(row) = rows.try_next().await? {
-        let hasher = stretch.payloads.zip(bytes(&row, 5)?);
+        let hasher = selection.payloads.zip(bytes(&row, 5)?);
         relayed.push(Relayed {
             id: row.try_get(0)?,
             event: event_or_nil(bytes(&row, 1)?),
@@ -206,7 +210,7 @@ async fn one_by_one(
 async fn together(
     connection: &mut SqliteConnection,
     names: &Names,
-    stretch: &Stretch<'_>,
+    selection: &PassedQuery<'_>,
 ) -> Result<Option<Vec<Relayed>>, sqlx::Error> {
     let ask = concat!(
         "select json_group_array(json_array(id, hex(event), name, key, bytes, version)) from (
@@ -217,7 +221,7 @@ async fn together(
         relayed!(),
         ")"
     );
-    let row = match asked(names, ask, stretch)?.fetch_one(connection).await {
+    let row = match asked(names, ask, selection)?.fetch_one(connection).await {
         Err(error) if is_no_json(&error) => return Ok(None),
         row => row?,
     };

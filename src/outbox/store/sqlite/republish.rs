@@ -14,32 +14,32 @@ use crate::outbox::store::{
 };
 
 impl RepublishStatements for Sqlite {
-    async fn mend(
+    async fn claim_republish(
         connection: &mut SqliteConnection,
         names: &Names,
-        mender: &str,
+        republisher: &str,
         lease: Duration,
     ) -> Result<bool, sqlx::Error> {
-        let mend = "update tidings_relay
+        let claim_republish = "update tidings_relay
             set republisher = ?1, republish_lease_until = cast(unixepoch('subsec') * 1000000 as integer) + ?2
             where republisher = ?1 or republisher is null
                or republish_lease_until < cast(unixepoch('subsec') * 1000000 as integer)";
-        let has = sqlx::query(names.sql(mend, '_'))
-            .bind(mender)
+        let has = sqlx::query(names.sql(claim_republish, '_'))
+            .bind(republisher)
             .bind(micros(lease))
             .execute(connection)
             .await?;
         Ok(has.rows_affected() == 1)
     }
 
-    async fn mended(
+    async fn release_republish(
         connection: &mut SqliteConnection,
         names: &Names,
-        mender: &str,
+        republisher: &str,
     ) -> Result<(), sqlx::Error> {
-        let mended = "update tidings_relay set republisher = null, republish_lease_until = 0 where republisher = ?1";
-        sqlx::query(names.sql(mended, '_'))
-            .bind(mender)
+        let release_republish = "update tidings_relay set republisher = null, republish_lease_until = 0 where republisher = ?1";
+        sqlx::query(names.sql(release_republish, '_'))
+            .bind(republisher)
             .execute(connection)
             .await
             .map(drop)
@@ -49,7 +49,7 @@ impl RepublishStatements for Sqlite {
         connection: &mut SqliteConnection,
         names: &Names,
         entries: &[Entry],
-        way: LedgerKind,
+        kind: LedgerKind,
     ) -> Result<(), sqlx::Error> {
         // Epoch 0, which no relay has.
         let record = "insert into tidings_ledger
@@ -65,7 +65,7 @@ impl RepublishStatements for Sqlite {
                 .bind(&entry.incarnation)
                 .bind(sequence(entry.first_sequence))
                 .bind(sequence(entry.last_sequence))
-                .bind(way.as_str())
+                .bind(kind.as_str())
                 .execute(&mut *tx)
                 .await?;
         }
@@ -75,17 +75,14 @@ impl RepublishStatements for Sqlite {
     async fn rows_at(
         connection: &mut SqliteConnection,
         names: &Names,
-        places: &[i64],
+        ids: &[i64],
     ) -> Result<Rows, sqlx::Error> {
         let ask = rows!(
             "67108864",
             "from tidings_outbox where id in (select value from json_each(?1)) order by id"
         );
-        let places =
-            serde_json::to_string(places).map_err(|error| sqlx::Error::Encode(error.into()))?;
-        let found = sqlx::query(names.sql(ask, '_'))
-            .bind(places)
-            .fetch(connection);
+        let ids = serde_json::to_string(ids).map_err(|error| sqlx::Error::Encode(error.into()))?;
+        let found = sqlx::query(names.sql(ask, '_')).bind(ids).fetch(connection);
         Rows::read(found, |row| read(&row, LONGEST_PAYLOAD).map(Some)).await
     }
 }

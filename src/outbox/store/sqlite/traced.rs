@@ -11,7 +11,7 @@ use crate::outbox::store::{
     Names,
     columns::{event_or_nil, nearest_version},
     ledger::LedgerKind,
-    trace::{Asked, Spot, TraceStatements, TracedBatch, TracedRow},
+    trace::{TraceQuery, TraceStatements, TracedBatch, TracedRow, TracedState},
     unsigned,
 };
 
@@ -20,7 +20,7 @@ impl TraceStatements for Sqlite {
     async fn rows_of(
         connection: &mut SqliteConnection,
         names: &Names,
-        asked: &Asked,
+        asked: &TraceQuery,
     ) -> Result<Vec<TracedRow>, sqlx::Error> {
         let rows = "select id, created_at, event, substr(name, 1, 300), version, substr(key, 1, 300),
                    case when octet_length(headers) <= 400000 then headers end, state, moment, error, blocked_on, unpark_requested_at
@@ -122,18 +122,18 @@ impl TraceStatements for Sqlite {
 }
 
 fn read(row: &SqliteRow) -> Result<TracedRow, sqlx::Error> {
-    let spot = match row.try_get::<&str, _>(7)? {
-        "parked" => Spot::Parked {
+    let state = match row.try_get::<&str, _>(7)? {
+        "parked" => TracedState::Parked {
             at: moment(row, 8)?,
             error: shown(row, 9)?.unwrap_or_default(),
             blocked_on: shown(row, 10)?,
             unpark_requested_at: perhaps(row, 11)?,
             is_returning: false,
         },
-        "delayed" => Spot::Delayed {
+        "delayed" => TracedState::Delayed {
             due: moment(row, 8)?,
         },
-        state => Spot::Log {
+        state => TracedState::Log {
             is_passed: state == "passed",
         },
     };
@@ -145,7 +145,7 @@ fn read(row: &SqliteRow) -> Result<TracedRow, sqlx::Error> {
         version: nearest_version(integer(row, 4)?),
         key: shown(row, 5)?,
         headers: shown(row, 6)?.unwrap_or_default(),
-        spot,
+        state,
     })
 }
 
@@ -160,6 +160,6 @@ fn read_batch(row: &SqliteRow) -> Result<TracedBatch, sqlx::Error> {
         incarnation: row.try_get(6)?,
         first_sequence: unsigned(row.try_get(7)?),
         last_sequence: unsigned(row.try_get(8)?),
-        way: LedgerKind::parse(row.try_get(9)?),
+        kind: LedgerKind::parse(row.try_get(9)?),
     })
 }

@@ -46,12 +46,12 @@ const IDS: usize = 10_000;
 
 /// When to check again whether what parked rows wait for is there. Outlives a tenure.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct LookAgain {
+pub(super) struct RestoreSchedule {
     at: Instant,
     pause: Duration,
 }
 
-impl LookAgain {
+impl RestoreSchedule {
     pub(super) fn soon() -> Self {
         Self {
             at: Instant::now(),
@@ -71,7 +71,7 @@ impl LookAgain {
 }
 
 /// Returns the reasons that may be over. When unsure, the reason is included: publishing shows whether it is.
-pub(super) async fn may_go(bus: &Bus, reasons: &[Reason]) -> Result<Vec<BlockedOn>, Fault> {
+pub(super) async fn restorable(bus: &Bus, reasons: &[Reason]) -> Result<Vec<BlockedOn>, Fault> {
     let mut open = Vec::new();
     for reason in reasons {
         let stream = bus.stream_of(&reason.name).await?;
@@ -95,20 +95,20 @@ pub(super) async fn may_go(bus: &Bus, reasons: &[Reason]) -> Result<Vec<BlockedO
 
 /// Publishes parked rows that may go; `context` takes only parked rows. Returns when all of it is written down:
 /// published, or parked again with another reason.
-pub(super) async fn give_back<DB: Store>(
+pub(super) async fn restore<DB: Store>(
     outbox: &Outbox<DB>,
     connection: &mut DB::Connection,
     (waiting, keys, cursor): (&Waiting, &[(String, i64)], &DB::Cursor),
     context: LaneContext<DB::Cursor>,
 ) -> Result<(), Fault> {
     note_stored(outbox, connection, &context).await?;
-    let mut open = may_go(&context.bus, &waiting.reasons).await?;
+    let mut open = restorable(&context.bus, &waiting.reasons).await?;
     if open.is_empty() && !waiting.is_asked {
         return Ok(());
     }
     let (reports, stop) = (context.reports.clone(), context.stop.clone());
     let max_payload = context.bus.max_payload();
-    let aside = Arc::clone(&context.aside);
+    let parked_keys = Arc::clone(&context.parked_keys);
     // Rows that wait for these streams stay parked, so no other row may go there before them.
     for Reason {
         blocked_on, error, ..
@@ -117,7 +117,7 @@ pub(super) async fn give_back<DB: Store>(
         if let BlockedOn::Stream(stream) = blocked_on
             && !open.contains(blocked_on)
         {
-            aside.close_stream(stream, error);
+            parked_keys.close_stream(stream, error);
         }
     }
     let mut firsts = Firsts::new(keys);
@@ -129,7 +129,7 @@ pub(super) async fn give_back<DB: Store>(
     let mut size = PageSize::new(ROWS, ROWS);
     while !stop.is_cancelled() {
         // Rows that wait for something closed again are not read any further: they stay parked.
-        open.retain(|blocked_on| !aside.is_closed(blocked_on));
+        open.retain(|blocked_on| !parked_keys.is_closed(blocked_on));
         if open.is_empty() && !waiting.is_asked {
             break;
         }
@@ -268,7 +268,7 @@ impl<'a> Firsts<'a> {
 }
 
 /// At the start of a restore nothing is closed: each row is tried.
-pub(super) fn nothing_aside() -> ParkedKeys {
+pub(super) fn nothing_parked() -> ParkedKeys {
     ParkedKeys::new(Vec::new(), [], [])
 }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Relay, fault::Fault, life::RelayState};
+use super::{Relay, fault::Fault, relay_state::RelayState};
 use crate::outbox::Store;
 
 impl<DB: Store> Relay<DB> {
@@ -24,12 +24,12 @@ impl<DB: Store> Relay<DB> {
     }
 
     /// Shows a fault in the status, if the database can be reached. Returns whether the caller is to log it.
-    pub(super) async fn complain(&self, life: &RelayState, fault: &Fault) -> bool {
+    pub(super) async fn report_issue(&self, state: &RelayState, fault: &Fault) -> bool {
         const WITHIN: Duration = Duration::from_secs(1);
         if !fault.holds_up() {
             return true;
         }
-        let (issues, cure) = (&life.issues, fault.cure(DB::KIND, &life.bus));
+        let (issues, cure) = (&state.issues, fault.cure(DB::KIND, &state.bus));
         let is_said = issues.begin(&fault.place(), &fault.to_string(), &cure);
         // This program must not write to newer tables.
         if matches!(fault, Fault::Version { .. }) {
@@ -40,7 +40,7 @@ impl<DB: Store> Relay<DB> {
             let mut connection = self.outbox.connect_for(WITHIN).await?;
             let names = &self.outbox.shared.names;
             let owner = &self.settings.owner;
-            DB::complain(&mut connection, names, owner, &issues.text()?).await
+            DB::write_issues(&mut connection, names, owner, &issues.text()?).await
         };
         match tokio::time::timeout(WITHIN, complaining).await {
             Ok(Ok(())) => {}

@@ -8,7 +8,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Fault, give_back::LookAgain, issue::Issues, reporter::Reporter};
+use super::{Fault, issue::Issues, reporter::Reporter, restore::RestoreSchedule};
 use crate::{
     log::Lasting,
     nats::Bus,
@@ -27,7 +27,7 @@ pub(super) struct RelayState {
     pub(super) bus: Bus,
     pub(super) stop: CancellationToken,
     pub(super) issues: Issues,
-    pub(super) look_again: Arc<Mutex<LookAgain>>,
+    pub(super) restore_schedule: Arc<Mutex<RestoreSchedule>>,
     pub(super) reporter: Arc<Reporter>,
     /// Logs the missing permissions.
     pub(super) rights: Lasting,
@@ -54,7 +54,7 @@ impl RelayState {
         Self {
             bus: bus.clone(),
             stop: stop.clone(),
-            look_again: Arc::new(Mutex::new(LookAgain::soon())),
+            restore_schedule: Arc::new(Mutex::new(RestoreSchedule::soon())),
             reporter: Arc::new(reporter(&issues)),
             issues,
             rights: Lasting::default(),
@@ -71,7 +71,7 @@ impl RelayState {
         within: Duration,
     ) -> Result<Option<StoredHome>, Fault> {
         let losses = *self.bus.losses().borrow();
-        let known = (losses, home.kept.clone());
+        let known = (losses, home.stored.clone());
         if !self.bus.is_connected() || self.admission().home.as_ref() == Some(&known) {
             return Ok(None);
         }
@@ -134,14 +134,14 @@ impl RelayState {
             };
             self.issues.recall(place, &reason.error, cure);
         }
-        let mut look_again = self
-            .look_again
+        let mut restore_schedule = self
+            .restore_schedule
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if places.is_empty() {
-            *look_again = LookAgain::soon();
+            *restore_schedule = RestoreSchedule::soon();
         } else {
-            look_again.later();
+            restore_schedule.later();
         }
     }
 }

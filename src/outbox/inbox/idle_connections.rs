@@ -88,7 +88,7 @@ impl<DB: Store> IdleConnections<DB> {
         drop(inner);
         if !was_minded {
             let minder = Minder {
-                kept: Arc::clone(&self.0),
+                idle_connections: Arc::clone(&self.0),
                 is_over: false,
             };
             tokio::spawn(minder.mind());
@@ -111,7 +111,7 @@ impl<DB: Store> Default for IdleConnections<DB> {
 
 /// Releases connections that no handler needs.
 struct Minder<DB: Store> {
-    kept: Arc<Mutex<Inner<DB>>>,
+    idle_connections: Arc<Mutex<Inner<DB>>>,
     is_over: bool,
 }
 
@@ -122,7 +122,7 @@ impl<DB: Store> Minder<DB> {
             tokio::time::sleep(IDLE).await;
             let now = Instant::now();
             let is_idle = |resting: &mut Resting<DB>| now - resting.since >= IDLE;
-            let mut inner = lock(&self.kept);
+            let mut inner = lock(&self.idle_connections);
             let idle: Vec<_> = inner.resting.extract_if(.., is_idle).collect();
             self.is_over = inner.resting.is_empty();
             inner.is_minded = !self.is_over;
@@ -135,7 +135,7 @@ impl<DB: Store> Minder<DB> {
 impl<DB: Store> Drop for Minder<DB> {
     fn drop(&mut self) {
         if !self.is_over {
-            lock(&self.kept).is_minded = false;
+            lock(&self.idle_connections).is_minded = false;
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::outbox::{
     Outbox, OutboxError, Store,
     store::{
         Row, Rows,
-        ledger::{Passed, Range, Relayed, Stretch},
+        ledger::{Passed, PassedQuery, Range, Relayed},
     },
 };
 
@@ -27,13 +27,13 @@ const ROWS: usize = 4000;
 /// How many pages are read ahead.
 const AHEAD: usize = 2;
 
-/// A walk through rows. Dropping it ends the reading.
-pub(crate) type Walk = Ahead<Vec<Relayed>, OutboxError>;
-/// A walk of which some pages hold whole rows.
-pub(crate) type WalkOfWhole = Ahead<Walked, OutboxError>;
+/// Pages of rows that the relay has passed. Dropping it ends the reading.
+pub(crate) type PassedPages = Ahead<Vec<Relayed>, OutboxError>;
+/// The same, where some pages hold whole rows.
+pub(crate) type WholePages = Ahead<PassedPage, OutboxError>;
 
-/// A page of a walk.
-pub(crate) enum Walked {
+/// A page of such rows.
+pub(crate) enum PassedPage {
     /// The rows without their payloads.
     Outlines(Vec<Relayed>),
     /// The whole rows.
@@ -56,18 +56,18 @@ impl WantsWhole {
 }
 
 impl<DB: Store> Outbox<DB> {
-    /// Walks through a range; with the hashes of the payloads when there is a hasher for them.
-    pub(crate) fn walk(
+    /// Reads a range, page by page; with the hashes of the payloads when there is a hasher for them.
+    pub(crate) fn read_passed(
         &self,
         range: &Range,
         passed: &Passed,
         payloads: Option<&RandomState>,
-    ) -> Walk {
-        let mut walker = Walker::new(self, range, passed);
+    ) -> PassedPages {
+        let mut reader = PageReader::new(self, range, passed);
         let payloads = payloads.cloned();
-        Walk::begin(AHEAD, async move |to| {
-            while !walker.is_over {
-                let page = walker.outlines(payloads.as_ref()).await;
+        PassedPages::begin(AHEAD, async move |to| {
+            while !reader.is_over {
+                let page = reader.outlines(payloads.as_ref()).await;
                 if to.send(page).await.is_err() {
                     return;
                 }
@@ -75,20 +75,20 @@ impl<DB: Store> Outbox<DB> {
         })
     }
 
-    /// Walks through a range, with whole rows while they are wanted.
-    pub(crate) fn walk_whole(
+    /// Reads a range, page by page, with whole rows while they are wanted.
+    pub(crate) fn read_passed_whole(
         &self,
         range: &Range,
         passed: &Passed,
         whole: &WantsWhole,
-    ) -> WalkOfWhole {
-        let mut walker = Walker::new(self, range, passed);
+    ) -> WholePages {
+        let mut reader = PageReader::new(self, range, passed);
         let whole = whole.clone();
-        WalkOfWhole::begin(AHEAD, async move |to| {
-            while !walker.is_over {
+        WholePages::begin(AHEAD, async move |to| {
+            while !reader.is_over {
                 let page = match whole.is_wanted() {
-                    true => walker.whole().await.map(Walked::Whole),
-                    false => walker.outlines(None).await.map(Walked::Outlines),
+                    true => reader.whole().await.map(PassedPage::Whole),
+                    false => reader.outlines(None).await.map(PassedPage::Outlines),
                 };
                 if to.send(page).await.is_err() {
                     return;
@@ -98,8 +98,8 @@ impl<DB: Store> Outbox<DB> {
     }
 }
 
-/// The progress of a walk. An error ends it.
-struct Walker<DB: Store> {
+/// How far the pages have been read. An error ends the reading.
+struct PageReader<DB: Store> {
     outbox: Outbox<DB>,
     range: Range,
     passed: Passed,
@@ -109,7 +109,7 @@ struct Walker<DB: Store> {
     is_over: bool,
 }
 
-impl<DB: Store> Walker<DB> {
+impl<DB: Store> PageReader<DB> {
     fn new(outbox: &Outbox<DB>, range: &Range, passed: &Passed) -> Self {
         Self {
             outbox: outbox.clone(),
@@ -128,7 +128,7 @@ impl<DB: Store> Walker<DB> {
     ) -> Result<Vec<Relayed>, OutboxError> {
         self.is_over = true;
         let rows = self.outlines.rows();
-        let page = self.outbox.relayed(&self.stretch(rows, payloads)).await?;
+        let page = self.outbox.relayed(&self.selection(rows, payloads)).await?;
         self.outlines.adapt(page.len(), false);
         self.go_on(page.last().map(|row| row.id), page.len() < rows);
         Ok(page)
@@ -137,7 +137,10 @@ impl<DB: Store> Walker<DB> {
     async fn whole(&mut self) -> Result<Vec<Row>, OutboxError> {
         self.is_over = true;
         let rows = self.whole.rows();
-        let page = self.outbox.relayed_rows(&self.stretch(rows, None)).await?;
+        let page = self
+            .outbox
+            .relayed_rows(&self.selection(rows, None))
+            .await?;
         let Rows {
             rows: page,
             are_cut,
@@ -147,8 +150,8 @@ impl<DB: Store> Walker<DB> {
         Ok(page)
     }
 
-    fn stretch<'a>(&'a self, rows: usize, payloads: Option<&'a RandomState>) -> Stretch<'a> {
-        Stretch {
+    fn selection<'a>(&'a self, rows: usize, payloads: Option<&'a RandomState>) -> PassedQuery<'a> {
+        PassedQuery {
             behind: self.behind,
             range: &self.range,
             passed: &self.passed,
