@@ -25,6 +25,7 @@
 
 #![cfg_attr(not(feature = "testing"), allow(dead_code))] // only the test kit calls some functions
 
+mod background;
 #[cfg(feature = "outbox")]
 mod database_error;
 pub mod enqueue;

@@ -29,7 +29,7 @@ use std::{collections::HashSet, error::Error, sync::Arc, time::Duration};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use crate::task::background::Background;
+pub use crate::background::Background;
 use crate::{
     executor::{Executor, in_flight::InFlight},
     handler::subscriber::{EventSubscriber, SubscriberError},

@@ -52,8 +52,9 @@ use super::{
     },
 };
 use crate::{
+    background::Background,
     nats::{Bus, names},
-    task::{background::Background, fence::Fence},
+    task::fence::Fence,
 };
 pub use error::RelayError;
 use fault::{Fault, fault_of, is_of_version};

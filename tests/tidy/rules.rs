@@ -12,7 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["handler"],
     &["executor"],
     &["nats"],
-    &["enqueue", "instance"],
+    &["background", "enqueue", "instance"],
     &["outbox", "worker"],
     &["operations"],
     &["testing"],
