@@ -189,7 +189,8 @@ pub struct Page<C> {
     pub next: C,
     /// The limit on bytes has ended the page.
     pub is_cut: bool,
-    /// The page is the last one: every row that was committed before it was read lies before its end.
+    /// The page is known to be the last one: every row that was committed before it was read lies before its end. It may
+    /// be the last one without that being known; the next page is then empty, and whole.
     pub is_whole: bool,
     /// How long until the next delayed event is due, when that was requested and there is one.
     pub due_in: Option<Duration>,

@@ -130,7 +130,10 @@ async fn a_missing_column_of_another_version_is_a_version_error<DB: Database>(
     let due = chrono::Utc::now() + chrono::TimeDelta::hours(1);
     let rename = |table: &str, from: &str, to: &str| {
         let table = DB::table(table);
-        format!("alter table {table} rename column {from} to {to}")
+        // SQLite renames by the schema that its connection knows, and another connection has changed that.
+        format!(
+            "select {from} from {table} limit 0; alter table {table} rename column {from} to {to}"
+        )
     };
     let known = DB::number(
         pool,

@@ -101,10 +101,12 @@ pub(super) async fn pages_and_checkpoints<DB: Store>(
     let first = tables.fetched(&start, two).await?;
     assert_eq!((ids(&first.rows), first.is_whole), (ids(&rows[..2]), false));
     let second = tables.fetched(&first.next, two).await?;
-    assert_eq!(
-        (ids(&second.rows), second.is_whole),
-        (ids(&rows[2..]), true)
-    );
+    assert_eq!(ids(&second.rows), ids(&rows[2..]));
+    if !second.is_whole {
+        // The rest of a snapshot may be read before the database looks for newer rows.
+        let last = tables.fetched(&second.next, two).await?;
+        assert_eq!((ids(&last.rows), last.is_whole), (Vec::new(), true));
+    }
     let small = Bound { bytes: 3, ..ALL };
     let large = tables.fetched(&start, small).await?;
     assert!(large.rows.iter().all(|row| row.flaw.is_some()));
