@@ -3,6 +3,8 @@
 CARGO   ?= cargo
 # The profile of `make demo`: dev, which compiles in a fifth of the time, or release.
 PROFILE ?= dev
+# Tests that run at once: they wait for servers more than they compute.
+THREADS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 3 )))
 # More arguments for test, demo and bench, as in: make bench ARGS="relay --json"
 ARGS    ?=
 
@@ -26,7 +28,7 @@ check: ## format, clippy and documentation, warnings are errors
 
 test: servers ## run all tests against real servers; ARGS go to the test runner
 	$(CARGO) test --locked --doc --workspace
-	@if $(CARGO) nextest --version >/dev/null 2>&1; then set -x; $(CARGO) nextest run --locked --workspace $(ARGS); \
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then set -x; $(CARGO) nextest run --locked --workspace --test-threads $(THREADS) $(ARGS); \
 	else set -x; $(CARGO) build --locked --workspace --examples && \
 	    $(CARGO) test --locked --workspace --lib --bins --tests $(ARGS); fi
 
