@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn its_source_is_the_error_of_sqlx_and_its_text_does_not_repeat_it() {
+    fn its_source_is_the_error_of_sqlx_and_is_not_repeated() {
         let error = DatabaseError::from(sqlx::Error::RowNotFound);
         let source = error.source().and_then(|source| source.downcast_ref());
         assert!(matches!(source, Some(sqlx::Error::RowNotFound)));

@@ -137,7 +137,7 @@ impl Observer for Told {
 }
 
 #[tokio::test]
-async fn an_observer_is_told_each_end_of_a_delivery_once() {
+async fn an_observer_gets_each_end_of_a_delivery_once() {
     async fn handle(_: Created, _: Context<()>) -> Result<(), Failure> {
         Ok(())
     }

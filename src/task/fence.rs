@@ -90,7 +90,7 @@ mod tests {
     const LEASE: Duration = Duration::from_secs(5);
 
     #[tokio::test(start_paused = true)]
-    async fn a_lease_that_has_expired_is_not_held_before_its_renewal_notices() {
+    async fn an_expired_lease_is_not_held() {
         let fence = Fence::until(Instant::now() + LEASE);
         tokio::time::advance(LEASE - Duration::from_millis(1)).await;
         assert_eq!(fence.check(), Ok(()));
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_renewal_without_an_answer_is_told_from_a_process_that_stood_still() {
+    async fn a_renewal_without_an_answer_is_not_a_stopped_process() {
         let fence = Fence::until(Instant::now() + LEASE);
         fence.asks();
         assert_eq!(fence.passed().await, LeaseOver::Silent);

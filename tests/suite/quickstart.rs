@@ -57,7 +57,7 @@ async fn send(curl: &str, address: &str) -> (String, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_quickstart_prints_what_the_readme_says_and_stops_when_told() {
+async fn the_quickstart_prints_what_the_readme_says_and_stops() {
     let (run, printed) = command("$ cargo run");
     assert_eq!(run, "$ cargo run --example quickstart --features postgres");
     let (curl, responded) = command("$ curl");

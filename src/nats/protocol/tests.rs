@@ -147,7 +147,7 @@ fn a_subject_is_read_as_it_was_written() {
 }
 
 #[test]
-fn subjects_of_the_jetstream_api_are_as_the_server_listens_on_them() {
+fn subjects_of_the_jetstream_api_are_those_of_the_server() {
     same(&[
         (api::STREAM_NAMES, "$JS.API.STREAM.NAMES"),
         (&api::stream_info("S"), "$JS.API.STREAM.INFO.S"),

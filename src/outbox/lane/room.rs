@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_has_one_row_however_large_and_ends_before_the_row_that_does_not_fit() {
+    fn a_batch_has_one_row_and_ends_before_the_row_too_many() {
         assert_eq!(taken(3, &[1; 9]), 3);
         assert_eq!(taken(0, &[1; 9]), 1);
         assert_eq!(taken(9, &[BATCH_BYTES + 1, 0, 1]), 1);

@@ -431,7 +431,7 @@ async fn the_check_finds_an_insert_without_a_key_and_names_the_cure() {
     let user = User::new("ada");
     let said = verdict(assert_idempotent(&user, async || plain(add).await, counted)).await;
     for part in [
-        "test_kit::add is not idempotent",
+        "test_worker::add is not idempotent",
         "between the effect and the acknowledgement",
         "`observe` returned\n  2\nwhile after one run it returned\n  1\n",
         ".on_transactional(&outbox, ...)",

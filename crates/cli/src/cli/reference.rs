@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_is_rendered_with_its_options_and_without_what_is_hidden() {
+    fn a_command_is_rendered_with_its_visible_options() {
         let verbose = Arg::new("verbose").long("verbose").short('v').global(true);
         let since = Arg::new("since").long("since").value_name("5m|TIME");
         let depth = Arg::new("depth").long("depth").default_value("3");
