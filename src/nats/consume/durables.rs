@@ -198,7 +198,7 @@ impl Bus {
 
     /// The names of the durables that a stream has.
     pub(crate) async fn durables_of(&self, stream: &str) -> Result<BTreeSet<String>, BusError> {
-        let subject = api::consumer_list(&stream);
+        let subject = api::consumer_list(stream);
         let listed = self.paged::<Durable>(&subject, "consumers").await?;
         Ok(listed.into_iter().map(|one| one.name).collect())
     }

@@ -190,7 +190,7 @@ pub(super) async fn ledger<DB: Store>(tables: &Tables<'_, DB>) -> Result<(), sql
     assert_eq!(ids(&whole.rows), [rows[0].id]);
 
     let entries = DB::entries(&mut connection, names, 0, 9).await?;
-    assert_eq!(entries, [written.clone()]);
+    assert_eq!(entries, std::slice::from_ref(&written));
     let behind = DB::entries(&mut connection, names, written.last_id, 9).await?;
     assert_eq!(behind, []);
     let beginnings = DB::beginnings(&mut connection, names, rows[1].id).await?;
