@@ -93,7 +93,7 @@ pub struct Checkpoint<C> {
 /// What a checkpoint finds among the parked rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Written {
-    /// An unpark was requested.
+    /// An unpark was requested: before this checkpoint, or by it, which the next one knows at the latest.
     pub is_asked: bool,
     /// Some rows wait for a stream or subject.
     pub is_waiting: bool,
