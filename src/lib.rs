@@ -10,16 +10,16 @@
 //! | commit them through another driver than sqlx | [`Enqueue`] |
 //! | move them into the stream | [`Relay`] |
 //! | publish without a database | [`EventPublisher`] |
-//! | handle events | [`EventSubscriber`], [`Handler`], [`Context`], [`Failure`], [`Retry`] |
-//! | handle each event effectively once | [`EventSubscriber::on_transactional`], [`TransactionalHandler`], [`InboxTransaction`] |
+//! | handle events | [`EventSubscriber`], [`Handler`](crate::handler::Handler), [`Context`], [`Failure`], [`Retry`] |
+//! | handle each event effectively once | [`EventSubscriber::on_transactional`], [`TransactionalHandler`](crate::outbox::TransactionalHandler), [`InboxTransaction`] |
 //! | handle batches | [`EventSubscriber::on_batch`], [`EventSubscriber::on_batch_transactional`], [`Batching`], [`BatchResult`] |
 //! | limit what a subscriber takes on | [`CircuitBreaker`], [`Rate`] |
 //! | run subscribers and relay until shutdown | [`Worker`], [`shutdown_signal`] |
-//! | inspect dead letters and redrive them | [`DeadLetters`], [`Redriver`] |
-//! | replay events into a subscriber | [`Replays`], [`ReplayRequest`] |
-//! | inspect, pause and resume subscribers | [`Subscribers`], [`Instance`] |
-//! | compare an outbox with its streams | [`Verify`] |
-//! | find an event | [`Trace`] |
+//! | inspect dead letters and redrive them | [`DeadLetters`](crate::dead_letters::DeadLetters), [`Redriver`](crate::dead_letters::Redriver) |
+//! | replay events into a subscriber | [`Replays`](crate::replays::Replays), [`ReplayRequest`](crate::replays::ReplayRequest) |
+//! | inspect, pause and resume subscribers | [`Subscribers`](crate::subscribers::Subscribers), [`Instance`](crate::subscribers::Instance) |
+//! | compare an outbox with its streams | [`Verify`](crate::verify::Verify) |
+//! | find an event | [`Trace`](crate::trace::Trace) |
 //! | connect, and declare streams | [`Bus`], [`NatsOptions`], [`StreamSpec`] |
 //! | test handlers without servers | `testing`, behind the feature of that name |
 

@@ -2,7 +2,7 @@
 //!
 //! * [`Bus`]: a connection. [`NatsOptions`] configure it.
 //! * [`EventPublisher`]: publishes without a database, confirmed by the server.
-//! * [`stream::streams`]: declares streams, and creates and updates them.
+//! * [`StreamSpec`]: declares streams, and creates and updates them.
 
 mod connection;
 mod consume;

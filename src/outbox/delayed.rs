@@ -108,7 +108,7 @@ impl<DB: Store> Outbox<DB> {
     /// [`OutboxError`]; nothing is written, unless the answer to a commit was lost.
     ///
     /// # Cancel safety
-    /// When the future is dropped, the event may or may not be written. Calling it again with the same [`Envelope`] is
+    /// When the future is dropped, the event may or may not be written. Calling it again with the same [`Envelope`](tidings_contract::Envelope) is
     /// safe: its id enters the stream once, and a delayed event is refused as [`OutboxError::AlreadyDelayed`].
     pub async fn publish_alone(
         &self,
