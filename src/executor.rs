@@ -27,7 +27,6 @@ use futures::{FutureExt, future::BoxFuture};
 use tidings_contract::{Envelope, wire::ReadError};
 
 use self::{in_flight::InFlight, tally::Tally, throttle::Throttle};
-use crate::policy::outcome;
 use crate::{
     handler::{
         context::{Cancelled, Context, Facts},
@@ -38,7 +37,7 @@ use crate::{
     policy::{
         breaker::{Attempted, Load},
         failure::{Failure, Verdict, told, undecodable},
-        outcome::{Cause, DeadLetter, Handled, Outcome},
+        outcome::{self, Cause, DeadLetter, Handled, Outcome},
     },
     task::interrupt::unless,
 };
@@ -276,15 +275,11 @@ impl<S: Send + Sync + 'static> Executor<S> {
         letter: DeadLetter,
     ) -> Disposition {
         self.pass(&attempt);
-        let outcome = Outcome::Reject(letter);
-        let decided = DeliveryEnd::Decided {
-            attempt: 0,
-            outcome: &outcome,
+        let decided = Decided {
+            outcome: Outcome::Reject(letter),
             error: None,
-            elapsed: Duration::ZERO,
         };
-        self.record(attempt.delivery, decided);
-        self.end(&attempt, &outcome, Duration::ZERO).await
+        self.carry_out(attempt, 0, decided, Duration::ZERO).await
     }
 
     fn facts(&self, delivery: &Delivery, envelope: &Arc<Envelope>, cancelled: Cancelled) -> Facts {

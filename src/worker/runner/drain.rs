@@ -70,13 +70,15 @@ impl<S: Send + Sync + 'static> Run<S> {
         } = finished;
         match disposition {
             Disposition::Settled => item.in_flight.release(item.delivery.position),
-            Disposition::RetryLocally(_) if !self.ordered => {
+            Disposition::RetryLocally(_) => {
                 let ends = self.executor.ends();
                 ends.tell(&item.delivery, DeliveryEnd::Returned);
-                hand_back(&self.name, std::iter::once(item.ack)).await;
+                // With order, the event stays in flight until the next instance begins at the ack floor.
+                if !self.ordered {
+                    hand_back(&self.name, std::iter::once(item.ack)).await;
+                }
             }
-            // With order, the event stays in flight until the next instance begins at the ack floor.
-            Disposition::Abandoned | Disposition::RetryLocally(_) => {}
+            Disposition::Abandoned => {}
         }
     }
 }
