@@ -1,5 +1,6 @@
-//! What ends in a service, told to those that observe it: every way in which a delivery, a batch of the relay, a
-//! redrive, a replay or a park ends passes [`Observers::tell`]. Never decides anything, and never waits.
+//! What ends in a service, told to those that observe it: every way in which a delivery that a worker has taken
+//! on, a batch of the relay, a redrive, a replay or a park ends passes [`Observers::tell`]. Never decides anything, and
+//! never waits.
 //!
 //! The log is the first observer. A count, a metric or a trace is another one.
 
@@ -37,7 +38,7 @@ pub(crate) struct Observers(Arc<[Arc<dyn Observer>]>);
 #[derive(Clone, Copy)]
 pub(crate) enum Observation<'a> {
     Delivery(DeliveryFacts<'a>, DeliveryEnd<'a>),
-    /// A batch of the relay was answered.
+    /// What the relay has sent was answered.
     #[cfg_attr(not(feature = "outbox"), allow(dead_code))] // told by the relay only
     Batch(BatchEnd<'a>),
     /// A dead letter has left its stream.
@@ -79,7 +80,8 @@ pub(crate) struct DeliveryFacts<'a> {
 /// How a delivery, or an attempt at it, has ended.
 #[derive(Clone, Copy)]
 pub(crate) enum DeliveryEnd<'a> {
-    /// An attempt has its outcome, which is answered next. A dead letter is told again when that is done.
+    /// The outcome is decided. It is answered next, unless the event waits in flight; a dead letter is told again when it
+    /// is answered.
     Decided {
         attempt: u32,
         outcome: &'a Outcome,
@@ -130,12 +132,23 @@ pub(crate) enum DeliveryEnd<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct BatchEnd<'a> {
     pub(crate) stream: &'a str,
+    pub(crate) path: Path,
     pub(crate) events: usize,
     /// The payload of all of its events.
     pub(crate) bytes: usize,
     pub(crate) elapsed: Duration,
-    /// Why the server has not taken it; `None` when everything is stored.
+    /// Why the server has refused the batch; `None` when these events are stored.
     pub(crate) refusal: Option<&'a dyn Display>,
+}
+
+/// How the relay has sent events.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(feature = "outbox"), allow(dead_code))] // told by the relay only
+pub(crate) enum Path {
+    /// In an atomic batch, which is stored or refused as a whole.
+    Batch,
+    /// Each by itself.
+    Single,
 }
 
 /// A dead letter that was redriven or discarded.

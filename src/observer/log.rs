@@ -1,10 +1,10 @@
-//! The log as an observer: one line for each end. Never decides anything.
+//! The log as an observer: at most one line for each observation. Never decides anything.
 
 use std::time::{Duration, Instant};
 
 use super::{
     BatchEnd, DeliveryEnd, DeliveryFacts, KeyChange, LeaseChange, LetterEnd, LetterFacts,
-    Observation, Observer, ReplayChange,
+    Observation, Observer, Path, ReplayChange,
 };
 use crate::{
     log::{Lasting, short},
@@ -179,20 +179,23 @@ fn decided(
 fn batch(end: BatchEnd<'_>) {
     let BatchEnd {
         stream,
+        path,
         events,
         bytes,
         elapsed,
         refusal,
     } = end;
-    match refusal {
-        Some(refusal) => tracing::info!(stream, events, %refusal, "batch refused"),
-        None => tracing::debug!(
+    match (path, refusal) {
+        (Path::Batch, Some(refusal)) => tracing::info!(stream, events, %refusal, "batch refused"),
+        (Path::Batch, None) => tracing::debug!(
             stream,
             events,
             bytes,
             elapsed_ms = millis(elapsed),
             "batch stored"
         ),
+        // A row that is refused by itself is parked or begins an issue, which has its own line.
+        (Path::Single, _) => {}
     }
 }
 

@@ -400,6 +400,7 @@ impl<DB: Store> Relay<DB> {
             stored: Arc::clone(&stored),
             parked_keys: Arc::new(parked_keys),
             issues: state.issues.clone(),
+            observers: state.observers.clone(),
             reports: channels.reports.clone(),
             stop: channels.end_of_tenure.clone(),
         };

@@ -12,7 +12,10 @@ mod observe;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 use super::{
     Fault,
@@ -28,7 +31,6 @@ use crate::{
         store::{Cursor, parked::BlockedOn},
     },
 };
-use observe::Observed;
 
 /// A batch with a duplicate id, within it or in the stream, is halved down to this size.
 const SINGLES: usize = 64;
@@ -52,7 +54,8 @@ pub(super) struct RelayLane<C> {
     again: VecDeque<Item>,
     /// The stream sends no acks, so nothing is sent: a stored row would stay unknown, and be published again.
     is_silent: bool,
-    observed: Observed,
+    /// When it has last sent something.
+    sent_at: Instant,
 }
 
 /// What a lane does next.
@@ -90,7 +93,7 @@ impl<C: Cursor> RelayLane<C> {
             size: batch,
             again: VecDeque::new(),
             is_silent: !state.confirms,
-            observed: Observed::default(),
+            sent_at: Instant::now(),
         }
     }
 
@@ -148,7 +151,7 @@ impl<C: Cursor> RelayLane<C> {
         if let Settled::Stored = settled {
             let items = self.again.drain(..prepared).collect();
             failpoint::reach(&self.context.owner, Point::MembersSent).await;
-            self.observed.batch_is_sent();
+            self.sent_at = Instant::now();
             *in_flight = self.lane.commit(batch, items)?;
         }
         Ok(settled)
@@ -386,6 +389,7 @@ impl<C: Cursor> RelayLane<C> {
                 continue;
             };
             let message = self.lane.messages.message(&item);
+            self.sent_at = Instant::now();
             let answer = match self
                 .context
                 .bus
@@ -400,6 +404,7 @@ impl<C: Cursor> RelayLane<C> {
                 }
                 answer => answer,
             };
+            self.observe_each(std::slice::from_ref(&item), std::slice::from_ref(&answer));
             match answer {
                 Ok(Confirmed {
                     sequence,

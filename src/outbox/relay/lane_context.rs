@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     nats::{Bus, Submission},
+    observer::Observers,
     outbox::{
         lane::{self, Messages},
         store::{Cursor, Parked, ledger::LedgerKind, parked::BlockedOn},
@@ -50,6 +51,7 @@ pub(super) struct LaneContext<C> {
     pub(super) stored: Arc<Stored>,
     pub(super) parked_keys: Arc<ParkedKeys>,
     pub(super) issues: Issues,
+    pub(super) observers: Observers,
     pub(super) reports: mpsc::Sender<Report<C>>,
     pub(super) stop: CancellationToken,
 }

@@ -12,6 +12,7 @@ use super::{Fault, issue::Issues, reporter::Reporter, restore::RestoreSchedule};
 use crate::{
     log::Lasting,
     nats::Bus,
+    observer::Observers,
     outbox::{
         ElsewhereError,
         store::{
@@ -27,6 +28,7 @@ pub(super) struct RelayState {
     pub(super) bus: Bus,
     pub(super) stop: CancellationToken,
     pub(super) issues: Issues,
+    pub(super) observers: Observers,
     pub(super) restore_schedule: Arc<Mutex<RestoreSchedule>>,
     pub(super) reporter: Arc<Reporter>,
     /// Logs the missing permissions.
@@ -57,6 +59,7 @@ impl RelayState {
             restore_schedule: Arc::new(Mutex::new(RestoreSchedule::soon())),
             reporter: Arc::new(reporter(&issues)),
             issues,
+            observers: Observers::default(),
             rights: Lasting::default(),
             admission: Mutex::default(),
         }

@@ -1,64 +1,53 @@
-//! Tells the observers how a batch has ended. Never decides anything.
-
-use std::fmt::Display;
-
-use tokio::time::Instant;
+//! Tells the observers how what a lane has sent has ended. Never decides anything.
 
 use super::{Answer, Item, RelayLane};
 use crate::{
-    observer::{BatchEnd, Observation, Observers},
+    nats::{Confirmed, Refusal},
+    observer::{BatchEnd, Observation, Path},
     outbox::store::Cursor,
 };
 
-/// Who is told about the batches of a lane.
-pub(super) struct Observed {
-    observers: Observers,
-    /// When the last batch was sent.
-    sent_at: Instant,
-}
-
-impl Default for Observed {
-    fn default() -> Self {
-        Self {
-            observers: Observers::default(),
-            sent_at: Instant::now(),
-        }
-    }
-}
-
-impl Observed {
-    pub(super) fn batch_is_sent(&mut self) {
-        self.sent_at = Instant::now();
-    }
-}
-
 impl<C: Cursor> RelayLane<C> {
     pub(super) fn observe(&self, items: &[Item], answer: &Answer) {
-        let size = |(events, bytes): (usize, usize), item: &Item| {
+        match answer {
+            Answer::Batch(answer) => {
+                self.tell(Path::Batch, items.iter(), answer.as_ref().err());
+            }
+            Answer::Each(answers) => self.observe_each(items, answers),
+        }
+    }
+
+    /// Tells the rows that were sent each by itself: the stored ones at once, each refused one with its reason.
+    pub(super) fn observe_each(&self, items: &[Item], answers: &[Result<Confirmed, Refusal>]) {
+        let ends = || items.iter().zip(answers);
+        let stored = ends().filter(|(_, answer)| answer.is_ok());
+        self.tell(Path::Single, stored.map(|(item, _)| item), None);
+        for (item, answer) in ends() {
+            if let Err(refusal) = answer {
+                self.tell(Path::Single, std::iter::once(item), Some(refusal));
+            }
+        }
+    }
+
+    fn tell<'a>(
+        &self,
+        path: Path,
+        items: impl Iterator<Item = &'a Item>,
+        refusal: Option<&Refusal>,
+    ) {
+        let (events, bytes) = items.fold((0, 0), |(events, bytes), item| {
             (events + 1, bytes + item.row.payload.len())
-        };
-        let ((events, bytes), refusal) = match answer {
-            Answer::Batch(Ok(_)) => (items.iter().fold((0, 0), size), None),
-            Answer::Batch(Err(refusal)) => {
-                let refusal: &dyn Display = refusal;
-                (items.iter().fold((0, 0), size), Some(refusal))
-            }
-            // Each row that is refused has its own end.
-            Answer::Each(answers) => {
-                let stored = items.iter().zip(answers);
-                let stored = stored.filter(|(_, answer)| answer.is_ok());
-                let stored = stored.map(|(item, _)| item).fold((0, 0), size);
-                (stored, None)
-            }
-        };
-        let Observed { observers, sent_at } = &self.observed;
-        let (stream, elapsed) = (&self.lane.stream, sent_at.elapsed());
-        observers.tell(&Observation::Batch(BatchEnd {
-            stream,
+        });
+        if events == 0 {
+            return;
+        }
+        self.context.observers.tell(&Observation::Batch(BatchEnd {
+            stream: &self.lane.stream,
+            path,
             events,
             bytes,
-            elapsed,
-            refusal,
+            elapsed: self.sent_at.elapsed(),
+            refusal: refusal.map(|refusal| refusal as _),
         }));
     }
 }
