@@ -106,8 +106,9 @@ impl<DB: Store> Outbox<DB> {
     /// [`OutboxError::NotMigrated`] without tables, else [`OutboxError::Database`].
     ///
     /// # Cancel safety
-    /// When the future is dropped, all selected events are discarded and in the ledger, or none is. Discarded events that
-    /// were not returned are lost to the caller: store them before, as [`Outbox::parked_whole`] returns them.
+    /// When the future is dropped, all events that this call would have returned are discarded and in the ledger, or
+    /// none is. Those that were not returned are lost to the caller: store them before, as [`Outbox::parked_whole`]
+    /// returns them.
     pub async fn discard(
         &self,
         selection: &ParkedSelection,
@@ -151,7 +152,7 @@ impl<DB: Store> Outbox<DB> {
         let discarded = DB::discard(connection, names, ids, extent).await?;
         // Without the entries, `verify` could report the events as missing.
         let entries: Vec<Entry> = discarded.iter().map(discarded_entry).collect();
-        DB::record(connection, names, &entries, LedgerKind::Discarded).await?;
+        DB::record(connection, names, &entries).await?;
         Ok(discarded)
     }
 }

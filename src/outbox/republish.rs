@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::{
     Outbox, OutboxError, Store,
     operate::Operation,
-    store::{Entry, Rows, ledger::LedgerKind},
+    store::{Entry, Rows},
 };
 use crate::nats::BusError;
 pub(crate) use reading::Chosen;
@@ -110,14 +110,10 @@ impl<DB: Store> Outbox<DB> {
         .await
     }
 
-    pub(super) async fn record(
-        &self,
-        entries: &[Entry],
-        kind: LedgerKind,
-    ) -> Result<(), OutboxError> {
+    pub(super) async fn record(&self, entries: &[Entry]) -> Result<(), OutboxError> {
         let names = &self.shared.names;
         self.operate(Operation::One, async |connection| {
-            DB::record(connection, names, entries, kind).await
+            DB::record(connection, names, entries).await
         })
         .await
     }

@@ -8,7 +8,8 @@ use super::{
 };
 use crate::outbox::{
     Outbox, Store,
-    history::{ahead::Ahead, page_size::PageSize},
+    history::ahead::Ahead,
+    page_size::PageSize,
     store::{Row, Rows},
 };
 

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     nats::Bus,
-    outbox::{Outbox, OutboxError, Store, lane::Messages as _, store::Entry},
+    outbox::{Outbox, OutboxError, Store, store::Entry},
 };
 
 /// How many characters of a run's name its messages carry, from the end, which is random: each byte of a header
@@ -219,12 +219,11 @@ impl<DB: Store> Sender<DB> {
 
     /// Writes the entries of stored rows to the ledger.
     async fn write(&mut self) -> Result<(), RepublishError> {
-        let kind = self.form.kind();
         let lanes = self.lanes.values_mut();
         self.unwritten
             .extend(lanes.flat_map(RepublishLane::take_entries));
         if !self.unwritten.is_empty() {
-            self.outbox.record(&self.unwritten, kind).await?;
+            self.outbox.record(&self.unwritten).await?;
         }
         self.unwritten.clear();
         self.written_at = Instant::now();

@@ -68,7 +68,6 @@ async fn renew<DB: Store>(
         let until = asked + LEASE;
         loop {
             let now = Instant::now();
-            fence.asks();
             match tokio::time::timeout_at(until, outbox.claim_republish(&republisher)).await {
                 Ok(Ok(())) => {
                     asked = now;

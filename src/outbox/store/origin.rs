@@ -19,7 +19,7 @@ pub(in crate::outbox) const STANDBY: &str =
 pub(in crate::outbox) const PROMOTE: &str =
     "give the relay the URL of the primary, or promote this server";
 /// The cure in a copy.
-pub(in crate::outbox) const REBASE: &str =
+pub(in crate::outbox) const ADOPT: &str =
     "its transaction ids mean nothing here: run `tidings outbox adopt`";
 
 impl Origin {
@@ -28,7 +28,7 @@ impl Origin {
         match self {
             Self::Own => None,
             Self::Standby => Some(STANDBY.to_owned()),
-            Self::Foreign(reason) => Some(format!("{reason}; {REBASE}")),
+            Self::Foreign(reason) => Some(format!("{reason}; {ADOPT}")),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Entry, Names, Rows, ledger::LedgerKind};
+use super::{Entry, Names, Rows};
 
 /// The statements of a republisher.
 pub trait RepublishStatements: sqlx::Database {
@@ -26,7 +26,6 @@ pub trait RepublishStatements: sqlx::Database {
         connection: &mut Self::Connection,
         names: &Names,
         entries: &[Entry],
-        kind: LedgerKind,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
     /// Returns rows by their row ids, in that order, as many as fit into a page. Rows that no longer exist are left

@@ -41,16 +41,20 @@ pub(super) async fn rows_and_entries<DB: Store>(
 
     let kinds = [LedgerKind::Republished, LedgerKind::Copied];
     for (row, kind) in rows.iter().zip(kinds) {
-        let entries = [entry(row.id, row.id, 1, 7)];
-        DB::record(&mut connection, names, &entries, kind).await?;
+        let entry = Entry {
+            kind,
+            ..entry(row.id, row.id, 1, 7)
+        };
+        DB::record(&mut connection, names, &[entry]).await?;
     }
     // A row that was discarded while it was parked is in no stream.
     let discarded = Entry {
         events: 0,
         last_sequence: 0,
+        kind: LedgerKind::Discarded,
         ..entry(rows[2].id, rows[2].id, 1, 0)
     };
-    DB::record(&mut connection, names, &[discarded], LedgerKind::Discarded).await?;
+    DB::record(&mut connection, names, &[discarded]).await?;
     let entries = DB::entries(&mut connection, names, 0, 9).await?;
     let kinds: Vec<_> = entries.iter().map(|entry| entry.kind).collect();
     let [republished, copied] = [LedgerKind::Republished, LedgerKind::Copied];

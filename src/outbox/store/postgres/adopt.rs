@@ -13,11 +13,13 @@ use super::{
     origin::{SYSTEM, origin},
     statement_scope::{query, query_of},
 };
-use crate::database_error::DatabaseError;
-use crate::outbox::store::{
-    Names,
-    origin::{Origin, STANDBY},
-    positions_from, unsigned,
+use crate::{
+    database_error::DatabaseError,
+    outbox::store::{
+        Names,
+        origin::{Origin, STANDBY},
+        positions_from, unsigned,
+    },
 };
 
 /// What adopting the outbox does, or has done.
@@ -168,7 +170,7 @@ pub(in crate::outbox) async fn adopt(
         select case when published then {PUBLISHED} else pg_current_xact_id() end,
                id, created_at, event, name, version, key, headers, payload, slot
         from pg_temp.tidings_adopt where {IS_EVENT} order by id;
-        -- written before the table had its bounds: no relay could have published it
+        -- came past the trigger, as by a subscription: no relay could have published it
         insert into tidings.parked (id, created_at, event, name, version, key, headers, payload, error)
         select distinct on (id) id, created_at, event, name, version, key, headers, payload,
                'the row is not an event: its id, its version or its time is out of bounds'

@@ -17,7 +17,7 @@ use crate::outbox::store::{
     positions_from, unsigned,
 };
 
-/// The rows of a stretch.
+/// The rows of a [`PassedQuery`].
 macro_rules! relayed {
     ($columns:literal) => {
         concat!(

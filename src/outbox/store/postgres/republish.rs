@@ -9,8 +9,7 @@ use super::{
     statement_scope::{StatementScope, execute, query},
 };
 use crate::outbox::store::{
-    Entry, Names, Rows, columns::LONGEST_PAYLOAD, ledger::LedgerKind,
-    republish::RepublishStatements, sequence,
+    Entry, Names, Rows, columns::LONGEST_PAYLOAD, republish::RepublishStatements, sequence,
 };
 
 impl RepublishStatements for Postgres {
@@ -53,18 +52,18 @@ impl RepublishStatements for Postgres {
         connection: &mut PgConnection,
         names: &Names,
         entries: &[Entry],
-        kind: LedgerKind,
     ) -> Result<(), sqlx::Error> {
         // Epoch 0, which no relay has.
         let record = "insert into tidings.ledger
                 (epoch, first_id, last_id, events, stream, incarnation, first_sequence, last_sequence, kind)
-            select 0, entry.*, $8
+            select 0, entry.*
             from unnest($1::bigint[], $2::bigint[], $3::int[], $4::text[], $5::text[], $6::bigint[],
-                        $7::bigint[]) as entry";
+                        $7::bigint[], $8::text[]) as entry";
         let column = |value: fn(&Entry) -> i64| entries.iter().map(value).collect::<Vec<i64>>();
         let events: Vec<i32> = entries.iter().map(|e| e.events).collect();
         let streams: Vec<&str> = entries.iter().map(|e| &*e.stream).collect();
         let incarnations: Vec<&str> = entries.iter().map(|e| &*e.incarnation).collect();
+        let kinds: Vec<&str> = entries.iter().map(|e| e.kind.as_str()).collect();
         execute(
             connection,
             names,
@@ -76,7 +75,7 @@ impl RepublishStatements for Postgres {
                 .bind(incarnations)
                 .bind(column(|e| sequence(e.first_sequence)))
                 .bind(column(|e| sequence(e.last_sequence)))
-                .bind(kind.as_str()),
+                .bind(kinds),
         )
         .await
         .map(drop)

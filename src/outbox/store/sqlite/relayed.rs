@@ -15,7 +15,7 @@ use crate::outbox::store::{
     positions_from, unsigned,
 };
 
-/// The rows of a stretch.
+/// The rows of a [`PassedQuery`].
 macro_rules! relayed {
     () => {
         "where id > ?1 and id <= cast(?2 as integer) and (?3 is null or created_at >= ?3)

@@ -9,8 +9,7 @@ use super::{
     micros,
 };
 use crate::outbox::store::{
-    Entry, Names, Rows, columns::LONGEST_PAYLOAD, ledger::LedgerKind,
-    republish::RepublishStatements, sequence,
+    Entry, Names, Rows, columns::LONGEST_PAYLOAD, republish::RepublishStatements, sequence,
 };
 
 impl RepublishStatements for Sqlite {
@@ -49,7 +48,6 @@ impl RepublishStatements for Sqlite {
         connection: &mut SqliteConnection,
         names: &Names,
         entries: &[Entry],
-        kind: LedgerKind,
     ) -> Result<(), sqlx::Error> {
         // Epoch 0, which no relay has.
         let record = "insert into tidings_ledger
@@ -65,7 +63,7 @@ impl RepublishStatements for Sqlite {
                 .bind(&entry.incarnation)
                 .bind(sequence(entry.first_sequence))
                 .bind(sequence(entry.last_sequence))
-                .bind(kind.as_str())
+                .bind(entry.kind.as_str())
                 .execute(&mut *tx)
                 .await?;
         }
