@@ -5,11 +5,11 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use tidings_contract::{EnvelopeError, EventId, IntoEnvelope, wire};
 
-use crate::schema;
 pub use crate::schema::SchemaError;
 use crate::{
     handler::context,
     nats::{TooLarge, check_size},
+    schema,
 };
 
 /// What a nats-server accepts unless it is configured otherwise, in bytes.

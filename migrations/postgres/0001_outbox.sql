@@ -46,7 +46,8 @@ end $$;
 -- The relay's cursor is a snapshot: a row with the id of another transaction would be passed over, or met again when
 -- that one comes. A row that is updated keeps the transaction that wrote it, and copies keep theirs until an adoption:
 -- a dump has triggers behind the data, a subscription fires none, and a restore of data alone sets
--- PGOPTIONS='-c tidings_copy.rows=on'.
+-- PGOPTIONS='-c tidings_copy.rows=on'. The bounds are not checked there either: the relay parks such a row, and so does
+-- an adoption.
 --
 -- A function without a WHEN condition and without a check constraint on purpose: the server compiles those again for
 -- each statement, which costs an insert of one row 30 microseconds; this costs 3.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{Acknowledger, Attempt, Decided, Delivery, Disposition, Executor};
-use crate::policy::outcome;
 use crate::{
     handler::{
         context::{Cancelled, Facts},
@@ -15,7 +14,7 @@ use crate::{
     observer::DeliveryEnd,
     policy::{
         failure::{Failure, told},
-        outcome::{DeadLetter, Outcome},
+        outcome::{self, DeadLetter, Outcome},
     },
 };
 

@@ -1,5 +1,6 @@
 //! When the attempts of one subscriber may begin, and how their results change its circuit. Reads the clock and tells
-//! the observers for a [circuit](crate::policy::breaker) and a [rate](crate::policy::rate); never waits and never runs anything.
+//! the observers for a [circuit](crate::policy::breaker) and a [rate](crate::policy::rate); never waits and never runs
+//! anything.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use super::throttle::Pulls;
-use super::{Acknowledger, Attempt, Disposition, Executor};
+use super::{Acknowledger, Attempt, Disposition, Executor, throttle::Pulls};
 use crate::{
     observer::DeliveryEnd,
     policy::{

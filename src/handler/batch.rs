@@ -17,12 +17,13 @@ use futures::{FutureExt, future::BoxFuture};
 use tidings_contract::{Envelope, Event, EventId, Headers};
 use tokio_util::sync::CancellationToken;
 
-use super::{Contents, Erased, memory::Remembers, panicked, survive, timed_out};
 use super::{
-    context::{Context, Facts},
+    Contents, Erased,
+    context::{self, Context, Facts},
     housekeeping::Housekeeping,
+    memory::Remembers,
+    panicked, survive, timed_out,
 };
-use crate::handler::context;
 use crate::policy::{failure::Failure, outcome::Handled};
 pub use besides::BatchContext;
 pub(crate) use settle::{Attempted, settle};

@@ -34,7 +34,7 @@ pub(crate) use consume::pull::{PullError, Pulled, Puller, PullerOptions};
 pub(crate) use consume::signs::{LeaseSign, RetrySigns};
 pub use error::{BusError, BusErrorKind};
 pub(crate) use kv::park::{Head, Park, Question};
-pub(crate) use kv::replays::{Part, Standing};
+pub(crate) use kv::replays::{Part, ReplayConsumerState};
 pub(crate) use kv::state::{BadEntry, Holds};
 pub(crate) use protocol::authorship::{counted, is_reserved};
 pub(crate) use protocol::dead_letter::identity_in;
@@ -58,7 +58,6 @@ pub(crate) use stream::resume::{At, Found, Pings, StreamSnapshot};
 pub(crate) use stream::seek::{Expanse, Read, Sighting};
 pub use stream::settings::setting_text;
 pub(crate) use stream::settings::{Role, durable_issues, starts_beyond};
-#[cfg(feature = "outbox")]
 #[cfg(feature = "outbox")]
 pub(crate) use stream::stored::Stored;
 pub use stream::streams::{StreamNameError, StreamSpec};

@@ -184,7 +184,7 @@ impl Replays {
         let mut consumers = Vec::new();
         let mut unseen = None;
         for range in &replay.ranges {
-            let standing = match self.bus.standing(&range.stream, &replay).await {
+            let state = match self.bus.consumer_state_of(&range.stream, &replay).await {
                 // The entries could be read, so it is only this stream that does not answer.
                 Err(
                     error @ (BusError::Timeout { .. }
@@ -195,13 +195,13 @@ impl Replays {
                     unseen = Some(error.to_string());
                     continue;
                 }
-                standing => standing?,
+                state => state?,
             };
-            consumers.extend(standing.map(|standing| ReplayConsumer {
+            consumers.extend(state.map(|state| ReplayConsumer {
                 stream: range.stream.clone(),
-                pending: standing.pending,
-                in_flight: standing.in_flight,
-                floor: standing.floor,
+                pending: state.pending,
+                in_flight: state.in_flight,
+                floor: state.floor,
             }));
         }
         let progress = progress.map(|entry| entry.value);

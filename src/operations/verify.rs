@@ -22,7 +22,7 @@ use crate::{
     nats::{Bus, BusError, ReaderError, Removal, Stored, StreamSnapshot},
     outbox::{
         Ends, Entry, LedgerKind, Outbox, OutboxError, Passed, PassedQuery, Position, Range,
-        Relayed, Store, StreamState, standing,
+        Relayed, Store, StreamState, state_of,
     },
 };
 use compare::{Comparison, Finding, difference, is_same};
@@ -87,7 +87,7 @@ struct Examined {
 struct Side {
     name: String,
     state: Option<StreamSnapshot>,
-    standing: StreamState,
+    stream_state: StreamState,
     covers: Vec<Pattern>,
     /// The sequence to start from.
     from: u64,
@@ -175,12 +175,12 @@ impl<DB: Store> Verify<DB> {
         for name in names {
             let state = self.bus.stream_state(name).await?;
             let position = passed.streams.get(name);
-            let standing = match position {
-                Some(position) => standing(&self.bus, name, position, state.as_ref()).await?,
+            let stream_state = match position {
+                Some(position) => state_of(&self.bus, name, position, state.as_ref()).await?,
                 None if state.is_none() => StreamState::Missing,
                 None => StreamState::Intact,
             };
-            let standing = losses.judge(name, standing, position);
+            let stream_state = losses.judge(name, stream_state, position);
             let subjects = state.iter().flat_map(|state| &state.subjects);
             let from = beginnings
                 .iter()
@@ -195,7 +195,7 @@ impl<DB: Store> Verify<DB> {
                     .filter_map(|subject| Pattern::parse(subject).ok())
                     .collect(),
                 state,
-                standing,
+                stream_state,
                 from,
             });
         }
@@ -210,7 +210,7 @@ impl<DB: Store> Verify<DB> {
         examined: &mut Examined,
     ) -> Result<VerifiedStream, VerifyError> {
         let hasher = self.payloads.then(RandomState::new);
-        let mut stream = VerifiedStream::new(&side.name, side.standing.clone());
+        let mut stream = VerifiedStream::new(&side.name, side.stream_state.clone());
         stream.issue.clone_from(&state.transforms);
         let (mut comparison, mut findings) = (Comparison::default(), Vec::new());
         let mut rows = self
@@ -298,7 +298,7 @@ impl<DB: Store> Verify<DB> {
         passed: &Passed,
         examined: &mut Examined,
     ) -> Result<VerifiedStream, VerifyError> {
-        let mut stream = VerifiedStream::new(&side.name, side.standing.clone());
+        let mut stream = VerifiedStream::new(&side.name, side.stream_state.clone());
         let mut rows = self.outbox.read_passed(&self.range, passed, None);
         let mut missing = Vec::new();
         while let Some(page) = rows.next().await? {

@@ -18,7 +18,7 @@ use crate::nats::{At, Bus, BusError, StreamSnapshot};
 pub(super) const REPAIR: &str = "tidings verify --repair";
 
 /// Compares a stream with a recorded position.
-pub(crate) async fn standing(
+pub(crate) async fn state_of(
     bus: &Bus,
     stream: &str,
     position: &Position,
@@ -172,10 +172,10 @@ impl<DB: Store> Outbox<DB> {
     pub(crate) async fn notice(
         &self,
         stream: &str,
-        standing: &StreamState,
+        state: &StreamState,
         was: &Position,
     ) -> Result<(), OutboxError> {
-        let loss = StoredLoss::new(standing.clone(), was.clone());
+        let loss = StoredLoss::new(state.clone(), was.clone());
         let found = Losses::from([(stream.to_owned(), loss)]);
         let names = &self.shared.names;
         self.operate(Operation::One, async |connection| {
@@ -202,7 +202,7 @@ mod tests {
     use super::*;
     use crate::outbox::store::Last;
 
-    fn loss(standing: StreamState, sequence: u64, event: u8) -> Losses {
+    fn loss(state: StreamState, sequence: u64, event: u8) -> Losses {
         let last = Last {
             sequence,
             event: EventId::from(uuid::Uuid::from_bytes([event; 16])),
@@ -211,7 +211,7 @@ mod tests {
             last: Some(last),
             ..Position::new("then".to_owned(), sequence)
         };
-        Losses::from([("A".to_owned(), StoredLoss::new(standing, was))])
+        Losses::from([("A".to_owned(), StoredLoss::new(state, was))])
     }
 
     fn rolled_back(now: u64) -> StreamState {

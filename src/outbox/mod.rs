@@ -6,14 +6,13 @@
 //! * [`Relay`]: moves committed events into the stream, in order, once.
 //! * [`Store`]: the two databases, Postgres and SQLite.
 
-mod history;
-
 #[cfg(feature = "postgres")]
 mod adopt;
 mod delayed;
 mod distinct;
 #[cfg(test)]
 mod fuzz;
+mod history;
 mod home;
 mod inbox;
 mod lane;
@@ -23,6 +22,7 @@ mod migrate;
 #[cfg(feature = "sqlite")]
 mod open;
 mod operate;
+mod page_size;
 mod parked;
 mod relay;
 mod republish;
@@ -56,7 +56,7 @@ use home::{of_version, version_sentence};
 use inbox::IdleConnections;
 pub use inbox::{BatchTransactionalHandler, InboxTransaction, TransactionalHandler};
 use link::{Link, Waits};
-pub(crate) use losses::standing;
+pub(crate) use losses::state_of;
 pub use migrate::MigrateError;
 #[cfg(feature = "failpoints")]
 pub use relay::failpoint;

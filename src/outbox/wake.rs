@@ -52,21 +52,11 @@ impl Drop for Working {
     }
 }
 
-/// The subject that relays of an outbox listen on.
-pub(super) fn subject(outbox: &str) -> String {
-    subjects::wake(outbox)
-}
-
-/// The subject on which a relay announces that it has released the lease.
-pub(super) fn release_subject(outbox: &str) -> String {
-    subjects::lease_released(outbox)
-}
-
 impl Wake {
     pub(super) fn over(bus: &Bus, outbox: &str) -> Self {
         Self {
             shared: Arc::default(),
-            over: Some((bus.clone(), subject(outbox).into())),
+            over: Some((bus.clone(), subjects::wake(outbox).into())),
         }
     }
 

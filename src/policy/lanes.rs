@@ -56,10 +56,10 @@ impl<T> Lanes<T> {
     }
 
     /// Adds an item at the end of its lane.
-    pub(crate) fn admit(&mut self, turn: Ticket, item: T) {
-        if let Some(key) = &turn.key {
+    pub(crate) fn admit(&mut self, ticket: Ticket, item: T) {
+        if let Some(key) = &ticket.key {
             if let Some(lane) = self.lanes.get_mut(key) {
-                lane.behind.push_back((turn.priority, item));
+                lane.behind.push_back((ticket.priority, item));
                 return;
             }
             let lane = Lane {
@@ -68,7 +68,7 @@ impl<T> Lanes<T> {
             };
             self.lanes.insert(key.clone(), lane);
         }
-        self.again(turn, item);
+        self.again(ticket, item);
     }
 
     /// The next item to run, if one is ready and a concurrency slot is free. Report when it is [finished].
@@ -92,9 +92,9 @@ impl<T> Lanes<T> {
     }
 
     /// The running item of this lane is done: the next item of the lane becomes ready.
-    pub(crate) fn finish(&mut self, turn: Ticket) {
-        self.rest(&turn);
-        let Some(key) = turn.key else { return };
+    pub(crate) fn finish(&mut self, ticket: Ticket) {
+        self.rest(&ticket);
+        let Some(key) = ticket.key else { return };
         let lane = self.lanes.get_mut(&key);
         let next = lane.and_then(|lane| {
             lane.is_held_up = false;
@@ -112,9 +112,9 @@ impl<T> Lanes<T> {
     /// The running item of this lane rests: its slot is free, and its lane waits until the item runs [`again`].
     ///
     /// [`again`]: Lanes::again
-    pub(crate) fn rest(&mut self, turn: &Ticket) {
+    pub(crate) fn rest(&mut self, ticket: &Ticket) {
         self.running -= 1;
-        if turn.priority == Priority::Replay {
+        if ticket.priority == Priority::Replay {
             self.replays_running -= 1;
         }
     }
@@ -123,57 +123,57 @@ impl<T> Lanes<T> {
     /// Returns the running item when none matches.
     pub(crate) fn give_way(
         &mut self,
-        turn: Ticket,
+        ticket: Ticket,
         item: T,
         goes_first: impl Fn(&T) -> bool,
     ) -> Option<(Ticket, T)> {
-        let lane = turn.key.as_ref().and_then(|key| self.lanes.get_mut(key));
+        let lane = ticket.key.as_ref().and_then(|key| self.lanes.get_mut(key));
         let Some(lane) = lane else {
-            return Some((turn, item));
+            return Some((ticket, item));
         };
         let behind = std::mem::take(&mut lane.behind);
         let (mut first, others): (VecDeque<_>, VecDeque<_>) =
             behind.into_iter().partition(|(_, item)| goes_first(item));
         let Some((priority, next)) = first.pop_front() else {
             lane.behind = others;
-            return Some((turn, item));
+            return Some((ticket, item));
         };
-        first.push_back((turn.priority, item));
+        first.push_back((ticket.priority, item));
         first.extend(others);
         lane.behind = first;
         lane.is_held_up = false;
-        self.rest(&turn);
-        let key = turn.key;
+        self.rest(&ticket);
+        let key = ticket.key;
         self.again(Ticket { key, priority }, next);
         None
     }
 
     /// Whether the head of an item's lane has rested, and is not [finished](Lanes::finish).
-    pub(crate) fn is_held_up(&self, turn: &Ticket) -> bool {
-        self.lane(turn).is_some_and(|lane| lane.is_held_up)
+    pub(crate) fn is_held_up(&self, ticket: &Ticket) -> bool {
+        self.lane(ticket).is_some_and(|lane| lane.is_held_up)
     }
 
     /// Holds a lane up until its head is [finished](Lanes::finish). Returns whether it was not held up before.
-    pub(crate) fn hold_up(&mut self, turn: &Ticket) -> bool {
-        let lane = turn.key.as_ref().and_then(|key| self.lanes.get_mut(key));
+    pub(crate) fn hold_up(&mut self, ticket: &Ticket) -> bool {
+        let lane = ticket.key.as_ref().and_then(|key| self.lanes.get_mut(key));
         lane.is_some_and(|lane| !std::mem::replace(&mut lane.is_held_up, true))
     }
 
     /// The items that wait behind the head of a lane.
-    pub(crate) fn behind(&self, turn: &Ticket) -> impl Iterator<Item = &T> {
-        let behind = self.lane(turn).into_iter().flat_map(|lane| &lane.behind);
+    pub(crate) fn behind(&self, ticket: &Ticket) -> impl Iterator<Item = &T> {
+        let behind = self.lane(ticket).into_iter().flat_map(|lane| &lane.behind);
         behind.map(|(_, item)| item)
     }
 
-    fn lane(&self, turn: &Ticket) -> Option<&Lane<T>> {
-        self.lanes.get(turn.key.as_ref()?)
+    fn lane(&self, ticket: &Ticket) -> Option<&Lane<T>> {
+        self.lanes.get(ticket.key.as_ref()?)
     }
 
     /// Makes an item that rested ready.
-    pub(crate) fn again(&mut self, turn: Ticket, item: T) {
-        match turn.priority {
-            Priority::Live => self.live.push_back((turn, item)),
-            Priority::Replay => self.replays.push_back((turn, item)),
+    pub(crate) fn again(&mut self, ticket: Ticket, item: T) {
+        match ticket.priority {
+            Priority::Live => self.live.push_back((ticket, item)),
+            Priority::Replay => self.replays.push_back((ticket, item)),
         }
     }
 
@@ -219,8 +219,8 @@ impl<T> Lanes<T> {
         // would soon have all of them.
         let is_idle = self.running == self.replays_running && self.live.is_empty();
         let has_share = self.replays_running < (self.limit / REPLAY_SHARE).max(1);
-        let has_turn = self.live.is_empty() || self.passed + 1 >= REPLAY_SHARE;
-        if is_idle || has_share && has_turn {
+        let is_its_turn = self.live.is_empty() || self.passed + 1 >= REPLAY_SHARE;
+        if is_idle || has_share && is_its_turn {
             self.passed = 0;
             return self.replays.pop_front();
         }
@@ -234,7 +234,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn turn(is_replay: bool, key: Option<String>) -> Ticket {
+    fn ticket(is_replay: bool, key: Option<String>) -> Ticket {
         let priority = if is_replay {
             Priority::Replay
         } else {
@@ -244,7 +244,7 @@ mod tests {
     }
 
     fn live(key: &str) -> Ticket {
-        turn(false, Some(key.to_owned()))
+        ticket(false, Some(key.to_owned()))
     }
 
     proptest! {
@@ -257,23 +257,23 @@ mod tests {
             limit in 1usize..6,
         ) {
             let mut lanes = Lanes::new(limit);
-            let mut arriving = keys.iter().map(|(is_replay, k)| turn(*is_replay, k.map(|k| k.to_string()))).enumerate();
+            let mut arriving = keys.iter().map(|(is_replay, k)| ticket(*is_replay, k.map(|k| k.to_string()))).enumerate();
             let mut running: Vec<(Ticket, usize)> = Vec::new();
             let mut done: Vec<(Option<String>, usize)> = Vec::new();
             let mut endings = endings.into_iter();
             while done.len() < keys.len() {
-                if let Some((item, turn)) = arriving.next() {
-                    lanes.admit(turn, item);
+                if let Some((item, ticket)) = arriving.next() {
+                    lanes.admit(ticket, item);
                 }
-                while let Some((turn, item)) = lanes.start() {
-                    prop_assert!(turn.key.is_none() || running.iter().all(|(other, _)| other.key != turn.key));
-                    running.push((turn, item));
+                while let Some((ticket, item)) = lanes.start() {
+                    prop_assert!(ticket.key.is_none() || running.iter().all(|(other, _)| other.key != ticket.key));
+                    running.push((ticket, item));
                 }
                 prop_assert!(running.len() <= limit);
                 if let (Some(ending), false) = (endings.next(), running.is_empty()) {
-                    let (turn, item) = running.swap_remove(ending.index(running.len()));
-                    done.push((turn.key.clone(), item));
-                    lanes.finish(turn);
+                    let (ticket, item) = running.swap_remove(ending.index(running.len()));
+                    done.push((ticket.key.clone(), item));
+                    lanes.finish(ticket);
                 }
             }
             for key in 0..4u8 {
@@ -300,9 +300,9 @@ mod tests {
     /// Which of this many starts, one after the other, are replays.
     fn replays_of(lanes: &mut Lanes<u32>, starts: usize) -> Vec<usize> {
         let started = (0..starts).filter(|_| {
-            let (turn, _) = lanes.start().expect("something waits");
-            let is_replay = turn.priority == Priority::Replay;
-            lanes.finish(turn);
+            let (ticket, _) = lanes.start().expect("something waits");
+            let is_replay = ticket.priority == Priority::Replay;
+            lanes.finish(ticket);
             is_replay
         });
         started.collect()
@@ -312,27 +312,27 @@ mod tests {
     fn live_events_go_first_and_replays_do_not_starve() {
         let mut lanes = Lanes::new(16);
         for item in 0..20 {
-            lanes.admit(turn(true, None), item);
-            lanes.admit(turn(false, None), item);
+            lanes.admit(ticket(true, None), item);
+            lanes.admit(ticket(false, None), item);
         }
         let replays = replays_of(&mut lanes, 24);
         assert_eq!(replays, [7, 15, 22, 23], "no live event is left after 20");
         // Live events that ran before a replay event arrived do not count towards its share.
         let mut lanes = Lanes::new(16);
         for item in 0..20 {
-            lanes.admit(turn(false, None), item);
+            lanes.admit(ticket(false, None), item);
         }
         assert!(replays_of(&mut lanes, 10).is_empty());
-        lanes.admit(turn(true, None), 0);
+        lanes.admit(ticket(true, None), 0);
         assert_eq!(replays_of(&mut lanes, 8), [7]);
     }
 
     #[test]
     fn replays_leave_slots_to_live_events() {
         let mut lanes = Lanes::new(16);
-        lanes.admit(turn(false, None), 0);
+        lanes.admit(ticket(false, None), 0);
         for item in 0..100 {
-            lanes.admit(turn(true, None), item);
+            lanes.admit(ticket(true, None), item);
         }
         let begun: Vec<_> = std::iter::from_fn(|| lanes.start()).collect();
         assert_eq!(
@@ -340,8 +340,8 @@ mod tests {
             3,
             "one live event, and an eighth of the places"
         );
-        for (turn, _) in begun {
-            lanes.finish(turn);
+        for (ticket, _) in begun {
+            lanes.finish(ticket);
         }
         assert_eq!(std::iter::from_fn(|| lanes.start()).count(), 16);
     }
@@ -351,12 +351,12 @@ mod tests {
         let mut lanes = Lanes::new(1);
         let key = || Some("k".to_owned());
         for (item, is_replay) in [(1, true), (2, false), (3, true)] {
-            lanes.admit(turn(is_replay, key()), item);
+            lanes.admit(ticket(is_replay, key()), item);
         }
         for item in 1..=3 {
-            let (turn, started) = lanes.start().expect("it is ready");
+            let (ticket, started) = lanes.start().expect("it is ready");
             assert_eq!(started, item);
-            lanes.finish(turn);
+            lanes.finish(ticket);
         }
     }
 
@@ -366,22 +366,22 @@ mod tests {
         for item in 1..=3 {
             lanes.admit(live("k"), item);
         }
-        let (turn, head) = lanes.start().expect("it is ready");
-        assert!(!lanes.is_held_up(&turn));
-        lanes.rest(&turn);
-        assert!(lanes.hold_up(&turn));
-        assert!(lanes.behind(&turn).eq(&[2, 3]));
-        lanes.again(turn, head);
-        let (turn, _) = lanes.start().expect("it has rested");
-        assert!(lanes.is_held_up(&turn), "while it runs again");
-        assert!(!lanes.hold_up(&turn), "it is already");
-        lanes.finish(turn);
+        let (ticket, head) = lanes.start().expect("it is ready");
+        assert!(!lanes.is_held_up(&ticket));
+        lanes.rest(&ticket);
+        assert!(lanes.hold_up(&ticket));
+        assert!(lanes.behind(&ticket).eq(&[2, 3]));
+        lanes.again(ticket, head);
+        let (ticket, _) = lanes.start().expect("it has rested");
+        assert!(lanes.is_held_up(&ticket), "while it runs again");
+        assert!(!lanes.hold_up(&ticket), "it is already");
+        lanes.finish(ticket);
         assert!(!lanes.is_held_up(&live("k")));
         assert!(!lanes.hold_up(&turn_without_key()), "it has no lane");
     }
 
     fn turn_without_key() -> Ticket {
-        turn(false, None)
+        ticket(false, None)
     }
 
     #[test]
@@ -407,13 +407,13 @@ mod tests {
             lanes.admit(live("a"), item);
         }
         let may_pass = |item: &&str| item.starts_with("PASS");
-        let (turn, first) = lanes.start().unwrap();
-        assert_eq!(lanes.give_way(turn, first, may_pass), None);
+        let (ticket, first) = lanes.start().unwrap();
+        assert_eq!(lanes.give_way(ticket, first, may_pass), None);
         let mut order = Vec::new();
-        while let Some((turn, item)) = lanes.start() {
+        while let Some((ticket, item)) = lanes.start() {
             order.push(item);
             // No item matches any more.
-            let item = lanes.give_way(turn, item, |item| may_pass(item) && item.is_empty());
+            let item = lanes.give_way(ticket, item, |item| may_pass(item) && item.is_empty());
             lanes.finish(item.unwrap().0);
         }
         assert_eq!(order, ["PASS 1", "PASS 2", "a1", "a2", "a3"]);

@@ -110,7 +110,7 @@ impl Cause {
     ];
 
     /// The cause with this word, if this version knows it.
-    pub(crate) fn named(word: &str) -> Option<Self> {
+    fn named(word: &str) -> Option<Self> {
         Self::KNOWN.into_iter().find(|cause| cause.as_str() == word)
     }
 

@@ -11,7 +11,7 @@ pub(crate) struct Fence(Arc<Mutex<State>>);
 
 struct State {
     until: Instant,
-    /// The statement that renews the lease is running.
+    /// A renewal was sent, and not answered yet.
     is_asked: bool,
 }
 
@@ -34,7 +34,8 @@ impl Fence {
         })))
     }
 
-    /// The owner begins a statement that renews the lease.
+    /// The owner sends a renewal of the lease.
+    #[cfg(any(feature = "outbox", test))]
     pub(crate) fn asks(&self) {
         self.lock().is_asked = true;
     }

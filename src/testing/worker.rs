@@ -30,7 +30,7 @@ use crate::{
 /// The most attempts before a retry counts as endless.
 const MOST_ATTEMPTS: usize = 10_000;
 /// The most consecutive deferrals of an event before they count as endless.
-const MOST_POSTPONED: u32 = 100;
+const MOST_DEFERRALS: u32 = 100;
 
 /// Runs a subscriber's handlers as a [`Worker`](crate::Worker) does, without any server, and reports the result of each
 /// delivery. Decoding, timeout, retry policy, dead letters, inbox, order by key, circuit and rate limit are the real
@@ -426,8 +426,8 @@ impl<S: Send + Sync + 'static> TestWorker<S> {
             ..self.nothing_yet(&delivery)
         });
         assert!(
-            delivery.past.deferrals < MOST_POSTPONED,
-            "deferred {MOST_POSTPONED} times in a row, because a dependency of the handler is not available, or the \
+            delivery.past.deferrals < MOST_DEFERRALS,
+            "deferred {MOST_DEFERRALS} times in a row, because a dependency of the handler is not available, or the \
              circuit is open: {:?}",
             self.history.last()
         );

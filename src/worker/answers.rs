@@ -17,7 +17,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 pub(super) async fn tell_progress(subscriber: &str, in_flight: &InFlightTable, age: Duration) {
     for ack in in_flight.older_than(age) {
         if let Err(error) = ack.progress().await {
-            if let Some(unsaid) = in_flight.untold().again(Instant::now()) {
+            if let Some(unsaid) = in_flight.unanswered().again(Instant::now()) {
                 tracing::warn!(subscriber, %error, unsaid, "progress not sent: the event may be redelivered");
             }
             return;

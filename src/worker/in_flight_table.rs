@@ -31,7 +31,7 @@ pub(super) struct InFlightTable {
     inner: Mutex<Inner>,
     /// Throttle the log: events handled before are not acknowledged, and progress cannot be sent.
     ack_pending: Lasting,
-    untold: Lasting,
+    unanswered: Lasting,
     /// Notified when enough capacity has become free to be worth a request.
     freed: Notify,
 }
@@ -105,7 +105,7 @@ impl InFlightTable {
             alone: false,
             inner: Mutex::default(),
             ack_pending: Lasting::default(),
-            untold: Lasting::default(),
+            unanswered: Lasting::default(),
             freed: Notify::new(),
         }
     }
@@ -365,8 +365,8 @@ impl InFlightTable {
     }
 
     /// Throttles the log: progress cannot be sent.
-    pub(super) fn untold(&self) -> &Lasting {
-        &self.untold
+    pub(super) fn unanswered(&self) -> &Lasting {
+        &self.unanswered
     }
 
     /// Has the source check its capacity again.

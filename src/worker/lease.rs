@@ -203,7 +203,6 @@ impl Lease {
     async fn renew(&self, tenure: &mut Tenure) -> bool {
         loop {
             let now = Instant::now();
-            tenure.fence.asks();
             let mine = self.mine(tenure.unclean);
             let written = self.bus.write_state(&self.key, mine, tenure.revision);
             match written.await {

@@ -247,7 +247,7 @@ async fn answer_on<Told: Future<Output = Vec<u8>>>(
     subject: &str,
     tell: impl Fn() -> Told,
 ) {
-    let untold = Lasting::default();
+    let unanswered = Lasting::default();
     loop {
         match bus.questions(subject).await {
             Ok(mut questions) => {
@@ -256,7 +256,7 @@ async fn answer_on<Told: Future<Output = Vec<u8>>>(
                 }
             }
             Err(error) => {
-                if let Some(unsaid) = untold.again(Instant::now()) {
+                if let Some(unsaid) = unanswered.again(Instant::now()) {
                     tracing::warn!(subject, %error, unsaid, "subscriber status unavailable: requests are not received");
                 }
             }

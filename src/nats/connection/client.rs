@@ -22,8 +22,10 @@ use tokio::sync::watch;
 
 use super::connect;
 use super::connect::{Hearing, reconnect_delay};
-use crate::log::Lasting;
-use crate::nats::{NatsOptions, REQUEST_TIMEOUT};
+use crate::{
+    log::Lasting,
+    nats::{NatsOptions, REQUEST_TIMEOUT},
+};
 
 /// How long to wait, after an error of a closed channel, until the end of the task shows.
 const SHOWS: Duration = Duration::from_millis(100);

@@ -4,8 +4,7 @@
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::nats::protocol::permission::permission_for;
-use crate::nats::{Bus, BusError};
+use crate::nats::{Bus, BusError, protocol::permission::permission_for};
 
 /// The subject that returns the permissions. A user that may not request them does not learn them, which is no error.
 pub(in crate::nats) const USER_INFO: &str = "$SYS.REQ.USER.INFO";

@@ -20,8 +20,10 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::unconfirmed::{Number, Unconfirmed};
-use crate::nats::{Bus, BusError, REQUEST_TIMEOUT};
-use crate::task::yielding::yield_to_ready;
+use crate::{
+    nats::{Bus, BusError, REQUEST_TIMEOUT},
+    task::yielding::yield_to_ready,
+};
 
 /// How often to check whether an answer is late.
 const LOOK: Duration = Duration::from_millis(500);

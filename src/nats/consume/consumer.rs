@@ -10,12 +10,16 @@ use serde_json::{Map, Value, json};
 use tidings_contract::Name;
 
 use super::origin;
-use crate::nats::{
-    Bus, BusError,
-    protocol::{api, codes, subjects},
-    stream::settings::{is_as_wanted, limit_in, put_over, setting_text, unset},
+use crate::{
+    executor::ACK_WAIT,
+    nats::{
+        Bus, BusError,
+        protocol::{api, codes, subjects},
+        stream::settings::{is_as_wanted, limit_in, put_over, setting_text, unset},
+    },
+    policy::start::StartFrom,
+    replay::tag::ReplayId,
 };
-use crate::{executor::ACK_WAIT, policy::start::StartFrom, replay::tag::ReplayId};
 
 pub(crate) use look::ConsumerLook;
 

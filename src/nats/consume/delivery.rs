@@ -19,22 +19,21 @@ use tidings_contract::wire;
 use uuid::Uuid;
 
 use super::answers::Answers;
-use crate::nats::protocol::position;
-use crate::nats::{
-    Bus, BusError, Pulled, envelope_of,
-    kv::park::Question,
-    protocol::{
-        authorship,
-        dead_letter::{DeadLetterMessage, size_of},
-        position::Positions,
-        retry::{self, Origin},
-        subjects,
-    },
-    stream::messages::header_map,
-};
 use crate::{
     executor::{AckError, Acknowledger, Delivery, Past},
     handler::memory::{Noted, Whereabouts},
+    nats::{
+        Bus, BusError, Pulled, envelope_of,
+        kv::park::Question,
+        protocol::{
+            authorship,
+            dead_letter::{DeadLetterMessage, size_of},
+            position::{self, Positions},
+            retry::{self, Origin},
+            subjects,
+        },
+        stream::messages::header_map,
+    },
     policy::outcome::DeadLetter,
     replay::tag::{ReplayTag, Replaying},
 };

@@ -4,14 +4,16 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::nats::{
-    Bus, BusError, ConsumerSpec,
-    protocol::{
-        api,
-        names::metadata::{REPLAY, STREAMS, SUBSCRIBER},
+use crate::{
+    nats::{
+        Bus, BusError, ConsumerSpec,
+        protocol::{
+            api,
+            names::metadata::{REPLAY, STREAMS, SUBSCRIBER},
+        },
     },
+    replay::tag::ReplayId,
 };
-use crate::replay::tag::ReplayId;
 
 const METADATA: &str = "metadata";
 

@@ -3,17 +3,19 @@
 
 use async_nats::Message;
 
-use crate::nats::{
-    Bus, BusError, StartFrom, StoredMessage,
-    protocol::{
-        dead_letter::DeadLetterMessage,
-        position,
-        retry::{self, Restored},
-        subjects,
+use crate::{
+    nats::{
+        Bus, BusError, StartFrom, StoredMessage,
+        protocol::{
+            dead_letter::DeadLetterMessage,
+            position,
+            retry::{self, Restored},
+            subjects,
+        },
+        stream::messages::header_map,
     },
-    stream::messages::header_map,
+    policy::outcome::{Cause, DeadLetter},
 };
-use crate::policy::outcome::{Cause, DeadLetter};
 
 impl Bus {
     /// Dead-letters all waiting retries of a subscriber, and returns their number. Each dead letter is confirmed before

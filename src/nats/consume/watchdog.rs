@@ -10,8 +10,10 @@ use std::time::Duration;
 use tokio::{task::JoinSet, time::Instant};
 
 use super::consumer::ConsumerState;
-use crate::log::Lasting;
-use crate::nats::{Bus, BusError, PullError, PullerOptions, protocol::codes};
+use crate::{
+    log::Lasting,
+    nats::{Bus, BusError, PullError, PullerOptions, protocol::codes},
+};
 
 /// How long a consumer with open pulls may be quiet before it is checked.
 const QUIET: Duration = Duration::from_secs(5);

@@ -4,12 +4,14 @@ use tidings_contract::{EventId, Name, Pattern};
 
 use tidings_fuzz::fuzz_text;
 
-use crate::nats::connection::connect;
 use crate::{
     instance::can_be_durable,
     nats::{
         Auth,
-        connection::{connect::without_secrets, denied},
+        connection::{
+            connect::{self, without_secrets},
+            denied,
+        },
         consume::unconfirmed::Number,
         quoted,
         stream::{

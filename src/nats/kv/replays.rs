@@ -11,13 +11,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::state::read_entry;
-use crate::nats::{
-    Bus, BusError, ConsumerSpec, Holds, StartFrom, StoredMessage,
-    consume::origin,
-    protocol::{api, codes, keys, names},
-    stream::streams::StreamSpec,
+use crate::{
+    nats::{
+        Bus, BusError, ConsumerSpec, Holds, StartFrom, StoredMessage,
+        consume::origin,
+        protocol::{api, codes, keys, names},
+        stream::streams::StreamSpec,
+    },
+    replay::{Replay, ReplayProgress, ReplayRange, tag::ReplayId},
 };
-use crate::replay::{Replay, ReplayProgress, ReplayRange, tag::ReplayId};
 
 /// The part of a stream's state that a replay needs.
 #[derive(Debug, Clone)]
@@ -31,7 +33,7 @@ pub(crate) struct Part {
 
 /// The state of a replay's consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Standing {
+pub(crate) struct ReplayConsumerState {
     /// Messages that were never delivered.
     pub(crate) pending: u64,
     /// Deliveries that are not acknowledged.
@@ -212,11 +214,11 @@ impl Bus {
     }
 
     /// The state of a replay's consumer; `None` when the consumer or its stream does not exist.
-    pub(crate) async fn standing(
+    pub(crate) async fn consumer_state_of(
         &self,
         stream: &str,
         replay: &Replay,
-    ) -> Result<Option<Standing>, BusError> {
+    ) -> Result<Option<ReplayConsumerState>, BusError> {
         #[derive(Deserialize)]
         struct Floor {
             stream_seq: u64,
@@ -233,7 +235,7 @@ impl Bus {
         let subject = api::consumer_info(stream, &consumer);
         match self.api::<Info>(&subject, &json!({})).await {
             Ok(info) if origin::replay(&info.config) != Some(replay.id) => Ok(None),
-            Ok(info) => Ok(Some(Standing {
+            Ok(info) => Ok(Some(ReplayConsumerState {
                 pending: info.num_pending,
                 in_flight: info.num_ack_pending,
                 floor: info.ack_floor.stream_seq,
@@ -248,7 +250,7 @@ impl Bus {
     pub(crate) async fn delete_consumers_of(&self, replay: &Replay) -> Result<(), BusError> {
         let consumer = replay.consumer();
         for ReplayRange { stream, .. } in &replay.ranges {
-            if self.standing(stream, replay).await?.is_some() {
+            if self.consumer_state_of(stream, replay).await?.is_some() {
                 self.delete_consumer(stream, &consumer).await?;
             }
         }

@@ -8,19 +8,21 @@ use bytes::Bytes;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
-use crate::error_text::unplaced;
-use crate::nats::{
-    Bus, BusError, BusErrorKind, REQUEST_TIMEOUT, Receipt, StoredMessage,
-    consume::consumer::drift,
-    protocol::{
-        api, codes,
-        cures::cure_of_code,
-        headers::server,
-        keys,
-        names::{BUCKET, BUCKET_STREAM, RETRIES},
-        server_headers::StoredAt,
+use crate::{
+    error_text::unplaced,
+    nats::{
+        Bus, BusError, BusErrorKind, REQUEST_TIMEOUT, Receipt, StoredMessage,
+        consume::consumer::drift,
+        protocol::{
+            api, codes,
+            cures::cure_of_code,
+            headers::server,
+            keys,
+            names::{BUCKET, BUCKET_STREAM, RETRIES},
+            server_headers::StoredAt,
+        },
+        stream::settings::{Role, put_over, setting_text},
     },
-    stream::settings::{Role, put_over, setting_text},
 };
 
 /// An entry as it was read.

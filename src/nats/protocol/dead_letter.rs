@@ -13,8 +13,8 @@ use super::{
     headers::{dead, redrive, replay, retry},
     names, replay_tag, subjects,
 };
-use crate::nats::{Bus, BusError, StoredMessage};
 use crate::{
+    nats::{Bus, BusError, StoredMessage},
     policy::{
         failure::told,
         fingerprint::fingerprint,

@@ -9,8 +9,7 @@ use async_nats::{
 };
 use chrono::{DateTime, Utc};
 
-use crate::nats::Bus;
-use crate::position::Position;
+use crate::{nats::Bus, position::Position};
 
 /// The stream position of a message, and the facts of its delivery.
 pub(in crate::nats) struct DeliveryPosition {

@@ -13,8 +13,7 @@ use super::{
     headers::{redrive, retry, server},
     names, replay_tag, subjects,
 };
-use crate::nats::StoredMessage;
-use crate::{executor::Past, replay::tag::ReplayTag};
+use crate::{executor::Past, nats::StoredMessage, replay::tag::ReplayTag};
 
 /// The backoff grows with at most this number of deferrals. It is not a count of deliveries to an instance without the
 /// handler.

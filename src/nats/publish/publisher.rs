@@ -4,8 +4,10 @@ use async_nats::Request;
 use chrono::Utc;
 use tidings_contract::{Envelope, EnvelopeError, EventId, IntoEnvelope, wire};
 
-use crate::handler::context;
-use crate::nats::{Bus, BusError, Holder, Receipt, headers_of};
+use crate::{
+    handler::context,
+    nats::{Bus, BusError, Holder, Receipt, headers_of},
+};
 
 /// Publishes events directly to their stream. An event that is published twice with one id within the stream's
 /// deduplication window is stored once; another event with that id is refused, if this user may read the stream's

@@ -15,8 +15,10 @@ use tokio::{
 };
 
 use super::settings::transforms;
-use crate::log::Lasting;
-use crate::nats::{Bus, BusError, Reader, ReaderError, Removal, StartFrom};
+use crate::{
+    log::Lasting,
+    nats::{Bus, BusError, Reader, ReaderError, Removal, StartFrom},
+};
 
 /// What a stream was at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]

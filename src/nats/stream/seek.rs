@@ -6,8 +6,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use tidings_contract::Envelope;
 
-use crate::nats::{Bus, BusError, Reader, ReaderError, StartFrom, envelope_of};
-use crate::{policy::start::shifted, position::Position};
+use crate::{
+    nats::{Bus, BusError, Reader, ReaderError, StartFrom, envelope_of},
+    policy::start::shifted,
+    position::Position,
+};
 
 /// The extent of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -19,14 +19,17 @@ use serde_json::{Map, Value, json};
 use tidings_contract::{Envelope, Pattern, wire::ReadError};
 use tokio::sync::watch;
 
-use crate::nats::{
-    Bus, BusError, PullError, Pulled, Puller, PullerOptions, envelope_of, is_in_payload,
-    protocol::{
-        api, authorship, codes,
-        position::{DeliveryPosition, Positions},
+use crate::{
+    nats::{
+        Bus, BusError, PullError, Pulled, Puller, PullerOptions, envelope_of, is_in_payload,
+        protocol::{
+            api, authorship, codes,
+            position::{DeliveryPosition, Positions},
+        },
     },
+    policy::start::StartFrom,
+    task::interrupt::unless,
 };
-use crate::{policy::start::StartFrom, task::interrupt::unless};
 
 /// How many messages are requested at once.
 const AHEAD: usize = 512;

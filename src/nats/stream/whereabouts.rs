@@ -8,18 +8,18 @@
 use chrono::{DateTime, Utc};
 use serde_json::json;
 
-use crate::nats::{
-    Bus, BusError, StoredMessage,
-    consume::delivery::AckHandle,
-    protocol::{
-        authorship::count,
-        dead_letter::CLOCKS_DIFFER,
-        headers::{dead, redrive, replay, retry},
-        names, position, subjects,
-    },
-};
 use crate::{
     handler::memory::{Noted, Whereabouts},
+    nats::{
+        Bus, BusError, StoredMessage,
+        consume::delivery::AckHandle,
+        protocol::{
+            authorship::count,
+            dead_letter::CLOCKS_DIFFER,
+            headers::{dead, redrive, replay, retry},
+            names, position, subjects,
+        },
+    },
     policy::start::shifted,
 };
 

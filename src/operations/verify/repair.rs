@@ -72,14 +72,14 @@ impl<DB: Store> Verify<DB> {
     /// Messages in flight may be stored. Another repair finds them.
     pub async fn repair(&self) -> Result<Repair, RepairError> {
         let mut sender = Sender::begin(&self.bus, &self.outbox, Sending::default()).await?;
-        let repaired = self.mend(&mut sender).await;
+        let repaired = self.republish_missing(&mut sender).await;
         let ended = sender.end().await;
         let mut repair = repaired?;
         repair.republished = ended.map_err(RepublishError::from)?;
         Ok(repair)
     }
 
-    async fn mend(&self, sender: &mut Sender<DB>) -> Result<Repair, RepairError> {
+    async fn republish_missing(&self, sender: &mut Sender<DB>) -> Result<Repair, RepairError> {
         let Examined {
             found,
             mut missing,
@@ -109,9 +109,9 @@ impl<DB: Store> Verify<DB> {
                     continue;
                 }
                 // A relay that starts later must not report this loss as new.
-                let (name, standing) = (&stream.stream, &stream.state);
+                let (name, state) = (&stream.stream, &stream.state);
                 if let Some(was) = passed.get(name) {
-                    let noticed = self.outbox.notice(name, standing, was).await;
+                    let noticed = self.outbox.notice(name, state, was).await;
                     noticed.map_err(of_the_outbox)?;
                 }
                 let settled = self.outbox.settle(name, Settled::Repaired).await;

@@ -9,9 +9,10 @@ use std::{
     },
 };
 
-use super::{ahead::Ahead, page_size::PageSize};
+use super::ahead::Ahead;
 use crate::outbox::{
     Outbox, OutboxError, Store,
+    page_size::PageSize,
     store::{
         Row, Rows,
         ledger::{Passed, PassedQuery, Range, Relayed},

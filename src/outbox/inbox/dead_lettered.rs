@@ -113,7 +113,7 @@ impl Note {
     }
 
     fn why(&self) -> DeadLetter {
-        let cause = Cause::named(&self.cause).unwrap_or(Cause::Exhausted);
+        let cause = Cause::from(&*self.cause);
         DeadLetter {
             first_failed_at: self.first_failed_at,
             ..DeadLetter::new(cause, &self.error, self.attempts)

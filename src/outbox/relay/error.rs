@@ -1,9 +1,7 @@
 //! Why a relay ends by itself. Never a fault that it recovers from.
 
 use super::Fault;
-use crate::outbox::{
-    DatabaseError, Store, home::USE_NATS, store::origin::REBASE, version_sentence,
-};
+use crate::outbox::{DatabaseError, Store, home::USE_NATS, store::origin::ADOPT, version_sentence};
 
 /// Why a relay can never work as it is.
 #[derive(Debug, thiserror::Error)]
@@ -13,7 +11,7 @@ pub enum RelayError {
     #[error("the database has no outbox: run `tidings migrate`, or call `Outbox::migrate`")]
     NotMigrated(#[source] DatabaseError),
     /// The database is a copy, made by dump and restore or row by row.
-    #[error("{reason}; {REBASE}")]
+    #[error("{reason}; {ADOPT}")]
     Foreign {
         /// How that shows.
         reason: String,

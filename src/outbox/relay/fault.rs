@@ -11,7 +11,7 @@ use crate::{
         home::{USE_NATS, of_version},
         store::{
             Names, Statements,
-            origin::{PROMOTE, REBASE, STANDBY},
+            origin::{ADOPT, PROMOTE, STANDBY},
             parked::BlockedOn,
         },
         version_sentence,
@@ -61,7 +61,7 @@ pub(in crate::outbox) enum Fault {
     Silent,
     #[error("{STANDBY}")]
     Standby,
-    #[error("{0}; {REBASE}")]
+    #[error("{0}; {ADOPT}")]
     Foreign(String),
     #[error("{}", version_sentence(*found, *known, *is_newer))]
     Version {

@@ -11,12 +11,11 @@ use super::{
     delay_schedule::{CHUNK, DelaySchedule},
 };
 use crate::{
-    nats::{Bus, Pings},
+    nats::{Bus, Pings, subjects},
     outbox::{
         Outbox, Store,
-        history::page_size::PageSize,
+        page_size::PageSize,
         store::{Bound, Page},
-        wake,
     },
 };
 
@@ -53,7 +52,7 @@ impl<DB: Store> Fetcher<DB> {
         cursor: DB::Cursor,
         batch: usize,
     ) -> Result<Self, Fault> {
-        let subject = wake::subject(outbox.shared.names.schema());
+        let subject = subjects::wake(outbox.shared.names.schema());
         DB::note_limit(&mut connection, &outbox.shared.names, bus.max_payload()).await?;
         Ok(Self {
             outbox: outbox.clone(),

@@ -155,8 +155,8 @@ impl Reporter {
 
     /// Answers status requests, as long as it is polled.
     pub(super) async fn answer(self: Arc<Self>, bus: Bus) {
-        let subject = status_subject(&self.facts.outbox);
-        let untold = Lasting::default();
+        let subject = subjects::relay_status(&self.facts.outbox);
+        let unanswered = Lasting::default();
         loop {
             match bus.questions(&subject).await {
                 Ok(mut questions) => {
@@ -168,7 +168,7 @@ impl Reporter {
                 }
                 Err(error) => {
                     let error = error.to_string();
-                    if let Some(unsaid) = untold.again_as(&error, Instant::now()) {
+                    if let Some(unsaid) = unanswered.again_as(&error, Instant::now()) {
                         tracing::warn!(
                             subject,
                             error,
@@ -199,11 +199,6 @@ impl Reporter {
     }
 }
 
-/// The subject for status requests to the relays of an outbox.
-pub(super) fn status_subject(outbox: &str) -> String {
-    subjects::relay_status(outbox)
-}
-
 impl RelayInstance {
     /// Returns the relays of an outbox that answer over NATS within two seconds, without its database. `schema` is
     /// what [`Outbox::in_schema`] takes, `tidings` by default.
@@ -211,7 +206,7 @@ impl RelayInstance {
     /// # Errors
     /// [`BusError`] when NATS does not answer or refuses.
     pub async fn of(bus: &Bus, schema: &str) -> Result<Vec<Self>, BusError> {
-        let answers = bus.scatter_gather(&status_subject(schema)).await?;
+        let answers = bus.scatter_gather(&subjects::relay_status(schema)).await?;
         // An answer of another form is not from a relay.
         let read = |answer: &Bytes| serde_json::from_slice::<Self>(answer).ok();
         let mut relays: Vec<Self> = answers.iter().filter_map(read).collect();

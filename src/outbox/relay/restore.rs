@@ -31,7 +31,7 @@ use crate::{
     nats::{Bus, Found},
     outbox::{
         Outbox, Store,
-        history::page_size::PageSize,
+        page_size::PageSize,
         store::{Bound, Reason, Row, Rows, Waiting, parked::BlockedOn},
     },
 };

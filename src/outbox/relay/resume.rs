@@ -12,7 +12,7 @@ use crate::{
     nats::{Bus, BusError, Found, Holder, Identity, StartFrom, StoredMessage, StreamSnapshot},
     outbox::{
         lane::Ledger,
-        losses::standing,
+        losses::state_of,
         store::{
             Entry, Position, Positions,
             ledger::LedgerKind,
@@ -170,17 +170,17 @@ pub(super) async fn stored_behind(
 async fn read_behind(bus: &Bus, streams: &Positions) -> Result<Stored, Fault> {
     let mut stored = Stored::default();
     for (stream, position) in streams {
-        let (state, standing) = look(bus, stream, position).await?;
-        if standing != StreamState::Intact {
-            let loss = StoredLoss::new(standing.clone(), position.clone());
+        let (state, stream_state) = look(bus, stream, position).await?;
+        if stream_state != StreamState::Intact {
+            let loss = StoredLoss::new(stream_state.clone(), position.clone());
             stored.losses.insert(stream.clone(), loss);
         }
         let Some(state) = state else { continue };
         let last = at_end(bus, stream, state.last_sequence).await?;
         stored.last.insert(stream.clone(), last);
-        let found = tail(bus, stream, position, &state, &standing).await?;
+        let found = tail(bus, stream, position, &state, &stream_state).await?;
         let mut behind = position.sequence;
-        if standing != StreamState::Intact {
+        if stream_state != StreamState::Intact {
             let reset = reset(position, &state, &found);
             behind = reset.sequence;
             stored.resets.insert(stream.clone(), reset);
@@ -218,9 +218,9 @@ async fn look(
     let mut is_sure = false;
     loop {
         let state = bus.stream_state(stream).await?;
-        let standing = standing(bus, stream, position, state.as_ref()).await?;
-        if standing == StreamState::Intact || is_sure {
-            return Ok((state, standing));
+        let stream_state = state_of(bus, stream, position, state.as_ref()).await?;
+        if stream_state == StreamState::Intact || is_sure {
+            return Ok((state, stream_state));
         }
         is_sure = true;
         tokio::time::sleep(ASK_AGAIN).await;
@@ -234,18 +234,18 @@ async fn tail(
     stream: &str,
     position: &Position,
     state: &StreamSnapshot,
-    standing: &StreamState,
+    stream_state: &StreamState,
 ) -> Result<Found, Fault> {
     let end = state.last_sequence;
     let mut found = Found::default();
-    let behind = match standing {
+    let behind = match stream_state {
         StreamState::Recreated { .. } => 0,
         _ => position.sequence,
     };
     if end > behind {
         found = bus.ids_between(stream, behind, end).await?;
     }
-    if let StreamState::Truncated { .. } | StreamState::Diverged { .. } = standing {
+    if let StreamState::Truncated { .. } | StreamState::Diverged { .. } = stream_state {
         let since = position
             .since
             .map(|since| StartFrom::Time(shifted(since, -SLACK)));

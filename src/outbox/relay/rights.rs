@@ -5,8 +5,7 @@ use std::{convert::Infallible, time::Instant};
 
 use crate::{
     log::Lasting,
-    nats::{Bus, Need, api, names},
-    outbox::wake,
+    nats::{Bus, Need, api, names, subjects},
 };
 
 /// Logs the missing permissions, and never ends.
@@ -31,19 +30,16 @@ fn needs(bus: &Bus, outbox: &str, streams: &[String]) -> Vec<Need> {
     let mut needs = vec![
         Need::subscribe(bus.an_inbox(), "answers"),
         Need::subscribe(
-            wake::subject(outbox),
+            subjects::wake(outbox),
             "receiving notices of commits by other processes",
         ),
         Need::subscribe(
-            wake::release_subject(outbox),
+            subjects::lease_released(outbox),
             "taking over a released lease at once",
         ),
-        Need::subscribe(
-            super::reporter::status_subject(outbox),
-            "answering status requests",
-        ),
+        Need::subscribe(subjects::relay_status(outbox), "answering status requests"),
         Need::publish(
-            wake::release_subject(outbox),
+            subjects::lease_released(outbox),
             "letting another relay take over the lease at once",
         ),
         Need::publish(api::STREAM_NAMES, "finding the stream of an event"),

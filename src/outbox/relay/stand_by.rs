@@ -5,10 +5,7 @@
 
 use std::time::Duration;
 
-use crate::{
-    nats::{Bus, Pings},
-    outbox::wake,
-};
+use crate::nats::{Bus, Pings, subjects};
 
 /// How long sending the release message may take.
 const LAST_WORD: Duration = Duration::from_secs(1);
@@ -24,7 +21,7 @@ pub(super) struct StandBy {
 impl StandBy {
     /// Subscribes now, so that no release after the next check is missed.
     pub(super) async fn listen(bus: &Bus, outbox: &str) -> Self {
-        let released = match bus.pings(&wake::release_subject(outbox)).await {
+        let released = match bus.pings(&subjects::lease_released(outbox)).await {
             Ok(released) => Some(released),
             Err(error) => {
                 tracing::debug!(%error, "lease releases not received: the lease is polled");
@@ -53,6 +50,6 @@ impl StandBy {
 
 /// Announces to the standbys that the lease is free, before the process may end.
 pub(super) async fn tell_release(bus: &Bus, outbox: &str) {
-    bus.ping(&wake::release_subject(outbox));
+    bus.ping(&subjects::lease_released(outbox));
     let _ = tokio::time::timeout(LAST_WORD, bus.sent()).await;
 }

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     executor::PROGRESS,
     handler::subscriber::MAX_CONCURRENCY,
-    nats::{BusError, ConsumerSpec, Standing, StartFrom},
+    nats::{BusError, ConsumerSpec, ReplayConsumerState, StartFrom},
     observer::ReplayChange,
     replay::{
         Replay, ReplayProgress, ReplayRange, ReplayRequest, ReplayState,
@@ -334,13 +334,13 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             if part.is_over || !is_idle && !is_at_end && part.looked_at.elapsed() < SELDOM {
                 continue;
             }
-            let standing = self
+            let state = self
                 .context
                 .bus
-                .standing(&part.range.stream, &self.replay)
+                .consumer_state_of(&part.range.stream, &self.replay)
                 .await;
-            let standing = match standing {
-                Ok(Some(standing)) => standing,
+            let state = match state {
+                Ok(Some(state)) => state,
                 Ok(None) => match self.is_another(&part.range).await {
                     Ok(Some(why)) => return Some(End::Failed(why)),
                     // Its source recreates it.
@@ -358,13 +358,13 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
             let part = &mut self.parts[at];
             part.looked_at = Instant::now();
             let last = part.range.last;
-            part.note_delivered(&standing, held);
-            let is_empty = standing.pending == 0 && standing.in_flight == 0;
+            part.note_delivered(&state, held);
+            let is_empty = state.pending == 0 && state.in_flight == 0;
             // The server counts an ack a moment later.
-            part.is_over = is_idle && (standing.floor >= last || is_empty);
+            part.is_over = is_idle && (state.floor >= last || is_empty);
             let floor = match part.is_over {
                 true => last,
-                false => standing.floor,
+                false => state.floor,
             };
             if part.is_over {
                 part.pulling.cancel();
@@ -472,9 +472,9 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
 impl Part {
     /// Nothing is pulled from beyond the range, unless an event of the range was lost on its way and is redelivered.
     /// `held` was read before the server was asked: an event that ends in between is not lost.
-    fn note_delivered(&mut self, standing: &Standing, held: usize) {
-        let has_come = standing.delivered >= self.range.last;
-        let lost = usize::try_from(standing.in_flight).map_or(0, |it| it.saturating_sub(held));
+    fn note_delivered(&mut self, state: &ReplayConsumerState, held: usize) {
+        let has_come = state.delivered >= self.range.last;
+        let lost = usize::try_from(state.in_flight).map_or(0, |it| it.saturating_sub(held));
         let since = self.lost_since.take().filter(|_| has_come && lost > 0);
         let since = since.or_else(|| (has_come && lost > 0).then(Instant::now));
         self.lost_since = since;

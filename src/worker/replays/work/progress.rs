@@ -17,8 +17,13 @@ impl<S: Send + Sync + 'static> Work<'_, S> {
     pub(super) async fn note_floors(&mut self) {
         let streams = self.parts.iter().map(|part| part.range.stream.clone());
         for stream in streams.collect::<Vec<_>>() {
-            match self.context.bus.standing(&stream, &self.replay).await {
-                Ok(Some(standing)) => self.note_floor(stream, standing.floor),
+            match self
+                .context
+                .bus
+                .consumer_state_of(&stream, &self.replay)
+                .await
+            {
+                Ok(Some(state)) => self.note_floor(stream, state.floor),
                 Ok(None) => {}
                 Err(error) => tracing::debug!(stream, %error, "replay position unknown"),
             }
