@@ -68,9 +68,14 @@ impl Home {
         self.port
     }
 
-    /// Whether this process is root, by the owner of a file that it has created.
+    /// The user of this process, by the owner of a file that it has created.
+    pub(super) fn owner(&self) -> io::Result<u32> {
+        Ok(fs::metadata(self.path.join(OWNER))?.uid())
+    }
+
+    /// Whether this process is root.
     pub(super) fn is_of_root(&self) -> bool {
-        fs::metadata(self.path.join(OWNER)).is_ok_and(|owner| owner.uid() == 0)
+        self.owner().is_ok_and(|owner| owner == 0)
     }
 
     fn reserve_any(parent: &Path) -> io::Result<Self> {

@@ -1,6 +1,7 @@
 //! A private Postgres for tests, demos and benchmarks. Owns its data folder and its settings. It never implements the
 //! protocol: it runs psql, which is part of every Postgres, for queries and statements.
 
+mod cluster;
 mod command;
 mod installation;
 mod moves;
@@ -9,7 +10,8 @@ use std::os::unix::fs::chown;
 use std::time::{Duration, Instant};
 use std::{io, path::PathBuf};
 
-use command::{command, command_as, stdout_of};
+use cluster::Template;
+use command::{command, stdout_of};
 
 use crate::find::{PostgresPrograms, Surroundings};
 use crate::home::Home;
@@ -52,6 +54,7 @@ pub struct PostgresServer {
 pub struct PostgresServerOptions {
     major: Option<u16>,
     fsync: bool,
+    from_template: bool,
     settings: Vec<(String, String)>,
 }
 
@@ -69,6 +72,7 @@ impl PostgresServer {
         PostgresServerOptions {
             major: None,
             fsync: true,
+            from_template: false,
             settings: Vec::new(),
         }
     }
@@ -199,6 +203,14 @@ impl PostgresServerOptions {
         self
     }
 
+    /// Whether the data folder is copied from a template in the system's temporary folder, which the first server of
+    /// its version makes: that takes 0.1 s instead of 1 s of a processor. Servers from one template have the same
+    /// system identifier, so none of them takes another one's outbox for a copy.
+    pub fn from_template(mut self, from_template: bool) -> Self {
+        self.from_template = from_template;
+        self
+    }
+
     /// One server setting, for example `("max_connections", "20")`; overrides the default.
     pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.settings.push((name.into(), value.into()));
@@ -231,8 +243,15 @@ impl PostgresServerOptions {
     async fn start_once(&self, programs: PostgresPrograms) -> Result<PostgresServer, ServerError> {
         let home = Home::reserve(None).await?;
         let user = give_away_when_root(&home)?;
-        let programs = installation::runnable_by(user, programs, &home).await?;
-        create_cluster(user, &programs, &home).await?;
+        let programs = if self.from_template {
+            let template = Template::of(user, programs, &home).await?;
+            template.copy(user, &home).await?;
+            template.programs
+        } else {
+            let programs = installation::runnable_by(user, programs, &home).await?;
+            cluster::create(user, &programs, &home).await?;
+            programs
+        };
         let process = ServerProcess::start(Launch {
             name: "postgres",
             program: programs.program("postgres"),
@@ -289,21 +308,6 @@ fn give_away_when_root(home: &Home) -> Result<Option<u32>, ServerError> {
     chown(home.path(), Some(NOBODY), Some(NOBODY))
         .map_err(ServerError::path("change the owner of", home.path()))?;
     Ok(Some(NOBODY))
-}
-
-async fn create_cluster(
-    user: Option<u32>,
-    programs: &PostgresPrograms,
-    home: &Home,
-) -> Result<(), ServerError> {
-    let mut initdb = command_as(user, &programs.program("initdb"), home);
-    initdb
-        .args(["--no-sync", "--no-locale", "-A", "trust", "-E", "UTF8"])
-        .args(["-U", "postgres", "-D"])
-        .arg(data_folder(home));
-    let made = initdb.output().await.and_then(stdout_of);
-    made.map(drop)
-        .map_err(ServerError::path("create", &data_folder(home)))
 }
 
 fn percent_encoded(text: &str) -> String {
@@ -387,6 +391,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn servers_from_one_template_have_their_own_data() {
+        let from_template = || PostgresServer::options().fsync(false).from_template(true);
+        let (one, other) = tokio::join!(from_template().start(), from_template().start());
+        let (one, other) = (one.unwrap(), other.unwrap());
+
+        one.ask("create table mine (id int)").await.unwrap();
+
+        assert!(other.ask("select from mine").await.is_err());
+        let third = from_template().start().await.unwrap();
+        assert!(third.ask("select from mine").await.is_err());
+        let identifier = "select system_identifier from pg_control_system()";
+        let known = one.ask(identifier).await.unwrap();
+        assert_eq!(other.ask(identifier).await.unwrap(), known);
+        assert_eq!(third.ask(identifier).await.unwrap(), known);
+    }
+
+    #[tokio::test]
     async fn an_older_major_version_can_be_chosen_and_settings_win() {
         let options = PostgresServer::options().major(16);
         let options = options.setting("max_connections", "20");
@@ -456,7 +477,7 @@ mod tests {
 
         let copy = PostgresPrograms { folder, ..original };
         assert!(copy.folder.starts_with(home.path()));
-        create_cluster(None, &copy, &home)
+        cluster::create(None, &copy, &home)
             .await
             .unwrap_or_else(|refusal| {
                 // Only root gets an error, and the program itself reports it, so its libraries were found.

@@ -56,7 +56,7 @@ impl Database for Postgres {
     async fn open() -> (Outbox<Self>, ()) {
         static SERVER: OnceCell<PostgresServer> = OnceCell::const_new();
         let start = || async {
-            let options = PostgresServer::options().fsync(false);
+            let options = PostgresServer::options().fsync(false).from_template(true);
             options.start().await.expect("Postgres starts")
         };
         let server = SERVER.get_or_init(start).await;

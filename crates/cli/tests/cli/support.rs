@@ -301,7 +301,7 @@ pub async fn ended_after(mut command: Command, stdin: &[u8]) -> Ended {
 pub async fn fresh_database() -> String {
     static POSTGRES: OnceCell<PostgresServer> = OnceCell::const_new();
     let start = || async {
-        let options = PostgresServer::options().fsync(false);
+        let options = PostgresServer::options().fsync(false).from_template(true);
         options.start().await.expect("a Postgres server")
     };
     let postgres = POSTGRES.get_or_init(start).await;

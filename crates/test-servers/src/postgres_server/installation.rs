@@ -19,9 +19,7 @@ pub(super) async fn runnable_by(
     let Some(user) = user else {
         return Ok(programs);
     };
-    let mut version = command_as(Some(user), &programs.program("postgres"), home);
-    let answer = version.arg("--version").output().await;
-    if answer.is_ok_and(|answer| answer.status.success()) {
+    if can_run(user, &programs, home).await {
         return Ok(programs);
     }
     copied(&programs.folder, &home.path().join("postgres"), user)
@@ -31,14 +29,18 @@ pub(super) async fn runnable_by(
         ))
 }
 
+/// Whether the user can run the programs.
+pub(super) async fn can_run(user: u32, programs: &PostgresPrograms, home: &Home) -> bool {
+    let mut version = command_as(Some(user), &programs.program("postgres"), home);
+    let answer = version.arg("--version").output().await;
+    answer.is_ok_and(|answer| answer.status.success())
+}
+
 /// Copies an installation and returns the program folder of the copy. A wheel keeps the shared libraries next to its
 /// package, as `<package>.libs`, and the programs find them by a relative path, so the copy has the same layout.
 pub(super) fn copied(programs: &Path, to: &Path, user: u32) -> io::Result<PathBuf> {
     let programs = programs.canonicalize()?;
-    let too_short = || io::Error::other("the programs are not in a directory of their own");
-    let installation = programs.parent().ok_or_else(too_short)?;
-    let package = installation.parent().ok_or_else(too_short)?;
-    let root = package.parent().ok_or_else(too_short)?;
+    let (installation, package, root) = layout(&programs)?;
     let parts = ["bin", "lib", "share"].map(|part| installation.join(part));
     for part in parts.iter().chain([&package.with_extension("libs")]) {
         if part.is_dir() {
@@ -47,8 +49,24 @@ pub(super) fn copied(programs: &Path, to: &Path, user: u32) -> io::Result<PathBu
         }
     }
     give_tree_away(to, user)?;
+    place(&programs, to)
+}
+
+/// Where the program folder is in a copy.
+pub(super) fn place(programs: &Path, copy: &Path) -> io::Result<PathBuf> {
+    let programs = programs.canonicalize()?;
+    let (_, _, root) = layout(&programs)?;
     let below = programs.strip_prefix(root).map_err(io::Error::other)?;
-    Ok(to.join(below))
+    Ok(copy.join(below))
+}
+
+/// The installation that a program folder is in, its package, and the folder of both.
+fn layout(programs: &Path) -> io::Result<(&Path, &Path, &Path)> {
+    let too_short = || io::Error::other("the programs are not in a directory of their own");
+    let installation = programs.parent().ok_or_else(too_short)?;
+    let package = installation.parent().ok_or_else(too_short)?;
+    let root = package.parent().ok_or_else(too_short)?;
+    Ok((installation, package, root))
 }
 
 fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {

@@ -10,7 +10,7 @@ use crate::{support::World, table, trial::Trial};
 
 /// A world with a Postgres server of its own.
 pub async fn world() -> (Arc<PostgresServer>, World<Postgres>) {
-    let options = PostgresServer::options().fsync(false);
+    let options = PostgresServer::options().fsync(false).from_template(true);
     let server = Arc::new(options.start().await.unwrap());
     let pool = PgPoolOptions::new()
         .max_connections(20)
