@@ -22,7 +22,7 @@ use super::{
         sessions::{Backend, Session},
     },
 };
-use crate::error_text::said;
+use crate::{error_text::said, task::ticks::Ticks};
 
 /// How long an answer may take before the link is probed.
 const SUSPECT: Duration = Duration::from_secs(3);
@@ -44,6 +44,7 @@ pub(in crate::outbox) struct Link {
     looked: Mutex<Option<Seen>>,
     /// How many connections were found to have lost their server.
     lost: watch::Sender<u64>,
+    ticks: Ticks,
 }
 
 /// The result of a probe.
@@ -93,7 +94,7 @@ impl<DB: Store> Outbox<DB> {
         }
         let mut work = pin!(work);
         let mut lost = self.shared.link.lost.subscribe();
-        if let Ok(done) = timeout(SUSPECT, &mut work).await {
+        if let Some(done) = self.shared.link.ticks.within(SUSPECT, work.as_mut()).await {
             return Some(done);
         }
         let mut is_lossy = lost.has_changed().unwrap_or(false);

@@ -2,4 +2,6 @@
 
 pub(crate) mod fence;
 pub(crate) mod interrupt;
+#[cfg(feature = "outbox")]
+pub(crate) mod ticks;
 pub(crate) mod yielding;
