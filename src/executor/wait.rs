@@ -26,11 +26,12 @@ const AWAY: Retry =
     Retry::exponential(Duration::from_secs(2), Duration::from_secs(30)).attempts(u32::MAX);
 
 /// The delay before an event that this instance does not handle is redelivered. With jitter: instances pull in turn,
-/// and a fixed delay would redeliver it to the same instance.
+/// and a fixed delay would redeliver it to the same instance. Not short: the server delivers again what was handed back
+/// before it delivers anything new, so thousands of such events would keep the others from coming.
 const NOT_OURS: Retry =
-    Retry::exponential(Duration::from_millis(50), Duration::from_secs(5)).attempts(u32::MAX);
+    Retry::exponential(Duration::from_millis(500), Duration::from_secs(30)).attempts(u32::MAX);
 /// How often it is handed back before it is dead-lettered: about an hour, with the delays above.
-const LEFT_AT_MOST: u32 = 720;
+const LEFT_AT_MOST: u32 = 125;
 /// An ordered subscriber waits for all of that time in flight: this instance will not learn the name later either.
 const LEFT_FOR: Duration = Duration::from_secs(3_600);
 
