@@ -42,7 +42,7 @@ pub(crate) enum Observation<'a> {
     #[cfg_attr(not(feature = "outbox"), allow(dead_code))] // told by the relay only
     Batch(BatchEnd<'a>),
     /// A dead letter has left its stream.
-    DeadLetter(LetterFacts<'a>, LetterEnd),
+    DeadLetter(DeadLetterFacts<'a>, DeadLetterEnd),
     Replay {
         subscriber: &'a str,
         replay: ReplayId,
@@ -153,9 +153,9 @@ pub(crate) enum Path {
 
 /// A dead letter that was redriven or discarded.
 #[derive(Clone, Copy)]
-pub(crate) struct LetterFacts<'a> {
+pub(crate) struct DeadLetterFacts<'a> {
     /// Its sequence in the stream of dead letters.
-    pub(crate) letter: u64,
+    pub(crate) sequence: u64,
     pub(crate) subscriber: &'a str,
     pub(crate) event: Option<EventId>,
     pub(crate) name: &'a str,
@@ -164,7 +164,7 @@ pub(crate) struct LetterFacts<'a> {
 
 /// How a dead letter has left its stream.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LetterEnd {
+pub(crate) enum DeadLetterEnd {
     Redriven,
     Discarded,
 }

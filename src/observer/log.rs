@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    BatchEnd, DeliveryEnd, DeliveryFacts, KeyChange, LeaseChange, LetterEnd, LetterFacts,
+    BatchEnd, DeadLetterEnd, DeadLetterFacts, DeliveryEnd, DeliveryFacts, KeyChange, LeaseChange,
     Observation, Observer, Path, ReplayChange,
 };
 use crate::{
@@ -199,9 +199,9 @@ fn batch(end: BatchEnd<'_>) {
     }
 }
 
-fn dead_letter(of: LetterFacts<'_>, end: LetterEnd) {
-    let LetterFacts {
-        letter,
+fn dead_letter(of: DeadLetterFacts<'_>, end: DeadLetterEnd) {
+    let DeadLetterFacts {
+        sequence,
         subscriber,
         event,
         name,
@@ -209,16 +209,16 @@ fn dead_letter(of: LetterFacts<'_>, end: LetterEnd) {
     } = of;
     let event = event.map(tracing::field::display);
     match end {
-        LetterEnd::Redriven => tracing::info!(
-            letter,
+        DeadLetterEnd::Redriven => tracing::info!(
+            letter = sequence,
             subscriber,
             event.id = event,
             event.name = name,
             key,
             "dead letter redriven"
         ),
-        LetterEnd::Discarded => tracing::warn!(
-            letter,
+        DeadLetterEnd::Discarded => tracing::warn!(
+            letter = sequence,
             subscriber,
             event.id = event,
             event.name = name,

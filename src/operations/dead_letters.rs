@@ -29,7 +29,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use crate::{
     nats::{Bus, BusError, StartFrom, StoredMessage, stream::streams::StreamSpec},
-    observer::{LetterEnd, Observation, Observers},
+    observer::{DeadLetterEnd, Observation, Observers},
 };
 pub use fate::{RedriveFates, RedriveWatch};
 pub use group::DeadLetterGroup;
@@ -195,7 +195,7 @@ impl DeadLetters {
             BusError::Refused { .. } => DeadLettersError::Undeletable { stream },
             error => error.into(),
         })?;
-        let end = LetterEnd::Discarded;
+        let end = DeadLetterEnd::Discarded;
         self.observers
             .tell(&Observation::DeadLetter(letter.facts(), end));
         Ok(discarded)

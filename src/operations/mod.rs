@@ -1,4 +1,4 @@
-//! What operators do to a running system: inspect, redrive, replay, trace, verify, republish.
+//! What operators do to a running system: inspect, redrive, replay, trace, verify, republish. No room below imports it.
 
 pub mod dead_letters;
 pub mod replays;

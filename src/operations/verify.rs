@@ -340,10 +340,10 @@ impl<DB: Store> Verify<DB> {
                 break;
             };
             behind = last.last_id;
-            let dead_lettered = entries
+            let of_discarded = entries
                 .iter()
                 .filter(|entry| entry.kind == LedgerKind::Discarded);
-            discarded.extend(dead_lettered.map(|entry| entry.last_id));
+            discarded.extend(of_discarded.map(|entry| entry.last_id));
             let of_this =
                 |entry: &&Entry| entry.stream == side.name && entry.kind != LedgerKind::Copied;
             for entry in entries.iter().filter(of_this) {

@@ -22,7 +22,7 @@ pub(in crate::nats) struct Link {
     lost: watch::Receiver<u64>,
     /// Identifies the connection that was last abandoned: the number of losses before it, plus one. Each connection is
     /// abandoned once.
-    dead_lettered: Arc<AtomicU64>,
+    abandoned: Arc<AtomicU64>,
 }
 
 /// Switches away from a server that is about to stop. The connection owns it, so it must not own the connection.
@@ -34,7 +34,7 @@ impl Link {
         Self {
             client: client.clone(),
             lost: lost.clone(),
-            dead_lettered: Arc::default(),
+            abandoned: Arc::default(),
         }
     }
 
@@ -44,8 +44,7 @@ impl Link {
     }
 
     /// Sends a request that any server answers at once, if only that there are no responders or that the user may not
-    /// publish to it, and waits for the answer up to `patience`. [`Link::received`]
-    /// shows whether it came.
+    /// publish to it, and waits for the answer up to `patience`. [`Link::received`] shows whether it came.
     pub(in crate::nats) async fn knock(&self, patience: Duration) {
         let request = Request::new().timeout(Some(patience));
         let asking = self.client.send_request(NO_LISTENER, request);
@@ -55,7 +54,7 @@ impl Link {
     /// Reconnects. It does so once per connection, however many callers find it dead.
     pub(in crate::nats) async fn make_anew(&self) {
         let this_one = *self.lost.borrow() + 1;
-        if self.dead_lettered.swap(this_one, Ordering::Relaxed) == this_one {
+        if self.abandoned.swap(this_one, Ordering::Relaxed) == this_one {
             return;
         }
         tracing::warn!("NATS connection silent: reconnecting");

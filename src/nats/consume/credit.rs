@@ -37,7 +37,7 @@ struct Allowed {
 
 #[derive(Debug)]
 struct Sent {
-    dies_at: Instant,
+    expires_at: Instant,
     batch: usize,
     bytes: usize,
 }
@@ -139,10 +139,10 @@ impl Credit {
         })
     }
 
-    /// Records a pull that the server forgets at `dies_at`, at the latest.
-    pub(in crate::nats) fn sent(&mut self, pull: Pull, dies_at: Instant) {
+    /// Records a pull that the server forgets at `expires_at`, at the latest.
+    pub(in crate::nats) fn sent(&mut self, pull: Pull, expires_at: Instant) {
         self.pulls.push_back(Sent {
-            dies_at,
+            expires_at,
             batch: pull.batch,
             bytes: pull.max_bytes.unwrap_or(0),
         });
@@ -168,8 +168,8 @@ impl Credit {
     }
 
     /// Removes the pulls that have expired by now, whether or not the server has reported their end.
-    pub(in crate::nats) fn bury(&mut self, now: Instant) {
-        while self.pulls.front().is_some_and(|pull| pull.dies_at < now) {
+    pub(in crate::nats) fn remove_expired(&mut self, now: Instant) {
+        while self.pulls.front().is_some_and(|pull| pull.expires_at < now) {
             self.pulls.pop_front();
         }
         let batch = self.pulls.iter().map(|pull| pull.batch).sum();
@@ -301,9 +301,9 @@ mod tests {
         credit.arrived(100);
         credit.ended(10, 0);
         assert_eq!(credit.outstanding(), 5);
-        credit.bury(now);
+        credit.remove_expired(now);
         assert_eq!(credit.outstanding(), 5);
-        credit.bury(now + Duration::from_millis(1));
+        credit.remove_expired(now + Duration::from_millis(1));
         assert!(!credit.is_outstanding());
         assert_eq!(credit.bytes, 0);
     }

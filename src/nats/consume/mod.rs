@@ -1,4 +1,4 @@
-//! Consuming for subscribers: durables, pulls, deliveries and their answers.
+//! Consuming for subscribers: durables, pulls, deliveries and their answers. Never decides what becomes of an event.
 
 pub(in crate::nats) mod answers;
 pub(in crate::nats) mod consumer;

@@ -269,7 +269,7 @@ impl Puller {
                 Ok(Some(Pulled(message)))
             }
             Some(StatusCode::IDLE_HEARTBEAT) => {
-                self.credit.bury(self.last_heard);
+                self.credit.remove_expired(self.last_heard);
                 self.refusals = 0;
                 Ok(None)
             }

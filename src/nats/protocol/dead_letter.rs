@@ -1,5 +1,5 @@
 //! A dead letter as NATS stores it: subject, headers and payload of an event that was dead-lettered, with the reason.
-//! Never decides that, and never reads one.
+//! Never decides that, and never sends one.
 
 use std::borrow::Cow;
 
@@ -11,16 +11,10 @@ use tidings_contract::wire;
 use super::{
     authorship::is_of_nats,
     headers::{dead, redrive, replay, retry},
-    names, replay_tag, subjects,
+    replay_tag, subjects,
 };
 use crate::{
-    nats::{Bus, BusError, StoredMessage},
-    policy::{
-        failure::told,
-        fingerprint::fingerprint,
-        outcome::DeadLetter,
-        start::{StartFrom, shifted},
-    },
+    policy::{failure::told, fingerprint::fingerprint, outcome::DeadLetter},
     replay::tag::ReplayTag,
 };
 
@@ -51,38 +45,6 @@ pub(in crate::nats) struct DeadLetterMessage<'a> {
 }
 
 impl DeadLetterMessage<'_> {
-    /// Stores the dead letter, and returns its sequence after the server has confirmed it.
-    pub(in crate::nats) async fn publish(&self, bus: &Bus) -> Result<u64, BusError> {
-        bus.check_keeps_letters().await?;
-        let (headers, payload) = self.fitting(bus.max_payload(), Utc::now());
-        let storing = bus.store(self.stored_under(), headers, payload);
-        Ok(storing.await?.seq)
-    }
-
-    /// Its sequence, if it was stored since a time, even when its stream no longer remembers its id.
-    pub(in crate::nats) async fn stored_since(
-        &self,
-        bus: &Bus,
-        since: DateTime<Utc>,
-    ) -> Result<Option<u64>, BusError> {
-        let (stream, subject, id) = (names::DEAD_LETTERS, self.stored_under(), self.id());
-        let is_it = |kept: &StoredMessage| {
-            let mut headers = kept.headers.iter();
-            headers.any(|(name, value)| name == wire::MESSAGE_ID && *value == id)
-        };
-        let mut from = StartFrom::Time(shifted(since, -CLOCKS_DIFFER));
-        loop {
-            let page = bus.page(stream, &subject, from).await?;
-            if let Some(kept) = page.iter().find(|kept| is_it(kept)) {
-                return Ok(Some(kept.sequence));
-            }
-            let Some(last) = page.last() else {
-                return Ok(None);
-            };
-            from = StartFrom::Sequence(last.sequence.saturating_add(1));
-        }
-    }
-
     pub(in crate::nats) fn stored_under(&self) -> String {
         subjects::dead_letter(self.subscriber, self.subject)
     }
@@ -90,7 +52,7 @@ impl DeadLetterMessage<'_> {
     /// The dead letter in a form that the server accepts. The fault of an event must not keep it out of the dead
     /// letters, so one that is too large loses first the text of its error, then its own headers, then its payload,
     /// which the stream still has under the sequence that the dead letter states.
-    fn fitting(&self, limit: usize, now: DateTime<Utc>) -> (HeaderMap, Bytes) {
+    pub(in crate::nats) fn fitting(&self, limit: usize, now: DateTime<Utc>) -> (HeaderMap, Bytes) {
         let fits = |headers: &HeaderMap, payload: &Bytes| {
             let bytes = size_of(headers);
             bytes <= wire::MAX_HEADER_BYTES && bytes + payload.len() <= limit
@@ -177,7 +139,7 @@ impl DeadLetterMessage<'_> {
     /// The same id when the dead letter is written again because its confirmation was lost; another one when the event
     /// was redriven or replayed meanwhile, because the server would otherwise drop the second dead letter as a
     /// duplicate.
-    fn id(&self) -> String {
+    pub(in crate::nats) fn id(&self) -> String {
         let headers = self.message.headers.as_ref();
         let redriven = headers.and_then(|headers| headers.get(redrive::SEQUENCE));
         let Self {

@@ -1,5 +1,5 @@
 //! Messages as the client would read them, and the readable parts of one that it cannot read. Never decides what
-//! becomes of them.
+//! becomes of them, and never requests one.
 //!
 //! A header that is not UTF-8, has no colon or an invalid name, or a subject that is not UTF-8, ends the connection of
 //! the client that receives it, every time; a carriage return in the value of a header ends the
@@ -9,9 +9,6 @@ use std::str::FromStr;
 
 use async_nats::{HeaderMap, HeaderName, HeaderValue, Message, StatusCode};
 use chrono::{DateTime, Utc};
-use serde_json::json;
-
-use crate::nats::{Bus, BusError};
 
 /// A message that was requested alone.
 pub(in crate::nats) struct Single {
@@ -21,35 +18,6 @@ pub(in crate::nats) struct Single {
     pub(in crate::nats) stored_at: DateTime<Utc>,
     /// Why the client cannot read it.
     pub(in crate::nats) fault: Option<&'static str>,
-}
-
-impl Bus {
-    /// The first message from a sequence on that matches these subjects, or any message without subjects; requested
-    /// from the leader.
-    pub(in crate::nats) async fn single_from(
-        &self,
-        stream: &str,
-        subjects: &[String],
-        from: u64,
-    ) -> Result<Option<Single>, BusError> {
-        let any = [">".to_owned()];
-        let subjects = match subjects {
-            [] => &any,
-            subjects => subjects,
-        };
-        let mut first: Option<Single> = None;
-        for subject in subjects {
-            let wanted = json!({ "seq": from.max(1), "next_by_subj": subject });
-            let Some(raw) = self.raw(stream, &wanted).await? else {
-                continue;
-            };
-            let earlier = first.as_ref().map_or(u64::MAX, |first| first.sequence);
-            if raw.sequence < earlier {
-                first = Some(Single::new(raw));
-            }
-        }
-        Ok(first)
-    }
 }
 
 /// A message of a stream, byte for byte except its subject.

@@ -53,7 +53,7 @@ pub(crate) enum Refusal {
     /// The batch contains an id that the stream already has, or one id twice.
     Duplicate,
     /// Another event has this id: which one, and where.
-    TakenId(String),
+    DuplicateId(String),
     /// Another stream takes the subject now. Nothing was stored.
     Moved,
     /// The server will never accept it as it is.
@@ -376,7 +376,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Moved => f.write_str("another stream takes the subject now"),
-            Self::TakenId(other) => f.write_str(other),
+            Self::DuplicateId(other) => f.write_str(other),
             Self::Duplicate => f.write_str(
                 "the stream already has an id of the batch, or the batch has one id twice",
             ),

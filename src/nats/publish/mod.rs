@@ -1,5 +1,6 @@
-//! Publishing: one event, and the batches of the relay.
+//! Publishing: one event, the batches of the relay, dead letters. Never decides what is published.
 
 #[cfg(feature = "outbox")]
 pub(in crate::nats) mod batch;
+mod dead_letter;
 pub(in crate::nats) mod publisher;

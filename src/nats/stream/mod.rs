@@ -13,6 +13,7 @@ pub(in crate::nats) mod resume;
 pub(in crate::nats) mod seek;
 pub(in crate::nats) mod settings;
 pub(in crate::nats) mod setup;
+mod single;
 #[cfg(feature = "outbox")]
 pub(in crate::nats) mod stored;
 pub(crate) mod streams;

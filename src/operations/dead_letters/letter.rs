@@ -13,7 +13,7 @@ use crate::{
         headers::{dead, redrive},
         identity_in, subjects,
     },
-    observer::LetterFacts,
+    observer::DeadLetterFacts,
     policy::{fingerprint::fingerprint, outcome::Cause},
 };
 
@@ -76,9 +76,9 @@ pub struct StoredDeadLetter {
 
 impl StoredDeadLetter {
     /// What observers are told of it.
-    pub(super) fn facts(&self) -> LetterFacts<'_> {
-        LetterFacts {
-            letter: self.sequence,
+    pub(super) fn facts(&self) -> DeadLetterFacts<'_> {
+        DeadLetterFacts {
+            sequence: self.sequence,
             subscriber: &self.subscriber,
             event: self.event,
             name: &self.name,

@@ -26,7 +26,7 @@ use crate::{
         stream::streams,
         subjects,
     },
-    observer::{LetterEnd, Observation, Observers},
+    observer::{DeadLetterEnd, Observation, Observers},
 };
 
 /// Redrives dead letters, one after the other, in the order of the calls. The caller sets the pace.
@@ -201,7 +201,7 @@ impl Redriver {
             BusError::Refused { .. } => DeadLettersError::Undeletable { stream: stream() },
             error => error.into(),
         })?;
-        let end = LetterEnd::Redriven;
+        let end = DeadLetterEnd::Redriven;
         self.observers
             .tell(&Observation::DeadLetter(letter.facts(), end));
         Ok(())

@@ -37,7 +37,7 @@ async fn told(
     if Utc::now() - heard_at < SILENCE {
         return written;
     }
-    let instances = match replicas_of(bus, &replay.subscriber).await {
+    let instances = match instances_of(bus, &replay.subscriber).await {
         Ok(instances) => instances,
         Err(error) => {
             tracing::debug!(%error, "replay status unknown: no instance can be asked");
@@ -51,7 +51,7 @@ async fn told(
     found.or(written)
 }
 
-async fn replicas_of(bus: &Bus, subscriber: &str) -> Result<Vec<Instance>, BusError> {
+async fn instances_of(bus: &Bus, subscriber: &str) -> Result<Vec<Instance>, BusError> {
     let answers = bus.scatter_gather(&subjects::status_of(subscriber)).await?;
     let read = |answer: &bytes::Bytes| serde_json::from_slice(answer).ok();
     Ok(answers.iter().filter_map(read).collect())

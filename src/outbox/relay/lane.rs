@@ -301,7 +301,7 @@ impl<C: Cursor> RelayLane<C> {
             // The refusal does not name the event; one that is too large for the stream makes the batch incomplete.
             Refusal::Duplicate
             | Refusal::Permanent { .. }
-            | Refusal::TakenId(_)
+            | Refusal::DuplicateId(_)
             | Refusal::Closed(_)
             | Refusal::Incomplete => self.one_by_one(items).await,
             Refusal::Moved
@@ -339,7 +339,7 @@ impl<C: Cursor> RelayLane<C> {
                         confirmed.push(item);
                         continue;
                     }
-                    Ok(Some(other)) => Refusal::TakenId(other),
+                    Ok(Some(other)) => Refusal::DuplicateId(other),
                     Err(other) => {
                         fault = Some(other);
                         continue;
@@ -398,7 +398,7 @@ impl<C: Cursor> RelayLane<C> {
             {
                 Ok(confirmed) if confirmed.is_duplicate => {
                     match self.taken_id(&item, confirmed.sequence).await? {
-                        Some(other) => Err(Refusal::TakenId(other)),
+                        Some(other) => Err(Refusal::DuplicateId(other)),
                         None => Ok(confirmed),
                     }
                 }

@@ -274,7 +274,7 @@ impl RepublishLane {
                 });
             }
             // The server also remembers ids of messages that it no longer holds; no batch has an id twice.
-            Refusal::Duplicate | Refusal::TakenId(_) => {
+            Refusal::Duplicate | Refusal::DuplicateId(_) => {
                 self.lane.messages.suffix = Some(fresh());
                 false
             }

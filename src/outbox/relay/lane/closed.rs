@@ -18,7 +18,7 @@ impl<C: Cursor> RelayLane<C> {
         refusal: Refusal,
     ) -> Result<(Option<Item>, Settled), Fault> {
         match refusal {
-            Refusal::Permanent { .. } | Refusal::TakenId(_) => {
+            Refusal::Permanent { .. } | Refusal::DuplicateId(_) => {
                 let parked = self
                     .context
                     .parked_keys

@@ -95,7 +95,7 @@ async fn plain<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<Be
         Ok(Consumed {
             worked,
             wrong: Wrong {
-                // Without order, out_of_order are not errors.
+                // Without order, an event out of order is no error.
                 out_of_order: 0,
                 ..wrong
             },

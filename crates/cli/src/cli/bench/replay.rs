@@ -96,7 +96,7 @@ async fn replay<DB: BenchStore>(world: &World<DB>, job: Job) -> anyhow::Result<R
         handled,
         done,
         wrong: Wrong {
-            // Without order, out_of_order are not errors.
+            // Without order, an event out of order is no error.
             out_of_order: 0,
             ..tally.wrong()
         },
