@@ -5,12 +5,17 @@ use std::error::Error;
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
-use crate::nats::Bus;
+use crate::{nats::Bus, process::Process};
 
 /// Work that runs for as long as the worker.
 pub trait Background: Send + 'static {
     /// The name in logs and errors, such as `relay`.
     fn name(&self) -> String;
+
+    /// Is given the process of the worker, before anything runs. By default it makes no use of it.
+    fn join(&mut self, process: &Process) {
+        let _ = process;
+    }
 
     /// Runs until `stop` is cancelled, then finishes what is in flight and returns. The work recovers from temporary
     /// failures by itself. An error means that it can never run with its configuration; it ends the worker.

@@ -31,6 +31,7 @@ use crate::{
     handler::{
         context::{Cancelled, Context, Facts},
         panicked,
+        scope::Scope,
         subscriber::{EventSubscriber, Route},
     },
     observer::{DeliveryEnd, Observers},
@@ -97,6 +98,8 @@ impl<S: Send + Sync + 'static> Executor<S> {
         observers: &Observers,
     ) -> Self {
         let tally: Arc<Tally> = Arc::default();
+        let names: Vec<&'static str> = subscriber.event_names().collect();
+        let observers = observers.of_subscriber(subscriber.name(), &names);
         let observers = observers.and(Arc::clone(&tally) as _);
         let name: Arc<str> = subscriber.name().into();
         let load = Load {
@@ -189,24 +192,37 @@ impl<S: Send + Sync + 'static> Executor<S> {
         let facts = self.facts(attempt.delivery, envelope, Cancelled::by(attempt.halt));
         let facts = Arc::new(facts);
         let running = self.in_flight.begin(&self.name, envelope, 1);
+        let mut scope = Scope::of_one(&facts);
         // Decoding runs application code too.
-        let call = match running.inside(|| self.call(envelope, &facts)) {
-            Ok(call) => running.watched(call),
+        let call = match running.inside(|| scope.inside(|| self.call(envelope, &facts))) {
+            Ok(call) => running.watched(scope.around(call)),
             Err(letter) => {
                 self.pass(attempt);
+                let error = match letter.cause {
+                    Cause::Unknown => "unknown",
+                    _ => "undecodable",
+                };
+                let outcome = Outcome::Reject(letter);
+                scope.end(outcome.as_str(), Some(error));
                 return Ended::Decided(Decided {
-                    outcome: Outcome::Reject(letter),
+                    outcome,
                     error: None,
                 });
             }
         };
         let result = match attempt.halt.is_cancelled() {
-            true => None,
+            true => {
+                drop(call);
+                None
+            }
             false => unless(pin!(call), || attempt.halt.cancelled()).await,
         };
         match result {
             Some(result) if !self.fails_replay(attempt.delivery, &result) => {
-                Ended::Decided(self.decide(attempt, result))
+                let failure = result.as_ref().err().map(Failure::kind);
+                let decided = self.decide(attempt, result);
+                scope.end(decided.outcome.as_str(), failure);
+                Ended::Decided(decided)
             }
             _ => Ended::HandedBack,
         }
@@ -290,6 +306,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
             sequence: delivery.sequence,
             stored_at: delivery.stored_at,
             attempt: delivery.next_attempt(),
+            first_failed_at: delivery.past.first_failed_at,
             redrives: delivery.past.redrives,
             redriven_from: delivery.past.redriven_from,
             timeout: self.subscriber.timeout,

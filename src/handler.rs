@@ -6,6 +6,7 @@ pub(crate) mod subscriber;
 
 pub(crate) mod batch;
 pub(crate) mod memory;
+pub(crate) mod scope;
 
 use std::{any::Any, error::Error, marker::PhantomData, pin::pin, sync::Arc, time::Duration};
 
@@ -130,7 +131,7 @@ async fn survive() {
 }
 
 pub(crate) fn timed_out(timeout: Duration) -> Failure {
-    Failure::retry(format!("the handler took longer than {timeout:?}"))
+    Failure::timeout(format!("the handler took longer than {timeout:?}"))
 }
 
 pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Failure {
@@ -139,7 +140,7 @@ pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Failure {
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message");
-    Failure::retry(format!("the handler panicked: {text}"))
+    Failure::panic(format!("the handler panicked: {text}"))
 }
 
 pub(crate) struct Typed<E, H> {

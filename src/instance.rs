@@ -37,6 +37,9 @@ pub struct Instance {
     pub holds_lease: Option<bool>,
     /// The state of the circuit.
     pub circuit: CircuitState,
+    /// When the circuit opens, as [`CircuitBreaker`](crate::CircuitBreaker) is displayed.
+    #[serde(default)]
+    pub circuit_breaker: String,
     /// How many handlers run; `None` while it is not active.
     pub running: Option<usize>,
     /// How many events wait in the process for their next attempt; `None` while it is not active.

@@ -1,10 +1,12 @@
 //! What ends in a service, told to those that observe it: every way in which a delivery that a worker has taken
-//! on, a batch of the relay, a redrive, a replay or a park ends passes [`Observers::tell`]. Never decides anything, and
+//! on, a batch of the relay, a redrive, a replay or a park ends passes `Observers::tell`. Never decides anything, and
 //! never waits.
 //!
-//! The log is the first observer. A count, a metric or a trace is another one.
+//! The log is the first observer. A count or a metric is another one. Traces have a seam of their own, which is public:
+//! [`TraceObserver`].
 
 mod log;
+pub(crate) mod traces;
 
 use std::{
     fmt::{self, Debug, Display},
@@ -15,9 +17,14 @@ use std::{
 use chrono::{DateTime, Utc};
 use tidings_contract::{Envelope, EventId};
 
+pub use self::traces::{
+    Attempt, AttemptEnd, AttemptScope, Delivered, InstalledError, Sending, Stored, StoredBatch,
+    TraceContext, TraceObserver, install,
+};
 use crate::{
     policy::{
         breaker::Change,
+        issue_kind::IssueKind,
         outcome::{DeadLetter, Outcome},
     },
     replay::{ReplayState, tag::ReplayId},
@@ -28,6 +35,20 @@ pub(crate) trait Observer: Send + Sync {
     /// Returns at once: it is called between two steps of a delivery. It names each case, so that the compiler asks each
     /// observer about a new one.
     fn observe(&self, observation: &Observation<'_>);
+
+    /// The observer of one subscriber with handlers for these names, when that is another one than this: it has looked
+    /// up once what belongs to the subscriber.
+    fn of_subscriber(&self, subscriber: &str, names: &[&'static str]) -> Option<Arc<dyn Observer>> {
+        let _ = (subscriber, names);
+        None
+    }
+
+    /// The observer of the relay of one outbox, when that is another one than this.
+    #[cfg_attr(not(feature = "outbox"), allow(dead_code))] // asked by the relay only
+    fn of_outbox(&self, schema: &str) -> Option<Arc<dyn Observer>> {
+        let _ = schema;
+        None
+    }
 }
 
 /// The observers of one subscriber, or of one tool. Cheap to clone.
@@ -37,10 +58,23 @@ pub(crate) struct Observers(Arc<[Arc<dyn Observer>]>);
 /// What has ended, or has changed.
 #[derive(Clone, Copy)]
 pub(crate) enum Observation<'a> {
+    /// A delivery was taken in.
+    Arrived,
     Delivery(DeliveryFacts<'a>, DeliveryEnd<'a>),
     /// What the relay has sent was answered.
     #[cfg_attr(not(feature = "outbox"), allow(dead_code))] // told by the relay only
     Batch(BatchEnd<'a>),
+    /// A fault has ended the relay's work; it begins again by itself.
+    #[cfg_attr(not(feature = "outbox"), allow(dead_code))] // told by the relay only
+    Interrupted {
+        kind: IssueKind,
+    },
+    /// The relay has parked so many events, which wait for this.
+    #[cfg_attr(not(feature = "outbox"), allow(dead_code))] // told by the relay only
+    Parked {
+        blocked_on: Blocked,
+        events: usize,
+    },
     /// A dead letter has left its stream.
     DeadLetter(DeadLetterFacts<'a>, DeadLetterEnd),
     Replay {
@@ -74,6 +108,10 @@ pub(crate) struct DeliveryFacts<'a> {
     /// Where the event was first stored.
     pub(crate) stream: &'a str,
     pub(crate) sequence: u64,
+    /// When the event was first stored.
+    pub(crate) stored_at: DateTime<Utc>,
+    /// How often the event was redriven.
+    pub(crate) redrives: u32,
     pub(crate) replay: Option<ReplayId>,
 }
 
@@ -128,6 +166,9 @@ pub(crate) enum DeliveryEnd<'a> {
     Returned,
 }
 
+/// Calls with the time at which each event of a batch was committed.
+pub(crate) type EachTime<'a> = dyn Fn(&mut dyn FnMut(DateTime<Utc>)) + 'a;
+
 /// A batch that the relay has sent, and its answer.
 #[derive(Clone, Copy)]
 pub(crate) struct BatchEnd<'a> {
@@ -137,8 +178,21 @@ pub(crate) struct BatchEnd<'a> {
     /// The payload of all of its events.
     pub(crate) bytes: usize,
     pub(crate) elapsed: Duration,
+    pub(crate) committed: &'a EachTime<'a>,
     /// Why the server has refused the batch; `None` when these events are stored.
     pub(crate) refusal: Option<&'a dyn Display>,
+    /// No answer came, or none that says whether the events are stored.
+    pub(crate) is_unknown: bool,
+}
+
+/// What parked events wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(feature = "outbox"), allow(dead_code))] // told by the relay only
+pub(crate) enum Blocked {
+    /// An operator's decision.
+    Decision,
+    Stream,
+    Subject,
 }
 
 /// How the relay has sent events.
@@ -233,6 +287,25 @@ impl Observers {
     pub(crate) fn and(&self, observer: Arc<dyn Observer>) -> Self {
         let before = self.0.iter().cloned();
         Self(before.chain([observer]).collect())
+    }
+
+    /// The observers of one subscriber.
+    pub(crate) fn of_subscriber(&self, subscriber: &str, names: &[&'static str]) -> Self {
+        self.each(|observer| observer.of_subscriber(subscriber, names))
+    }
+
+    /// The observers of the relay of one outbox.
+    #[cfg(feature = "outbox")]
+    pub(crate) fn of_outbox(&self, schema: &str) -> Self {
+        self.each(|observer| observer.of_outbox(schema))
+    }
+
+    fn each(&self, other: impl Fn(&dyn Observer) -> Option<Arc<dyn Observer>>) -> Self {
+        let all = self.0.iter();
+        Self(
+            all.map(|one| other(&**one).unwrap_or_else(|| Arc::clone(one)))
+                .collect(),
+        )
     }
 
     /// Tells all of them.

@@ -6,7 +6,9 @@ mod answers;
 mod batcher;
 mod checkup;
 mod crash_guard;
+mod error;
 mod floors;
+mod handle;
 mod in_flight_table;
 mod inspection;
 mod intake;
@@ -15,6 +17,7 @@ mod lease;
 mod live;
 mod needs;
 mod parks;
+mod preflight;
 mod replays;
 mod runner;
 mod source;
@@ -26,17 +29,27 @@ pub(crate) use lease::forget_handled;
 
 use std::{collections::HashSet, error::Error, sync::Arc, time::Duration};
 
+use futures::{FutureExt, future::BoxFuture};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use crate::background::Background;
+pub use crate::{
+    background::Background,
+    policy::adjustment::{AdjustError, Adjustment, RelayAdjustment, SubscriberAdjustment},
+    process::Process,
+};
+pub use handle::WorkerHandle;
+
 use crate::{
     executor::{Executor, in_flight::InFlight},
-    handler::subscriber::{EventSubscriber, SubscriberError},
-    nats::{Bus, BusError, ConnectError, ConsumerSpec, StartFrom, subjects},
-    observer::Observers,
+    handler::subscriber::EventSubscriber,
+    nats::{Bus, ConsumerSpec, StartFrom, subjects},
+    policy::{issue_kind::IssueKind, preflight::Allowance},
+    process::figures::Phase,
 };
+pub use error::WorkerError;
 use inspection::Inspection;
+use preflight::Checks;
 use runner::Runner;
 use status_reporter::StatusReporter;
 use watch::Watch;
@@ -49,64 +62,8 @@ pub struct Worker<S> {
     background: Vec<Box<dyn Background>>,
     drain: Duration,
     exit_when_stuck: Option<i32>,
-}
-
-/// Why a worker did not start, or ended by itself.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum WorkerError {
-    /// The configuration of a subscriber is invalid.
-    #[error(transparent)]
-    Subscriber(#[from] SubscriberError),
-    /// Two subscribers have the same name.
-    #[error("two subscribers are named {0}: a durable belongs to one subscriber")]
-    NameTaken(String),
-    /// No stream carries an event.
-    #[error(
-        "no stream takes {subject}, which {subscriber} needs: declare it and run `tidings streams apply`"
-    )]
-    NoStream {
-        /// The subscriber.
-        subscriber: String,
-        /// The event's name, or the subject of its dead letters.
-        subject: String,
-    },
-    /// It begins at a sequence, but reads several streams.
-    #[error(
-        "{subscriber} begins at a sequence and reads {}: a sequence is a position in one stream, so begin at a time, \
-         or use a subscriber for each stream",
-        streams.join(" and ")
-    )]
-    StartOfStreams {
-        /// The subscriber.
-        subscriber: String,
-        /// Its streams.
-        streams: Vec<String>,
-    },
-    /// NATS did not answer while the worker started.
-    #[error("the subscriber {subscriber} cannot be set up")]
-    Setup {
-        /// The subscriber.
-        subscriber: String,
-        /// The error of NATS.
-        #[source]
-        source: BusError,
-    },
-    /// Background work needs its own connection, and it could not be opened.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// Background work ended with an error; the worker has drained.
-    #[error("{name} cannot continue")]
-    Background {
-        /// The work's name.
-        name: String,
-        /// The error.
-        #[source]
-        source: Box<dyn Error + Send + Sync>,
-    },
-    /// An internal task of the worker panicked; the worker has drained.
-    #[error("a task of the worker panicked: {0}")]
-    Panicked(String),
+    process: Process,
+    allowance: Allowance,
 }
 
 /// How long handing back may take.
@@ -127,6 +84,8 @@ impl<S: Send + Sync + 'static> Worker<S> {
             background: Vec::new(),
             drain: Duration::from_secs(25),
             exit_when_stuck: None,
+            process: Process::default(),
+            allowance: Allowance::default(),
         }
     }
 
@@ -169,7 +128,29 @@ impl<S: Send + Sync + 'static> Worker<S> {
         self
     }
 
-    /// Runs until `shutdown` ends, drains and returns.
+    /// Silences [checks](crate::judge::CHECKS) of the start by the kinds that they find. A relay has
+    /// [its own](crate::Relay::allow).
+    #[must_use]
+    pub fn allow(mut self, kinds: impl IntoIterator<Item = IssueKind>) -> Self {
+        self.allowance.kinds.extend(kinds);
+        self
+    }
+
+    /// Starts also where a check of the start refuses it; the finding is a warning then.
+    #[must_use]
+    pub fn force(mut self) -> Self {
+        self.allowance.is_forced = true;
+        self
+    }
+
+    /// Returns a handle that changes settings while the worker runs.
+    #[must_use]
+    pub fn handle(&self) -> WorkerHandle {
+        WorkerHandle::new(&self.process)
+    }
+
+    /// Runs until `shutdown` ends, drains and returns. Beside the start it checks how the streams and subscribers are
+    /// [configured](crate::judge::CHECKS).
     ///
     /// # Errors
     /// [`WorkerError`] when it cannot start with its configuration, or background work can never run.
@@ -185,6 +166,9 @@ impl<S: Send + Sync + 'static> Worker<S> {
             handling.clone().drop_guard(),
             relaying.clone().drop_guard(),
         );
+        for work in &mut self.background {
+            work.join(&self.process);
+        }
         let mut kept = HashSet::new();
         let needed = self
             .subscribers
@@ -193,19 +177,35 @@ impl<S: Send + Sync + 'static> Worker<S> {
         let needed = needed.filter(|needed| kept.insert(needed.of));
         let work: Vec<_> = needed.map(|needed| needed.work).collect();
         let in_flight = Arc::default();
+        self.process.has_in_flight(&in_flight);
         let inspection = Arc::new(Inspection::default());
         let runners = self.runners(&in_flight, &inspection).await?;
+        let allowance = (self.drain, std::mem::take(&mut self.allowance));
+        let checks = Checks::of(&self.bus, &runners, &inspection, allowance);
         let watch = Watch::begin(in_flight, self.drain, self.exit_when_stuck);
         // Dropped at the end, which ends the work.
         let _housekeeping: JoinSet<()> = work.into_iter().collect();
         // Dropped at the end too: until then the workers answer status requests, also while they drain.
+        let process = self.process.clone();
+        let lives = |what: String, work: BoxFuture<'static, ()>| {
+            let living = process.living(what);
+            async move {
+                let _living = living;
+                work.await;
+            }
+        };
         let mut answering: JoinSet<()> = runners
             .iter()
-            .map(|runner| Arc::clone(&runner.reporter).answer(self.bus.clone()))
+            .map(|runner| {
+                let what = format!("status of {}", runner.subscriber.name());
+                let answer = Arc::clone(&runner.reporter).answer(self.bus.clone());
+                lives(what, answer.boxed())
+            })
             .collect();
         let mut inspecting = JoinSet::new();
         if !runners.is_empty() {
-            inspecting.spawn(inspection.run(self.bus.clone()));
+            let inspect = inspection.run(self.bus.clone());
+            inspecting.spawn(lives("inspection of streams".to_owned(), inspect.boxed()));
         }
         let names = runners.iter().map(|one| one.subscriber.name().to_owned());
         let names: Vec<String> = names.collect();
@@ -222,16 +222,24 @@ impl<S: Send + Sync + 'static> Worker<S> {
             let running = work.run(self.bus.another().await?, relaying.clone());
             background.spawn(async move { (name, running.await) });
         }
+        // Declared last, so that it is dropped first: what ends with the worker has not ended by itself.
+        let phases = Phases(self.process.clone());
+        phases.0.enters(Phase::Running);
         tracing::info!("worker running");
 
         let ended = tokio::select! {
             () = shutdown => Ok(()),
+            refusal = checks.run() => {
+                self.process.refuses(&refusal);
+                Err(WorkerError::Refused(refusal))
+            }
             Some(ended) = background.join_next() => outcome_of(ended),
             Some(Err(error)) = subscribers.join_next() => Err(WorkerError::Panicked(error.to_string())),
         };
 
         tracing::info!(within = ?self.drain, "worker draining");
         watch.drains();
+        phases.0.enters(Phase::Draining);
         pulling.cancel();
         if tokio::time::timeout(self.drain, joined(&mut subscribers))
             .await
@@ -268,7 +276,6 @@ impl<S: Send + Sync + 'static> Worker<S> {
     ) -> Result<Vec<Runner<S>>, WorkerError> {
         let mut runners = Vec::new();
         let mut taken = HashSet::new();
-        let mut looked_at = HashSet::new();
         for subscriber in std::mem::take(&mut self.subscribers) {
             subscriber.check()?;
             if !taken.insert(subscriber.name().to_owned()) {
@@ -278,31 +285,42 @@ impl<S: Send + Sync + 'static> Worker<S> {
             let who = (subscriber.name(), subscriber.ordered);
             inspection.add(&consumers, &dead_letters, who);
             apply(&self.bus, &subscriber, &mut consumers).await?;
-            if let Some(of_retries) = consumers.last()
-                && looked_at.insert(of_retries.stream.clone())
-            {
-                warn_of_limits(&self.bus, &of_retries.stream).await;
-            }
             let subscriber = Arc::new(subscriber);
             let executor = Executor::new(
                 Arc::clone(&subscriber),
                 Arc::clone(&self.state),
-                &Observers::default(),
+                &self.process.observers(),
             );
             let executor = executor.among(in_flight);
             let (throttle, tally) = (executor.throttle(), executor.tally());
             let reporter =
                 StatusReporter::new(&subscriber, &consumers, throttle, tally, inspection);
+            let reporter = Arc::new(reporter);
+            self.process.has_subscriber(&reporter);
+            self.process.register(Arc::new(handle::Adjusted {
+                subscriber: subscriber.name().to_owned(),
+                throttle: Arc::clone(throttle),
+                reporter: Arc::clone(&reporter),
+            }));
             runners.push(Runner {
                 bus: self.bus.clone(),
                 executor: Arc::new(executor),
-                reporter: Arc::new(reporter),
+                reporter,
                 subscriber,
                 consumers,
                 floors: Arc::default(),
             });
         }
         Ok(runners)
+    }
+}
+
+/// The phases of a worker, which drains when it is dropped.
+struct Phases(Process);
+
+impl Drop for Phases {
+    fn drop(&mut self) {
+        self.0.enters(Phase::Draining);
     }
 }
 
@@ -336,16 +354,6 @@ async fn consumers_of<S: Send + Sync + 'static>(
     let retry_stream = retry_stream.ok_or_else(|| none(&retries))?;
     consumers.push(ConsumerSpec::new(retry_stream, name, vec![retries]));
     Ok((consumers, dead_letters))
-}
-
-/// Warns when the stream of the retries has limits that would drop waiting retries.
-async fn warn_of_limits(bus: &Bus, stream: &str) {
-    match bus.silent_limits(stream).await {
-        Ok(limits) => limits
-            .iter()
-            .for_each(|limit| tracing::warn!(stream, issue = %limit, "stream limit drops retries")),
-        Err(error) => tracing::debug!(stream, %error, "stream limits unknown"),
-    }
 }
 
 /// Sets up consumers. A new subscriber begins at its configured start; all of its retries are delivered.
@@ -411,7 +419,8 @@ async fn joined(tasks: &mut JoinSet<()>) {
     }
 }
 
-/// Ends at the first SIGTERM, Ctrl-C or SIGHUP, which a terminal sends when it is closed.
+/// Ends at the first SIGTERM, Ctrl-C or SIGHUP, which a terminal sends when it is closed. A service that reads its
+/// configuration again on SIGHUP listens for the signals by itself.
 ///
 /// # Panics
 /// When no signal handler can be installed, which happens only outside a tokio runtime.

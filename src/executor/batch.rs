@@ -79,6 +79,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
             state: Arc::clone(&self.state),
             deliveries,
             cancelled,
+            has_scopes: true,
         };
         let first = batch.deliveries.first()?;
         let replay = first.replay.as_deref();

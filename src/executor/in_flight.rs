@@ -115,6 +115,14 @@ impl InFlight {
         self.not_back(|place| places.contains(&place))
     }
 
+    /// For how long the call of this subscriber has run that runs for the longest.
+    pub(crate) fn oldest_of(&self, subscriber: &str) -> Option<Duration> {
+        let calls = self.calls();
+        let calls = calls.places.iter().filter_map(|place| place.call.as_ref());
+        let its = calls.filter(|call| *call.subscriber == *subscriber);
+        its.map(|call| call.since.elapsed()).max()
+    }
+
     /// All calls.
     pub(crate) fn all(&self) -> NotBack {
         self.not_back(|_| true)

@@ -20,6 +20,10 @@ impl Ends {
         &self.subscriber
     }
 
+    pub(crate) fn arrived(&self) {
+        self.observers.tell(&Observation::Arrived);
+    }
+
     pub(crate) fn tell(&self, delivery: &Delivery, end: DeliveryEnd<'_>) {
         let of = DeliveryFacts {
             subscriber: &self.subscriber,
@@ -27,6 +31,8 @@ impl Ends {
             subject: &delivery.subject,
             stream: &delivery.stream,
             sequence: delivery.sequence,
+            stored_at: delivery.stored_at,
+            redrives: delivery.past.redrives,
             replay: delivery.replay.as_ref().map(|replay| replay.tag.id),
         };
         self.observers.tell(&Observation::Delivery(of, end));

@@ -25,11 +25,32 @@ pub(crate) struct Tally {
     dead_lettered: AtomicU64,
     /// When the last delivery came, in milliseconds since 1970; 0 for none.
     delivered_at: AtomicI64,
-    unconfirmed: Mutex<Option<String>>,
+    /// When the last attempt ended.
+    ended: Moment,
+    unconfirmed: Mutex<Option<Unconfirmed>>,
     /// Answers that were not confirmed since the last confirmed one.
     unconfirmed_answers: AtomicU64,
     unhandled: Mutex<Unhandled>,
 }
+
+/// A moment that is noted without a lock.
+#[derive(Debug)]
+struct Moment {
+    base: Instant,
+    /// In milliseconds since the base, from 1; 0 for none.
+    millis: AtomicU64,
+}
+
+/// Answers that were not confirmed, since the last confirmed one.
+#[derive(Debug, Clone)]
+struct Unconfirmed {
+    why: String,
+    since: Instant,
+    last: Instant,
+}
+
+/// An answer that is not tried again has no bearing on the present; one that is, is tried again sooner than this.
+const TRIED_AGAIN: Duration = Duration::from_secs(20);
 
 /// Recent events whose names no handler takes.
 #[derive(Debug, Default)]
@@ -63,13 +84,14 @@ pub(crate) struct Counts {
 
 impl Tally {
     /// Records a delivery.
-    pub(crate) fn delivered(&self) {
+    fn delivered(&self) {
         let now: DateTime<Utc> = SystemTime::now().into();
         self.delivered_at.store(now.timestamp_millis(), Relaxed);
     }
 
     /// Counts the end of an attempt. A dead letter is counted [when it is stored](Tally::dead_lettered).
     fn ended(&self, outcome: &Outcome) {
+        self.ended.note(Instant::now());
         let counter = match outcome {
             Outcome::Ack | Outcome::Duplicate => &self.handled,
             Outcome::Retry(_) | Outcome::Defer(_) => &self.failed,
@@ -89,7 +111,15 @@ impl Tally {
 
     /// Records that the server has not confirmed an answer.
     fn unconfirmed(&self, why: &str) {
-        *self.reason() = Some(why.to_owned());
+        let now = Instant::now();
+        let mut reason = self.reason();
+        let since = reason.as_ref().map_or(now, |before| before.since);
+        *reason = Some(Unconfirmed {
+            why: why.to_owned(),
+            since,
+            last: now,
+        });
+        drop(reason);
         self.unconfirmed_answers.fetch_add(1, Relaxed);
     }
 
@@ -174,10 +204,23 @@ impl Tally {
 
     /// Why the last answer was not confirmed, if none was confirmed since.
     pub(crate) fn why_unconfirmed(&self) -> Option<String> {
-        self.reason().clone()
+        let reason = self.reason();
+        reason.as_ref().map(|unconfirmed| unconfirmed.why.clone())
     }
 
-    fn reason(&self) -> MutexGuard<'_, Option<String>> {
+    /// The same with the time since the first of these answers, while answers are still tried.
+    pub(crate) fn unconfirmed_for(&self, now: Instant) -> Option<(String, Duration)> {
+        let reason = self.reason().clone()?;
+        let is_tried = now.saturating_duration_since(reason.last) <= TRIED_AGAIN;
+        is_tried.then(|| (reason.why, now.saturating_duration_since(reason.since)))
+    }
+
+    /// Since when no attempt has ended; `None` when none ever has.
+    pub(crate) fn last_ended(&self, now: Instant) -> Option<Duration> {
+        self.ended.age(now)
+    }
+
+    fn reason(&self) -> MutexGuard<'_, Option<Unconfirmed>> {
         self.unconfirmed
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -187,6 +230,7 @@ impl Tally {
 impl Observer for Tally {
     fn observe(&self, observation: &Observation<'_>) {
         match observation {
+            Observation::Arrived => self.delivered(),
             Observation::Delivery(_, end) => match end {
                 DeliveryEnd::Decided { outcome, .. } => self.ended(outcome),
                 DeliveryEnd::DeadLettered { is_stored, .. } => self.dead_lettered(*is_stored),
@@ -204,12 +248,37 @@ impl Observer for Tally {
                 | DeliveryEnd::Returned => {}
             },
             Observation::Batch(_)
+            | Observation::Interrupted { .. }
+            | Observation::Parked { .. }
             | Observation::DeadLetter(..)
             | Observation::Replay { .. }
             | Observation::Key { .. }
             | Observation::Lease { .. }
             | Observation::Circuit { .. } => {}
         }
+    }
+}
+
+impl Default for Moment {
+    fn default() -> Self {
+        Self {
+            base: Instant::now(),
+            millis: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Moment {
+    fn note(&self, now: Instant) {
+        let millis = now.saturating_duration_since(self.base).as_millis();
+        let millis = u64::try_from(millis).unwrap_or(u64::MAX).saturating_add(1);
+        self.millis.store(millis, Relaxed);
+    }
+
+    fn age(&self, now: Instant) -> Option<Duration> {
+        let millis = self.millis.load(Relaxed).checked_sub(1)?;
+        let noted = self.base.checked_add(Duration::from_millis(millis))?;
+        Some(now.saturating_duration_since(noted))
     }
 }
 
@@ -290,6 +359,29 @@ mod tests {
         assert_eq!(tally.why_unconfirmed().as_deref(), Some("denied"));
         tally.confirmed();
         assert_eq!(tally.why_unconfirmed(), None);
+    }
+
+    #[test]
+    fn an_end_of_an_attempt_is_as_old_as_it_is() {
+        let (tally, now) = (Tally::default(), Instant::now());
+        assert_eq!(tally.last_ended(now), None);
+        tally.ended(&Outcome::Ack);
+        let second = Duration::from_secs(1);
+        let age = tally.last_ended(Instant::now() + second).unwrap();
+        assert!(age >= second && age < second * 60, "{age:?}");
+    }
+
+    #[test]
+    fn an_unconfirmed_answer_lasts_while_it_is_tried() {
+        let tally = Tally::default();
+        tally.unconfirmed("denied");
+        tally.unconfirmed("silent");
+        let now = Instant::now();
+        let (why, age) = tally.unconfirmed_for(now + TRIED_AGAIN / 2).unwrap();
+        assert!(why == "silent" && age >= TRIED_AGAIN / 2, "{why} {age:?}");
+        assert_eq!(tally.unconfirmed_for(now + TRIED_AGAIN * 2), None);
+        tally.confirmed();
+        assert_eq!(tally.unconfirmed_for(now), None);
     }
 
     #[test]

@@ -3,14 +3,18 @@
 //! anything.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use crate::{
     observer::{Observation, Observers},
     policy::{
-        breaker::{Attempted, Circuit, CircuitBreaker, CircuitState, Gate, Load, Permit},
+        adjustment::{Changed, SubscriberAdjustment},
+        breaker::{Attempted, Change, Circuit, CircuitBreaker, CircuitState, Gate, Load, Permit},
         rate::{Bucket, Rate},
     },
 };
@@ -19,12 +23,17 @@ use crate::{
 pub(crate) struct Throttle {
     subscriber: Arc<str>,
     observers: Observers,
+    /// How many events are handled at once. Read without the lock.
+    concurrency: AtomicUsize,
     inner: Mutex<Inner>,
 }
 
 struct Inner {
+    load: Load,
     circuit: Circuit,
     bucket: Option<Bucket>,
+    /// Since when the circuit has not been closed.
+    open_since: Option<Instant>,
     /// The current time, when a test moves the clock.
     stands_at: Option<Instant>,
 }
@@ -59,12 +68,62 @@ impl Throttle {
         Self {
             subscriber,
             observers,
+            concurrency: AtomicUsize::new(load.concurrency),
             inner: Mutex::new(Inner {
+                load,
                 circuit: Circuit::new(breaker).under(load),
                 bucket: rate.map(Bucket::new),
+                open_since: None,
                 stands_at: None,
             }),
         }
+    }
+
+    /// Takes new values over; returns what has changed. The runner has to be told.
+    pub(crate) fn adjust(&self, to: &SubscriberAdjustment) -> Vec<Changed> {
+        let mut inner = self.inner();
+        let now = inner.now();
+        let mut changed = Vec::new();
+        let before = inner.load;
+        if let Some(concurrency) = to.concurrency {
+            let of = ("concurrency", &before.concurrency, &concurrency);
+            changed.extend(Changed::new(of.0, of.1, of.2));
+            inner.load.concurrency = concurrency;
+            self.concurrency.store(concurrency, Ordering::Release);
+        }
+        if let Some(rate) = to.rate {
+            let told = |rate: Option<Rate>| rate.map_or("none".to_owned(), |it| it.to_string());
+            let old = told(inner.bucket.as_ref().map(Bucket::rate));
+            changed.extend(Changed::new("rate_limit", &old, &told(rate)));
+            inner.limit(rate, now);
+        }
+        let policy = inner.circuit.policy();
+        let breaker = to.breaker.unwrap_or(policy);
+        changed.extend(Changed::new("circuit_breaker", &policy, &breaker));
+        let load = inner.load;
+        let change = match (breaker, load) == (policy, before) {
+            true => None,
+            false => inner.circuit.adjust(breaker, load, now),
+        };
+        inner.note(change.as_ref(), now);
+        drop(inner);
+        self.tell(change);
+        changed
+    }
+
+    /// How many events are handled at once.
+    pub(crate) fn concurrency(&self) -> usize {
+        self.concurrency.load(Ordering::Acquire)
+    }
+
+    /// How many attempts may begin per time.
+    pub(crate) fn rate(&self) -> Option<Rate> {
+        self.inner().bucket.as_ref().map(Bucket::rate)
+    }
+
+    /// When the circuit opens.
+    pub(crate) fn breaker(&self) -> CircuitBreaker {
+        self.inner().circuit.policy()
     }
 
     /// Begins an attempt with the item from `next`, if an attempt may begin.
@@ -95,14 +154,19 @@ impl Throttle {
         let mut inner = self.inner();
         let now = inner.now();
         let change = inner.circuit.end(permit, name, ended, now);
+        inner.note(change.as_ref(), now);
         let counts = inner.circuit.counts_failures();
         drop(inner);
+        self.tell(change);
+        counts
+    }
+
+    fn tell(&self, change: Option<Change>) {
         if let Some(change) = change {
             let subscriber = &self.subscriber;
             self.observers
                 .tell(&Observation::Circuit { subscriber, change });
         }
-        counts
     }
 
     pub(crate) fn pulls(&self) -> Pulls {
@@ -122,6 +186,13 @@ impl Throttle {
         inner.circuit.shown(inner.now())
     }
 
+    /// For how long the circuit has not been closed.
+    pub(crate) fn open_for(&self) -> Option<Duration> {
+        let inner = self.inner();
+        let since = inner.open_since?;
+        Some(inner.now().saturating_duration_since(since))
+    }
+
     /// Advances the clock by this time; from then on, time passes only through this function.
     pub(crate) fn skip(&self, time: Duration) {
         let mut inner = self.inner();
@@ -139,6 +210,22 @@ impl Throttle {
 }
 
 impl Inner {
+    /// Notes since when the circuit has not been closed.
+    fn note(&mut self, change: Option<&Change>, now: Instant) {
+        match change {
+            Some(Change::Opened { .. }) => self.open_since = Some(now),
+            Some(Change::Closed) => self.open_since = None,
+            Some(Change::StaysOpen { .. }) | None => {}
+        }
+    }
+
+    fn limit(&mut self, rate: Option<Rate>, now: Instant) {
+        match (rate, &mut self.bucket) {
+            (Some(rate), Some(bucket)) => bucket.adjust(rate, now),
+            (rate, bucket) => *bucket = rate.map(Bucket::new),
+        }
+    }
+
     /// The time by the clock that the runner's timers use.
     fn now(&self) -> Instant {
         let runs = || tokio::time::Instant::now().into_std();

@@ -22,7 +22,9 @@ use super::{
     context::{self, Context, Facts},
     housekeeping::Housekeeping,
     memory::Remembers,
-    panicked, survive, timed_out,
+    panicked,
+    scope::Scope,
+    survive, timed_out,
 };
 use crate::policy::{failure::Failure, outcome::Handled};
 pub use besides::BatchContext;
@@ -236,6 +238,8 @@ pub(crate) struct Batch<S> {
     pub(crate) state: Arc<S>,
     pub(crate) deliveries: Vec<Arc<Facts>>,
     pub(crate) cancelled: CancellationToken,
+    /// Whether each call gets a scope; a single event has one already.
+    pub(crate) has_scopes: bool,
 }
 
 impl<S> Batch<S> {
@@ -316,7 +320,15 @@ where
         &'a self,
         batch: &'a Batch<S>,
     ) -> BoxFuture<'a, Vec<Result<Handled, Failure>>> {
-        let attempt = |range| self.call.attempt(batch, range);
+        let attempt = move |range: Range<usize>| async move {
+            if !batch.has_scopes {
+                return self.call.attempt(batch, range).await;
+            }
+            let mut scope = Scope::of_batch(&batch.deliveries[range.clone()]);
+            let attempted = scope.around(self.call.attempt(batch, range)).await;
+            scope.end_batch(&attempted);
+            attempted
+        };
         settle(batch.deliveries.len(), attempt).boxed()
     }
 }
@@ -341,6 +353,7 @@ where
                 state: Arc::clone(cx.shared_state()),
                 deliveries: vec![Arc::clone(cx.facts())],
                 cancelled: cx.cancelled().clone(),
+                has_scopes: false,
             };
             let mut settled = self.call_batch(&batch).await;
             settled.pop().unwrap_or(Ok(Handled::Done))

@@ -9,7 +9,10 @@ use chrono::{DateTime, Utc};
 use tidings_contract::{Envelope, EventId, Headers};
 use tokio_util::sync::CancellationToken;
 
-use crate::replay::tag::{Count, ReplayId, Replaying};
+use crate::{
+    observer::traces,
+    replay::tag::{Count, ReplayId, Replaying},
+};
 
 /// What a handler receives with the event: the application's state, and the facts of the delivery.
 ///
@@ -29,6 +32,8 @@ pub(crate) struct Facts {
     /// When the stream stored the message.
     pub(crate) stored_at: DateTime<Utc>,
     pub(crate) attempt: u32,
+    /// When the first attempt failed, if one has.
+    pub(crate) first_failed_at: Option<DateTime<Utc>>,
     /// How often the event was redriven.
     #[cfg_attr(not(feature = "outbox"), allow(dead_code))]
     // read by the inbox
@@ -246,8 +251,21 @@ pub(crate) fn suppresses(events: usize) -> bool {
     of_one.unwrap_or(false) || of_batch()
 }
 
-/// Sets the lineage of an event that is published inside a handler; outside a handler the event is unchanged.
+/// Whether events that the current handler publishes are suppressed. Counts nothing.
+pub(crate) fn is_suppressing() -> bool {
+    let suppresses = |replay: &Arc<Replaying>| !replay.tag.follow_ups;
+    let of_one = HANDLING.try_with(|facts| facts.replay.as_ref().is_some_and(suppresses));
+    of_one.unwrap_or(false) || REPLAYING.try_with(suppresses).unwrap_or(false)
+}
+
+/// Sets the lineage of an event that is being created: the context of the trace that creates it, if traces are made;
+/// the rest, inside a handler, from the event that is handled.
 pub(crate) fn inherit(envelope: Envelope) -> Envelope {
+    descend(traces::with_context(envelope))
+}
+
+/// Sets the lineage of an event that is published inside a handler; outside a handler the event is unchanged.
+pub(crate) fn descend(envelope: Envelope) -> Envelope {
     match HANDLING.try_with(|delivery| delivery.envelope.descent()) {
         Ok(descent) => envelope.inherit(&descent),
         Err(_) => envelope,

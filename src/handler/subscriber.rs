@@ -38,6 +38,7 @@ pub struct EventSubscriber<S> {
     pub(crate) breaker: CircuitBreaker,
     pub(crate) rate: Option<Rate>,
     pub(crate) memory: usize,
+    pub(crate) stuck_after: Option<Duration>,
     pub(crate) start: StartFrom,
     shadows: Vec<Shadow<S>>,
 }
@@ -123,6 +124,7 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
             breaker: CircuitBreaker::default(),
             rate: None,
             memory: MEMORY,
+            stuck_after: None,
             start: StartFrom::Beginning,
             shadows: Vec::new(),
         }
@@ -225,6 +227,14 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
     #[must_use]
     pub fn max_in_flight_bytes(mut self, bytes: usize) -> Self {
         self.memory = bytes;
+        self
+    }
+
+    /// Sets after how long it counts as stuck for the health endpoints while all of its slots are taken and no attempt
+    /// ends; default the [timeout](Self::timeout), at most 60 s. Set it when its handlers take long.
+    #[must_use]
+    pub fn stuck_after(mut self, stuck_after: Duration) -> Self {
+        self.stuck_after = Some(stuck_after);
         self
     }
 

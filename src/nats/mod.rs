@@ -41,11 +41,11 @@ pub(crate) use protocol::dead_letter::identity_in;
 pub(crate) use protocol::retry::Waiting;
 pub(crate) use protocol::{api, headers, keys, names, redrive, subjects};
 #[cfg(feature = "outbox")]
-pub(crate) use publish::batch::{
-    BatchId, Cause, Confirmed, FULL_DISK, Refusal, Submission, cause_of_denial, cause_of_no_ack,
-};
+pub(crate) use publish::batch::{BatchId, Confirmed, Submission};
 pub(crate) use publish::publisher::check_size;
 pub use publish::publisher::{EventPublisher, PublishError, TooLarge};
+#[cfg(feature = "outbox")]
+pub(crate) use publish::refusal::{Cause, FULL_DISK, Refusal, cause_of_denial, cause_of_no_ack};
 pub use stream::declare::{Plan, SettingChange};
 pub(crate) use stream::identity::{Holder, quoted};
 #[cfg(feature = "outbox")]

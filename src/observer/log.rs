@@ -24,6 +24,9 @@ impl Observer for Log {
         match *observation {
             Observation::Delivery(of, end) => self.delivery(of, end),
             Observation::Batch(end) => batch(end),
+            // The latter two have a line of their own, of their issue.
+            Observation::Arrived | Observation::Interrupted { .. } | Observation::Parked { .. } => {
+            }
             Observation::DeadLetter(of, end) => dead_letter(of, end),
             Observation::Replay {
                 subscriber,
@@ -184,6 +187,7 @@ fn batch(end: BatchEnd<'_>) {
         bytes,
         elapsed,
         refusal,
+        ..
     } = end;
     match (path, refusal) {
         (Path::Batch, Some(refusal)) => tracing::info!(stream, events, %refusal, "batch refused"),

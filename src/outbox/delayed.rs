@@ -98,6 +98,7 @@ impl<DB: Store> Outbox<DB> {
             let told = self.translated(delayed).await;
             told.map_err(|error| is_delayed_already(error, chunk))?;
         }
+        self.has_enqueued(events.len());
         Ok(())
     }
 

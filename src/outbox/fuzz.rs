@@ -5,7 +5,7 @@ use tidings_fuzz::{fuzz, fuzz_json, fuzz_text};
 
 use super::{
     relay::RelayInstance,
-    status::ago,
+    status::before,
     store::{
         columns::{Columns, Text, nearest, time},
         delayed::due_in,
@@ -96,7 +96,8 @@ fn fuzz_times_of_rows() {
         let Ok(seconds) = text.parse::<f64>() else {
             return false;
         };
-        assert!(ago(seconds) <= chrono::Utc::now());
+        let now = chrono::Utc::now();
+        assert!(before(now, seconds) <= now);
         due_in(seconds);
         true
     });

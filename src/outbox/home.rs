@@ -211,6 +211,12 @@ impl<DB: Store> Outbox<DB> {
         Ok(())
     }
 
+    /// The schema; on SQLite the prefix of its tables. Labels of metrics and subjects name the outbox by it.
+    #[must_use]
+    pub fn schema(&self) -> &str {
+        self.shared.names.schema()
+    }
+
     async fn home(&self) -> Result<Home, OutboxError> {
         let names = &self.shared.names;
         self.operate(Operation::One, async |connection| {

@@ -24,6 +24,7 @@ mod open;
 mod operate;
 mod page_size;
 mod parked;
+mod preflight;
 mod relay;
 mod republish;
 mod status;
@@ -34,7 +35,7 @@ mod wake;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -60,7 +61,7 @@ pub(crate) use losses::state_of;
 pub use migrate::MigrateError;
 #[cfg(feature = "failpoints")]
 pub use relay::failpoint;
-pub use relay::{DatabaseKind, Relay, RelayError, RelayInstance};
+pub use relay::{DatabaseKind, Relay, RelayError, RelayHandle, RelayInstance, RelaySettings};
 pub use republish::RepublishError;
 pub(crate) use republish::{Chosen, Ends, Sender, Sending, Streams};
 #[cfg(feature = "failpoints")]
@@ -108,6 +109,7 @@ struct Shared<DB: Store> {
     /// Idle connections that handlers keep between two transactions.
     idle_connections: IdleConnections<DB>,
     link: Link,
+    enqueued: Arc<AtomicU64>,
 }
 
 /// Why an event was not written to the outbox, or a transaction not committed.
@@ -213,6 +215,7 @@ impl<DB: Store> Outbox<DB> {
                 writer: Arc::default(),
                 idle_connections: IdleConnections::default(),
                 link: Link::default(),
+                enqueued: Arc::default(),
             }),
         }
     }
@@ -383,6 +386,7 @@ impl<DB: Store> Outbox<DB> {
             let inserted = DB::insert(connection, &self.shared.names, chunk).await;
             self.translated(inserted).await?;
         }
+        self.has_enqueued(envelopes.len());
         Ok(())
     }
 
@@ -470,6 +474,7 @@ impl<DB: Store> Outbox<DB> {
             writer: Arc::clone(&self.shared.writer),
             idle_connections: IdleConnections::default(),
             link: Link::default(),
+            enqueued: Arc::clone(&self.shared.enqueued),
         };
         change(&mut shared);
         Self {

@@ -81,7 +81,7 @@ fn options(file: &Path) -> SqliteConnectOptions {
         .filename(file)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
-        .busy_timeout(Duration::from_secs(15))
+        .busy_timeout(Duration::from_secs(5))
         .foreign_keys(true)
 }
 

@@ -19,6 +19,7 @@ pub mod failpoint;
 mod failpoint;
 mod fault;
 mod fetch;
+mod handle;
 mod issue;
 mod janitor;
 mod keeper;
@@ -26,6 +27,7 @@ mod lane;
 mod lane_context;
 mod lost;
 mod parked_keys;
+mod preflight;
 mod progress;
 mod relay_state;
 mod report_issue;
@@ -54,11 +56,17 @@ use super::{
 use crate::{
     background::Background,
     nats::{Bus, names},
+    observer::Observation,
+    policy::adjustment::RelayTuning,
+    policy::preflight::Allowance,
+    process::Process,
     task::fence::Fence,
 };
 pub use error::RelayError;
 use fault::{Fault, fault_of, is_of_version};
 use fetch::Fetcher;
+use handle::RelayControl;
+pub use handle::{RelayHandle, RelaySettings};
 use keeper::{Keeper, KeeperContext};
 use lane_context::LaneContext;
 use parked_keys::ParkedKeys;
@@ -84,17 +92,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Any number may run: one is active, and the others stand by and take over within the lease.
 pub struct Relay<DB: Store> {
     outbox: Outbox<DB>,
-    settings: Settings,
-}
-
-/// The settings of a relay.
-#[derive(Debug, Clone)]
-struct Settings {
     owner: String,
-    lease: Duration,
-    batch: usize,
-    retention: Duration,
-    stall_timeout: Duration,
+    control: Arc<RelayControl>,
+    process: Process,
+    allowance: Allowance,
 }
 
 /// What a claim of the lease returns.
@@ -122,43 +123,48 @@ impl<DB: Store> Relay<DB> {
     /// Creates a relay of this outbox.
     #[must_use]
     pub fn new(outbox: Outbox<DB>) -> Self {
+        let tuning = RelayTuning {
+            lease: Duration::from_secs(5),
+            batch: 1000,
+            retention: Duration::from_secs(18 * 3600),
+            stall_timeout: Duration::from_secs(5),
+        };
+        let control = RelayControl::new(outbox.shared.names.schema(), tuning);
         Self {
             outbox,
-            settings: Settings {
-                owner: owner(),
-                lease: Duration::from_secs(5),
-                batch: 1000,
-                retention: Duration::from_secs(18 * 3600),
-                stall_timeout: Duration::from_secs(5),
-            },
+            owner: owner(),
+            control: Arc::new(control),
+            process: Process::default(),
+            allowance: Allowance::default(),
         }
     }
 
     /// Returns the owner name for the lease: host, process, and a unique part.
     #[must_use]
     pub fn owner(&self) -> &str {
-        &self.settings.owner
+        &self.owner
     }
 
     /// Sets how long a standby waits for a relay that died; default 5 s.
     #[must_use]
-    pub fn lease(mut self, lease: Duration) -> Self {
-        self.settings.lease = lease;
+    pub fn lease(self, lease: Duration) -> Self {
+        self.control.set(|tuning| tuning.lease = lease);
         self
     }
 
     /// Sets the most events of one atomic batch: 1 to 1000, which is the server's limit and the default.
     #[must_use]
-    pub fn batch(mut self, events: usize) -> Self {
-        self.settings.batch = events.clamp(1, 1000);
+    pub fn batch(self, events: usize) -> Self {
+        self.control
+            .set(|tuning| tuning.batch = events.clamp(1, 1000));
         self
     }
 
     /// Sets how long confirmed events stay in the outbox at least; default 18 h. Postgres frees them one slot at a
     /// time, so they stay up to a sixth longer. It may differ from one run to the next: the slots are adapted.
     #[must_use]
-    pub fn retention(mut self, retention: Duration) -> Self {
-        self.settings.retention = retention;
+    pub fn retention(self, retention: Duration) -> Self {
+        self.control.set(|tuning| tuning.retention = retention);
         self
     }
 
@@ -166,30 +172,25 @@ impl<DB: Store> Relay<DB> {
     /// streams; default 5 s. Then its events are parked, and restored by themselves when it accepts events again. With
     /// a single stream they are not parked.
     #[must_use]
-    pub fn stall_timeout(mut self, stall_timeout: Duration) -> Self {
-        self.settings.stall_timeout = stall_timeout.max(Duration::from_millis(1));
+    pub fn stall_timeout(self, stall_timeout: Duration) -> Self {
+        let stall_timeout = stall_timeout.max(Duration::from_millis(1));
+        self.control
+            .set(|tuning| tuning.stall_timeout = stall_timeout);
         self
     }
 
-    /// Relays until `stop` is cancelled. Retries faults of database and NATS without limit, with pauses.
-    ///
-    /// # Errors
-    /// [`RelayError`] when the relay can never work in its present setup.
-    ///
-    /// # Cancel safety
-    /// When the future is dropped, the lease stays until it expires. The next relay finds what was sent.
-    pub async fn run(self, bus: Bus, stop: CancellationToken) -> Result<(), RelayError> {
+    /// Relays until `stop` is cancelled, without the checks of the start.
+    async fn relay(self, bus: Bus, stop: CancellationToken) -> Result<(), RelayError> {
         self.outbox.learn_limit(&bus);
         let schema = self.outbox.shared.names.schema();
         let bus = bus.reading_as(&names::relay_readers(schema));
         let stand_by = StandBy::listen(&bus, schema).await;
-        let state = RelayState::new(&bus, &stop, |issues| {
-            Reporter::new(schema, DB::KIND, &self.settings.owner, issues)
+        let observers = self.process.observers().of_outbox(schema);
+        let state = RelayState::new(&bus, &stop, &observers, |issues| {
+            Reporter::new(DB::KIND, &self.owner, &self.control, issues)
         });
-        // The relay's answers and issues outlive each tenure.
-        let mut telling = JoinSet::new();
-        telling.spawn(state.issues.clone().keep_saying());
-        telling.spawn(Arc::clone(&state.reporter).answer(bus.clone()));
+        self.process.has_relay(&state.reporter);
+        let _telling = state.tell(&self.process, schema);
         let mut pause = FIRST_PAUSE;
         loop {
             let began = Instant::now();
@@ -203,9 +204,11 @@ impl<DB: Store> Relay<DB> {
                     pause = FIRST_PAUSE;
                     state.issues.forget();
                     state.reporter.stands_by();
+                    let (now, mut changes) = self.control.subscribe();
                     tokio::select! {
                         () = stop.cancelled() => return Ok(()),
-                        () = stand_by.wait(self.settings.lease / 4) => continue,
+                        _ = changes.changed() => continue,
+                        () = stand_by.wait(now.lease / 4) => continue,
                     }
                 }
                 Err(fault) => {
@@ -215,6 +218,8 @@ impl<DB: Store> Relay<DB> {
                         pause = FIRST_PAUSE;
                     }
                     state.reporter.begins();
+                    let kind = fault.kind(&state.bus);
+                    state.observers.tell(&Observation::Interrupted { kind });
                     // A lasting fault is reported as an issue, so it is logged at debug level only.
                     match self.report_issue(&state, &fault).await {
                         true => {
@@ -239,15 +244,18 @@ impl<DB: Store> Relay<DB> {
     /// Takes the lease, resumes, and relays until a fault or the end. The fence ends it even when a call hangs: a
     /// silent database must not keep the relay from trying again.
     async fn tenure(&self, state: &RelayState) -> Result<TenureEnd, Fault> {
-        let Settings { owner, lease, .. } = &self.settings;
-        let looking = tokio::time::timeout(*lease, self.look()).await;
+        let (tuning, changes) = self.control.subscribe();
+        let (owner, lease) = (&self.owner, tuning.lease);
+        let looking = tokio::time::timeout(lease, self.look()).await;
         let (connection, home) = looking.map_err(|_| Fault::Silent)??;
         // A lease that is already held may go without renewal no longer than this.
-        let new_home = state.is_home(&home, *lease / 3).await?;
+        let new_home = state.is_home(&home, lease / 3).await?;
         let asked = Instant::now();
-        let claiming = self.claim(connection, new_home.as_ref());
-        let claiming = tokio::time::timeout(*lease, claiming).await;
-        let Some(claimed) = claiming.map_err(|_| Fault::Silent)?? else {
+        let claiming = self.claim(connection, new_home.as_ref(), lease);
+        let claiming = tokio::time::timeout(lease, claiming).await;
+        let claimed = claiming.map_err(|_| Fault::Silent)??;
+        state.reporter.claimed();
+        let Some(claimed) = claimed else {
             return Ok(TenureEnd::StandBy);
         };
         let Claimed {
@@ -264,11 +272,11 @@ impl<DB: Store> Relay<DB> {
         );
         state.issues.new_tenure(&claim.issues)?;
         state.reporter.works(claim.epoch);
-        let fence = Fence::until(asked + *lease);
+        let fence = Fence::until(asked + lease);
         let tenure = Tenure {
             owner: owner.clone(),
             epoch: claim.epoch,
-            lease: *lease,
+            lease,
         };
         let end_of_tenure = state.stop.child_token();
         let _working = self.outbox.shared.wake.work_here();
@@ -280,7 +288,8 @@ impl<DB: Store> Relay<DB> {
             bus: state.bus.clone(),
             connection,
             tenure,
-            retention: self.settings.retention,
+            tuning,
+            changes,
             fence: fence.clone(),
             issues: state.issues.clone(),
             reporter: Arc::clone(&state.reporter),
@@ -295,6 +304,7 @@ impl<DB: Store> Relay<DB> {
             fence: fence.clone(),
             end_of_tenure,
             reports,
+            batch: tuning.batch,
         };
         let mut resuming = pin!(self.resume(state, &home, claim, (keys, waiting), channels));
         tokio::select! {
@@ -343,10 +353,10 @@ impl<DB: Store> Relay<DB> {
         &self,
         mut connection: DB::Connection,
         home: Option<&StoredHome>,
+        lease: Duration,
     ) -> Result<Option<Claimed<DB>>, Fault> {
         let names = &self.outbox.shared.names;
-        let Settings { owner, lease, .. } = &self.settings;
-        let Some(claim) = DB::claim(&mut connection, names, owner, *lease).await? else {
+        let Some(claim) = DB::claim(&mut connection, names, &self.owner, lease).await? else {
             return Ok(None);
         };
         if let Some(home) = home {
@@ -390,12 +400,13 @@ impl<DB: Store> Relay<DB> {
         (mut keys, mut waiting): (Vec<(String, i64)>, Waiting),
         channels: Channels<DB::Cursor>,
     ) -> Result<(), Fault> {
-        let context = |parked_keys: ParkedKeys, stall_timeout: Duration| LaneContext {
-            owner: self.settings.owner.clone(),
+        let (_, changes) = self.control.subscribe();
+        let context = |parked_keys: ParkedKeys, tuning| LaneContext {
+            owner: self.owner.clone(),
             bus: state.bus.clone(),
             source: self.outbox.shared.source.clone(),
-            batch: self.settings.batch,
-            stall_timeout,
+            batch: channels.batch,
+            tuning,
             fence: channels.fence.clone(),
             stored: Arc::clone(&stored),
             parked_keys: Arc::new(parked_keys),
@@ -404,7 +415,7 @@ impl<DB: Store> Relay<DB> {
             reports: channels.reports.clone(),
             stop: channels.end_of_tenure.clone(),
         };
-        let returning = context(nothing_parked(), Duration::ZERO);
+        let returning = context(nothing_parked(), None);
         returning
             .report(Report::Began {
                 ends: stored.ends.clone(),
@@ -427,16 +438,15 @@ impl<DB: Store> Relay<DB> {
         let closed = waiting.reasons.into_iter();
         let closed = closed.map(|reason| (reason.blocked_on, reason.error));
         let feeds = claim.streams.keys().cloned();
-        let relaying = context(
-            ParkedKeys::new(keys, closed, feeds),
-            self.settings.stall_timeout,
-        );
+        let relaying = context(ParkedKeys::new(keys, closed, feeds), Some(changes));
         relaying.report(Report::Relaying).await?;
 
         let (pages, paged) = mpsc::channel(PAGES_AHEAD);
-        let (bus, batch) = (&state.bus, self.settings.batch);
+        let (bus, batch) = (&state.bus, channels.batch);
         let connection = self.connect().await?;
-        let fetcher = Fetcher::open(&self.outbox, bus, connection, claim.cursor, batch).await?;
+        let reporter = &state.reporter;
+        let fetcher = Fetcher::open(&self.outbox, bus, reporter, connection, claim.cursor, batch);
+        let fetcher = fetcher.await?;
         let mut tasks: JoinSet<Result<(), Fault>> = JoinSet::new();
         tasks.spawn(fetcher.run(pages, channels.end_of_tenure.clone()));
         tasks.spawn(Router::new(relaying).run(paged));
@@ -467,6 +477,11 @@ impl<DB: Store> Background for Relay<DB> {
         "relay".to_owned()
     }
 
+    fn join(&mut self, process: &Process) {
+        self.process = process.clone();
+        process.register(Arc::clone(&self.control) as _);
+    }
+
     fn run(
         self: Box<Self>,
         bus: Bus,
@@ -482,4 +497,6 @@ struct Channels<C> {
     /// Ends the tenure.
     end_of_tenure: CancellationToken,
     reports: mpsc::Sender<Report<C>>,
+    /// The most events of a batch, in this tenure.
+    batch: usize,
 }

@@ -1,6 +1,6 @@
 //! The state of an outbox, in figures. Never judges them.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -8,9 +8,9 @@ use super::{
     Outbox, OutboxError, Store,
     losses::REPAIR,
     operate::Operation,
-    store::status::{Issue, Status},
+    store::status::{HeldSlot, Issue, Status},
 };
-use crate::policy::start::shifted;
+use crate::policy::{issue_kind::IssueKind, start::shifted};
 
 impl Status {
     /// Whether a relay has the lease now.
@@ -22,17 +22,24 @@ impl Status {
     /// Returns what is stuck, lost, or not relayed: empty when all is well. Short waits are left out.
     #[must_use]
     pub fn stuck(&self) -> Vec<Issue> {
+        self.stuck_at(Utc::now())
+    }
+
+    /// The same, for a status that was read at this time.
+    pub(crate) fn stuck_at(&self, read_at: DateTime<Utc>) -> Vec<Issue> {
         let losses = self.losses.iter().map(|loss| Issue {
             place: format!("stream {}", loss.stream),
+            kind: loss.state.kind(),
             since: loss.since,
             cause: format!("it {}", loss.state),
             cure: REPAIR.to_owned(),
         });
         let mut stuck: Vec<Issue> = losses.collect();
-        let mut add = |place: &str, age_s: f64, cause: String, cure: &str| {
+        let mut add = |place: &str, kind: IssueKind, age_s: f64, cause: String, cure: &str| {
             stuck.push(Issue {
                 place: place.to_owned(),
-                since: ago(age_s),
+                kind,
+                since: before(read_at, age_s),
                 cause,
                 cure: cure.to_owned(),
             });
@@ -40,6 +47,7 @@ impl Status {
         if let Some(why) = &self.refuses {
             add(
                 "database",
+                self.refuses_as,
                 0.0,
                 why.clone(),
                 "do what the cause says: no relay runs here",
@@ -49,7 +57,8 @@ impl Status {
         let age = self.oldest_unpublished_seconds.unwrap_or(0.0);
         if self.stands_still {
             let cause = format!("{} wait, and none is confirmed", count(self.backlog));
-            add("relay", age, cause, "see the log of the relay");
+            let cure = "see the log of the relay";
+            add("relay", IssueKind::StandsStill, age, cause, cure);
         }
         if overdue > OVERDUE_S && self.is_relayed() {
             let cause = format!(
@@ -58,6 +67,7 @@ impl Status {
             );
             add(
                 "delayed",
+                self.why_late(),
                 overdue,
                 cause,
                 "end the transaction that holds the event, such as an open cancel; otherwise see the log of the relay",
@@ -68,6 +78,7 @@ impl Status {
             let cause = format!("{} wait for the operator's decision", count(self.undecided));
             add(
                 "parked",
+                IssueKind::EventParked,
                 age_s,
                 cause,
                 "tidings outbox parked, which says why; then tidings outbox unpark or discard",
@@ -75,7 +86,10 @@ impl Status {
         }
         // Put the relay's own issues before the rest, because they name its cause.
         let first = self.losses.len();
-        let before = self.issues.iter().cloned().chain(self.not_relayed());
+        // A configuration that cannot be used holds up no event.
+        let issues = self.issues.iter();
+        let issues = issues.filter(|issue| issue.kind != IssueKind::Configuration);
+        let before = issues.cloned().chain(self.not_relayed_at(read_at));
         stuck.splice(first..first, before);
         stuck
     }
@@ -83,27 +97,45 @@ impl Status {
     /// Returns an issue when events wait and no relay has the lease.
     #[must_use]
     pub fn not_relayed(&self) -> Option<Issue> {
+        self.not_relayed_at(Utc::now())
+    }
+
+    pub(crate) fn not_relayed_at(&self, read_at: DateTime<Utc>) -> Option<Issue> {
         let waits = self.backlog > 0 || self.overdue_seconds() > OVERDUE_S;
         if !waits || self.is_relayed() || self.refuses.is_some() {
             return None;
         }
         let events = count(self.backlog);
-        let (age_s, cause) = match &self.lease.owner {
+        let (kind, age_s, cause) = match &self.lease.owner {
             None => (
+                IssueKind::NoRelay,
                 self.oldest_unpublished_seconds.unwrap_or(0.0),
                 format!("no relay has the lease, and {events} wait"),
             ),
             Some(owner) => (
+                IssueKind::OwnerSilent,
                 -self.lease.remaining_seconds,
                 format!("{owner} has stopped renewing its lease, and {events} wait"),
             ),
         };
         Some(Issue {
             place: "relay".to_owned(),
-            since: ago(age_s),
+            kind,
+            since: before(read_at, age_s),
             cause,
-            cure: "start a relay: tidings relay, or a worker that has one".to_owned(),
+            cure: match kind {
+                IssueKind::OwnerSilent => OWNER_SILENT.to_owned(),
+                _ => "start a relay: tidings relay, or a worker that has one".to_owned(),
+            },
         })
+    }
+
+    /// The kind of issue when delayed events are overdue.
+    fn why_late(&self) -> IssueKind {
+        match self.held.iter().any(HeldSlot::is_of_delayed) {
+            true => IssueKind::DelayedHeld,
+            false => IssueKind::DelayedLate,
+        }
     }
 
     /// How long the next delayed event has been overdue, in seconds; 0 when none is.
@@ -127,15 +159,18 @@ impl Status {
     }
 }
 
+/// The cure when the owner of the lease is silent.
+const OWNER_SILENT: &str = "start a relay: tidings relay, or a worker that has one; the owner's process is dead or \
+     frozen, its host is gone, or it cannot write to the database";
 /// From this age on an event is late: a delayed one that is due, or one that waits for a working relay.
 const OVERDUE_S: f64 = 10.0;
 /// How long the status waits for a confirmation.
 const MOVES_WITHIN: Duration = Duration::from_secs(2);
 
-pub(super) fn ago(seconds: f64) -> DateTime<Utc> {
+pub(super) fn before(at: DateTime<Utc>, seconds: f64) -> DateTime<Utc> {
     let age = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default();
     let age = TimeDelta::from_std(age).unwrap_or(TimeDelta::MAX);
-    shifted(Utc::now(), -age)
+    shifted(at, -age)
 }
 
 fn count(events: u64) -> String {
@@ -146,6 +181,18 @@ fn count(events: u64) -> String {
 }
 
 impl<DB: Store> Outbox<DB> {
+    /// Counts events that were written.
+    pub(super) fn has_enqueued(&self, events: usize) {
+        let events = u64::try_from(events).unwrap_or(u64::MAX);
+        self.shared.enqueued.fetch_add(events, Ordering::Relaxed);
+    }
+
+    /// How many events this process has written, also in transactions that were rolled back later.
+    #[cfg(feature = "ops")]
+    pub(crate) fn enqueued(&self) -> u64 {
+        self.shared.enqueued.load(Ordering::Relaxed)
+    }
+
     /// Returns the state of the outbox. Counts the backlog, which takes a moment for millions of events.
     ///
     /// # Errors
@@ -163,7 +210,8 @@ impl<DB: Store> Outbox<DB> {
         })
     }
 
-    async fn figures(&self) -> Result<Status, OutboxError> {
+    /// Returns the state without looking twice whether anything moves.
+    pub(crate) async fn figures(&self) -> Result<Status, OutboxError> {
         let names = &self.shared.names;
         self.operate(Operation::One, async |connection| {
             let origin = DB::origin(connection, names).await?;
@@ -173,6 +221,7 @@ impl<DB: Store> Outbox<DB> {
                 nats: home.stored.map(|stored| stored.nats),
                 held: DB::held(connection, names).await?,
                 refuses: origin.refusal(),
+                refuses_as: origin.kind(),
                 ..status
             })
         })
@@ -188,8 +237,8 @@ mod tests {
     #[test]
     fn an_age_beyond_every_time_is_shown_as_the_first_time() {
         for seconds in [9.3e12, 1.0e18, f64::MAX, f64::INFINITY] {
-            assert!(ago(seconds) <= Utc::now(), "{seconds}");
+            assert!(before(Utc::now(), seconds) <= Utc::now(), "{seconds}");
         }
-        assert!(Utc::now() - ago(5.0) < TimeDelta::seconds(60));
+        assert!(Utc::now() - before(Utc::now(), 5.0) < TimeDelta::seconds(60));
     }
 }

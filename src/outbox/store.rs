@@ -23,6 +23,7 @@ pub(in crate::outbox) mod origin;
 pub(in crate::outbox) mod parked;
 #[cfg(feature = "postgres")]
 pub(in crate::outbox) mod postgres;
+pub(in crate::outbox) mod preflight;
 pub(in crate::outbox) mod relay;
 pub(in crate::outbox) mod republish;
 pub(in crate::outbox) mod row;
@@ -51,6 +52,7 @@ pub(super) use self::{
     migrations::{Migration, MigrationStatements},
     names::Names,
     parked::ParkedStatements,
+    preflight::PreflightStatements,
     relay::{Cursor, RelayStatements},
     republish::RepublishStatements,
     row::{Row, Rows},
@@ -80,6 +82,7 @@ pub trait Statements:
     + RepublishStatements
     + LossStatements
     + HomeStatements
+    + PreflightStatements
     + InboxStatements
     + TraceStatements
 {
@@ -99,6 +102,7 @@ impl<DB> Statements for DB where
         + RepublishStatements
         + LossStatements
         + HomeStatements
+        + PreflightStatements
         + InboxStatements
         + TraceStatements
 {

@@ -5,9 +5,13 @@
 //! the window keeps failing, more attempts would only use up the attempts of events: the circuit opens. Then one
 //! attempt at a time, the probe, finds out whether the circuit may close.
 
+mod adjust;
 mod state;
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 pub use state::CircuitState;
 
@@ -60,6 +64,10 @@ impl CircuitBreaker {
         Self::default().within(Duration::from_secs(30), u32::MAX)
     }
 
+    fn is_off(self) -> bool {
+        self.attempts == u32::MAX
+    }
+
     /// The percentage of attempts that must fail: 1 to 100, default 90. Retries are attempts too: a name of which one
     /// event in nine always fails has 50 failures in a hundred attempts.
     #[must_use]
@@ -83,6 +91,20 @@ impl CircuitBreaker {
         self.pause = first;
         self.longest = longest.max(first);
         self
+    }
+}
+
+/// `off`, or such as `90% of 20 attempts in 30s, open for 5s to 60s`.
+impl fmt::Display for CircuitBreaker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_off() {
+            return f.write_str("off");
+        }
+        write!(
+            f,
+            "{}% of {} attempts in {:?}, open for {:?} to {:?}",
+            self.percent, self.attempts, self.window, self.pause, self.longest
+        )
     }
 }
 
@@ -179,7 +201,7 @@ pub(crate) enum Change {
     },
     /// The probe failed.
     StaysOpen { pause: Duration },
-    /// The probe succeeded.
+    /// The probe succeeded, or the circuit was switched off.
     Closed,
 }
 

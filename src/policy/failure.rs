@@ -20,7 +20,19 @@ pub(crate) const MAX_TEXT: usize = 2_048;
 /// implement [`Error`]: it is a verdict about one.
 pub struct Failure {
     pub(crate) verdict: Verdict,
+    fault: Fault,
     source: Box<dyn Error + Send + Sync>,
+}
+
+/// What has failed a delivery that has the verdict "retry".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// The handler, by an error.
+    Error,
+    /// The handler took longer than it may.
+    Timeout,
+    /// The handler panicked.
+    Panic,
 }
 
 /// What the handler asks for.
@@ -69,6 +81,36 @@ impl Failure {
         Self::new(Verdict::OutsideInbox, source.into())
     }
 
+    /// The handler took longer than it may.
+    pub(crate) fn timeout(text: String) -> Self {
+        Self {
+            fault: Fault::Timeout,
+            ..Self::retry(text)
+        }
+    }
+
+    /// The handler panicked.
+    pub(crate) fn panic(text: String) -> Self {
+        Self {
+            fault: Fault::Panic,
+            ..Self::retry(text)
+        }
+    }
+
+    /// The kind of failure, as a fixed word.
+    pub(crate) const fn kind(&self) -> &'static str {
+        match (self.verdict, self.fault) {
+            (Verdict::Retry, Fault::Timeout) => "timeout",
+            (Verdict::Retry, Fault::Panic) => "panic",
+            (Verdict::Retry, Fault::Error) | (Verdict::RetryAfter(_), _) => "retry",
+            (Verdict::Reject, _) => "rejected",
+            (Verdict::Unavailable, _) => "unavailable",
+            (Verdict::Undecided, _) => "undecided",
+            (Verdict::Undecodable, _) => "undecodable",
+            (Verdict::OutsideInbox, _) => "outside-inbox",
+        }
+    }
+
     /// The same error, for an event that may not be at fault.
     pub(crate) fn undecided(&self) -> Self {
         Self::new(Verdict::Undecided, told(self).into())
@@ -81,11 +123,18 @@ impl Failure {
 
     /// The same verdict, with the error as text.
     pub(crate) fn copy(&self) -> Self {
-        Self::new(self.verdict, told(self).into())
+        Self {
+            fault: self.fault,
+            ..Self::new(self.verdict, told(self).into())
+        }
     }
 
     fn new(verdict: Verdict, source: Box<dyn Error + Send + Sync>) -> Self {
-        Self { verdict, source }
+        Self {
+            verdict,
+            fault: Fault::Error,
+            source,
+        }
     }
 
     /// The error behind the verdict.
@@ -218,6 +267,19 @@ mod tests {
             Ok(())
         }
         assert_eq!(handler().unwrap_err().verdict, Verdict::Retry);
+    }
+
+    #[test]
+    fn a_failure_keeps_its_kind_when_it_is_copied() {
+        let timeout = Failure::timeout("30 s".to_owned());
+        let panic = Failure::panic("no message".to_owned());
+        assert_eq!(
+            (timeout.copy().kind(), panic.copy().kind()),
+            ("timeout", "panic")
+        );
+        assert_eq!(timeout.undecided().kind(), "undecided");
+        assert_eq!(Failure::reject("x").kind(), "rejected");
+        assert_eq!(Failure::retry("x").kind(), "retry");
     }
 
     #[test]

@@ -55,6 +55,11 @@ impl<T> Lanes<T> {
         }
     }
 
+    /// Changes how many items run at once. When more run, no other one starts until they have ended.
+    pub(crate) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
     /// Adds an item at the end of its lane.
     pub(crate) fn admit(&mut self, ticket: Ticket, item: T) {
         if let Some(key) = &ticket.key {
@@ -75,7 +80,7 @@ impl<T> Lanes<T> {
     ///
     /// [finished]: Lanes::finish
     pub(crate) fn start(&mut self) -> Option<(Ticket, T)> {
-        if self.running == self.limit {
+        if self.running >= self.limit {
             return None;
         }
         let started = self.pick()?;
@@ -245,6 +250,28 @@ mod tests {
 
     fn live(key: &str) -> Ticket {
         ticket(false, Some(key.to_owned()))
+    }
+
+    #[test]
+    fn a_lower_limit_waits_until_enough_has_ended() {
+        let mut lanes = Lanes::new(3);
+        for n in 0..6 {
+            lanes.admit(ticket(false, None), n);
+        }
+        let started: Vec<_> = std::iter::from_fn(|| lanes.start()).collect();
+        assert_eq!(started.len(), 3);
+        lanes.set_limit(1);
+        let mut started = started.into_iter();
+        for running in [2, 1] {
+            let (ended, _) = started.next().unwrap();
+            lanes.finish(ended);
+            assert_eq!((lanes.running(), lanes.start()), (running, None));
+        }
+        let (ended, _) = started.next().unwrap();
+        lanes.finish(ended);
+        assert!(lanes.start().is_some());
+        lanes.set_limit(2);
+        assert!(lanes.start().is_some() && lanes.start().is_none());
     }
 
     proptest! {

@@ -90,6 +90,17 @@ impl Bucket {
         Self { rate, due: None }
     }
 
+    pub(crate) fn rate(&self) -> Rate {
+        self.rate
+    }
+
+    /// Changes the rate. The next attempt is due after an interval of the new rate at the latest.
+    pub(crate) fn adjust(&mut self, rate: Rate, now: Instant) {
+        self.rate = rate;
+        let latest = now + rate.interval.min(LONGEST);
+        self.due = self.due.map(|due| due.min(latest));
+    }
+
     /// When the next attempt may begin; `None` when it may begin now.
     pub(crate) fn wait_until(&self, now: Instant) -> Option<Instant> {
         let due = self.due?;
@@ -108,6 +119,20 @@ impl Bucket {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_higher_rate_does_not_wait_for_the_lower_one() {
+        let now = Instant::now();
+        let mut bucket = Bucket::new(Rate::per_minute(1));
+        bucket.take(now);
+        assert_eq!(bucket.wait_until(now), Some(now + Duration::from_secs(60)));
+        bucket.adjust(Rate::per_second(1), now);
+        assert_eq!(bucket.wait_until(now), Some(now + Duration::from_secs(1)));
+        bucket.adjust(Rate::per_minute(1), now);
+        bucket.take(now + Duration::from_secs(1));
+        let due = bucket.wait_until(now);
+        assert_eq!(due, Some(now + Duration::from_secs(61)));
+    }
 
     /// The times of attempts that begin as soon as the bucket allows, after lulls of these lengths.
     fn beginnings(rate: Rate, lulls: &[u64]) -> Vec<Instant> {

@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn long_work_is_noticed_and_goes_on() {
+    async fn long_work_is_reported_and_continues() {
         let ticks = Ticks::default();
         let second = Duration::from_secs(1);
         let mut work = pin!(async {

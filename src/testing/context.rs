@@ -172,6 +172,7 @@ impl<S> TestContext<S> {
             sequence: 1,
             stored_at: self.stored_at,
             attempt: self.attempt,
+            first_failed_at: None,
             redrives: 0,
             redriven_from: 0,
             timeout: Duration::from_secs(30),

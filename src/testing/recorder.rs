@@ -71,7 +71,10 @@ impl Observer for Recorder {
                 | DeliveryEnd::HandledBefore
                 | DeliveryEnd::Returned => {}
             },
-            Observation::Batch(_)
+            Observation::Arrived
+            | Observation::Batch(_)
+            | Observation::Interrupted { .. }
+            | Observation::Parked { .. }
             | Observation::DeadLetter(..)
             | Observation::Replay { .. }
             | Observation::Key { .. }

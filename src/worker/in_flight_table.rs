@@ -3,7 +3,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -21,7 +24,7 @@ use crate::{
 /// Shared by the source, which adds deliveries, and the runner, which releases them.
 pub(super) struct InFlightTable {
     /// How many events may be in flight.
-    capacity: usize,
+    capacity: AtomicUsize,
     /// How many bytes may be in flight.
     memory: usize,
     throttle: Arc<Throttle>,
@@ -60,6 +63,23 @@ struct Inner {
     stall: Option<Stall>,
     /// The issues of the consumer at the last look.
     issues: Vec<String>,
+    looked: Option<Looked>,
+    /// The first look, and the last one at which nothing was pending.
+    looked_since: Option<std::time::Instant>,
+    emptied_at: Option<std::time::Instant>,
+    /// When the newest event was stored that was delivered.
+    newest: Option<DateTime<Utc>>,
+}
+
+/// What waited at the server at the last look.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Looked {
+    pub(super) at: std::time::Instant,
+    pub(super) pending: u64,
+    pub(super) ack_pending: u64,
+    pub(super) is_paused: bool,
+    /// Whether there was capacity for what waited.
+    pub(super) has_room: bool,
 }
 
 /// Why nothing is pulled.
@@ -71,6 +91,8 @@ struct Stall {
 
 /// How long resumed pulling still counts as stalled, unless a delivery arrives: the same cause may stop it again.
 const UNSURE: Duration = Duration::from_secs(10);
+/// The same for the question whether pulling is still hindered.
+const RESUMED: Duration = Duration::from_secs(3);
 
 /// How many lately settled events are remembered while the ack floor does not move.
 const MOST_RECENT: usize = 65_536;
@@ -99,7 +121,7 @@ pub(super) struct WentBack(pub(super) bool);
 impl InFlightTable {
     pub(super) fn new(capacity: usize, memory: usize, throttle: Arc<Throttle>) -> Self {
         Self {
-            capacity,
+            capacity: AtomicUsize::new(capacity),
             memory,
             throttle,
             alone: false,
@@ -176,18 +198,19 @@ impl InFlightTable {
             (inner.held.len() + superseded, taken, inner.lost)
         };
         let taken = taken.max(usize::from(held > 0));
-        let free = self.capacity.saturating_sub(taken);
+        let capacity = self.capacity.load(Ordering::Relaxed);
+        let free = capacity.saturating_sub(taken);
         let free = free.min(MAX_CONCURRENCY.saturating_sub(held));
         match self.throttle.pulls() {
             Pulls::All => match lost.map(|lost| free.min(lost)) {
                 // With this total, even one event is worth a request.
                 Some(few) => (few, few + 1),
-                None => (free, self.capacity),
+                None => (free, capacity),
             },
-            Pulls::One | Pulls::None if lost == Some(0) => (0, self.capacity),
+            Pulls::One | Pulls::None if lost == Some(0) => (0, capacity),
             Pulls::One if held == 0 => (1, 1),
-            Pulls::One => (free.min(1), self.capacity),
-            Pulls::None => (0, self.capacity),
+            Pulls::One => (free.min(1), capacity),
+            Pulls::None => (0, capacity),
         }
     }
 
@@ -233,6 +256,7 @@ impl InFlightTable {
             inner.go_back(sequence, stored_at);
         }
         inner.through = inner.through.max(sequence);
+        inner.newest = inner.newest.max(Some(stored_at));
         let new = Held {
             ack: Arc::clone(ack),
             at,
@@ -330,6 +354,49 @@ impl InFlightTable {
         (!is_over).then(|| stall.why.clone())
     }
 
+    /// Why nothing is pulled, and whether pulling has resumed and that may not have helped. Resumed pulling is left
+    /// alone after a few seconds: the next look at the consumer was answered.
+    pub(super) fn hindrance(&self) -> Option<(String, bool)> {
+        let inner = self.inner();
+        let stall = inner.stall.as_ref()?;
+        match stall.resumed_at {
+            Some(at) if at.elapsed() > RESUMED => None,
+            resumed_at => Some((stall.why.clone(), resumed_at.is_some())),
+        }
+    }
+
+    /// Notes what waits at the server.
+    pub(super) fn looked(&self, looked: Looked) {
+        let mut inner = self.inner();
+        inner.looked_since.get_or_insert(looked.at);
+        if looked.pending == 0 {
+            inner.emptied_at = Some(looked.at);
+        }
+        inner.looked = Some(looked);
+    }
+
+    /// The age of the oldest pending event, at most: it was stored after the newest one that was delivered, and after
+    /// the last look at which nothing was pending. `None` when nothing is.
+    pub(super) fn oldest_pending(
+        &self,
+        now: std::time::Instant,
+        clock: DateTime<Utc>,
+    ) -> Option<Duration> {
+        let inner = self.inner();
+        inner.looked.filter(|looked| looked.pending > 0)?;
+        let since = |at: std::time::Instant| now.saturating_duration_since(at);
+        let newest = inner.newest.map(|at| (clock - at).to_std());
+        let newest = newest.map(Result::unwrap_or_default);
+        let emptied = inner.emptied_at.map(since);
+        let least = inner.looked_since.map(since);
+        newest.into_iter().chain(emptied).min().or(least)
+    }
+
+    /// What waited at the server at the last look.
+    pub(super) fn last_look(&self) -> Option<Looked> {
+        self.inner().looked
+    }
+
     /// Sets the issues that a look at the consumer found; returns those that are new.
     pub(super) fn set_issues(&self, issues: Vec<String>) -> Vec<String> {
         let mut inner = self.inner();
@@ -367,6 +434,12 @@ impl InFlightTable {
     /// Throttles the log: progress cannot be sent.
     pub(super) fn unanswered(&self) -> &Lasting {
         &self.unanswered
+    }
+
+    /// Changes how many events may be in flight. What is in flight above it stays.
+    pub(super) fn set_capacity(&self, capacity: usize) {
+        self.capacity.store(capacity, Ordering::Relaxed);
+        self.freed.notify_one();
     }
 
     /// Has the source check its capacity again.

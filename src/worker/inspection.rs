@@ -70,6 +70,11 @@ impl Inspection {
         }
     }
 
+    /// The streams of the subscribers that were added, with the role of each.
+    pub(super) fn looked_at(&self) -> impl Iterator<Item = (String, Role)> {
+        self.wanted().into_keys()
+    }
+
     /// Inspects repeatedly, as long as it is polled.
     pub(super) async fn run(self: Arc<Self>, bus: Bus) {
         let mut looks = tokio::time::interval(LOOK);
@@ -109,6 +114,12 @@ impl Inspection {
         let bad = bad.filter(|bad| keys::subscriber_of(&bad.key) == Some(&instance.subscriber));
         issues.extend(bad.map(ToString::to_string));
         issues
+    }
+
+    /// The permissions that a subscriber lacks.
+    pub(super) fn missing_rights_of(&self, subscriber: &str) -> Vec<String> {
+        let found = self.found();
+        found.of_rights.get(subscriber).cloned().unwrap_or_default()
     }
 
     /// An entry of the bucket is skipped. It is reported until it is overwritten or deleted.

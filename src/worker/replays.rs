@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     item::Item,
     lease::{Handled, Lease},
+    runner::at_once,
     status_reporter::StatusReporter,
 };
 use crate::{
@@ -63,12 +64,18 @@ pub(super) struct ReplayContext<S> {
     /// What the previous instance has handled above the ack floors; only for an ordered subscriber.
     pub(super) before: Handled,
     pub(super) unclean: u32,
-    pub(super) at_once: usize,
     pub(super) reporter: Arc<StatusReporter>,
     /// Cancelled when nothing more may begin.
     pub(super) stop: CancellationToken,
     /// Cancelled when the runner has nothing in flight any more.
     pub(super) ended: CancellationToken,
+}
+
+impl<S: Send + Sync + 'static> ReplayContext<S> {
+    /// How many events are begun at once.
+    fn at_once(&self) -> usize {
+        at_once(&self.subscriber, self.executor.throttle().concurrency())
+    }
 }
 
 /// The result of running a replay.

@@ -2,6 +2,7 @@
 //! wanted. Never pulls, and never decides an outcome.
 
 mod drain;
+mod gauges;
 mod sources;
 mod unhandled;
 
@@ -43,6 +44,8 @@ use crate::{
     task::yielding::yield_to_ready,
 };
 
+pub(super) use sources::at_once;
+
 /// How many deliveries are taken in at a time.
 const AT_A_TIME: usize = 256;
 
@@ -66,6 +69,8 @@ struct Run<S> {
     executor: Arc<Executor<S>>,
     ordered: bool,
     subscriber: Arc<EventSubscriber<S>>,
+    /// How many events are handled at once, as the lanes and sources know it.
+    concurrency: usize,
     lanes: Lanes<Item>,
     /// The events that wait for their batch.
     batcher: Batcher<(usize, Option<ReplayId>), Begun>,
@@ -213,7 +218,6 @@ impl<S: Send + Sync + 'static> Runner<S> {
                 runner: to.downgrade(),
                 before: before.clone(),
                 unclean,
-                at_once: self.at_once(),
                 reporter: Arc::clone(&self.reporter),
                 stop: stop.clone(),
                 ended: ended.clone(),
@@ -231,7 +235,8 @@ impl<S: Send + Sync + 'static> Runner<S> {
             executor: Arc::clone(&self.executor),
             ordered: self.subscriber.ordered,
             subscriber: Arc::clone(&self.subscriber),
-            lanes: Lanes::new(self.at_once()),
+            concurrency: 0,
+            lanes: Lanes::new(0),
             batcher: Batcher::default(),
             tasks: TaskPool::new(dependencies),
             leaving: JoinSet::new(),
@@ -262,6 +267,7 @@ impl<S: Send + Sync + 'static> Runner<S> {
 impl<S: Send + Sync + 'static> Run<S> {
     async fn run(mut self, mut arriving: mpsc::Receiver<Item>, stop: &CancellationToken) {
         let mut came = Vec::with_capacity(AT_A_TIME);
+        self.adjust();
         loop {
             let due = self.due();
             tokio::select! {
@@ -273,7 +279,7 @@ impl<S: Send + Sync + 'static> Run<S> {
                     let figures = Figures::of(self.attempts(), self.resting.len(), &self.lanes);
                     // The requester may have timed out.
                     let _ = asked.send(figures);
-                    continue;
+                    self.adjust();
                 }
             }
             yield_to_ready().await;
@@ -288,13 +294,14 @@ impl<S: Send + Sync + 'static> Run<S> {
             came.drain(..).for_each(|item| self.admit(item));
             self.start();
             self.tell_sources();
+            self.gauge();
         }
         self.reporter.drains();
         self.drain(arriving).await;
     }
 
     fn admit(&mut self, item: Item) {
-        self.executor.tally().delivered();
+        self.executor.ends().arrived();
         if !self.ordered && !self.is_ours(&item) {
             self.leave(item);
             return;
@@ -326,7 +333,7 @@ impl<S: Send + Sync + 'static> Run<S> {
     }
 
     fn has_free_task(&self) -> bool {
-        self.tasks.at_work() < self.subscriber.concurrency
+        self.tasks.at_work() < self.concurrency
     }
 
     /// Begins ready events, as far as concurrency, circuit and rate limit allow.

@@ -1,6 +1,8 @@
 //! Reports the status of one subscriber on `tidings.status.<subscriber>`, and the names of the worker's subscribers on
 //! `tidings.status`. Stores nothing, and no task that handles events waits for it.
 
+mod source;
+
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -12,6 +14,8 @@ use chrono::Utc;
 use futures::StreamExt;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
+
+use source::{Gauges, Looks};
 
 use super::{in_flight_table::InFlightTable, inspection::Inspection};
 use crate::{
@@ -53,6 +57,9 @@ pub(super) struct StatusReporter {
     inspection: Arc<Inspection>,
     /// Throttles the log: the subscriber cannot begin.
     unbegun: Lasting,
+    /// When it counts as stuck with all slots taken, if its code says so.
+    stuck_after: Option<Duration>,
+    gauges: Gauges,
     inner: Mutex<Inner>,
 }
 
@@ -66,6 +73,8 @@ struct Inner {
     /// Why the replays cannot be listed.
     replay_issue: Option<String>,
     runner: Option<mpsc::Sender<oneshot::Sender<Figures>>>,
+    /// For how long something holds, as the process looks at it.
+    looks: Looks,
 }
 
 impl StatusReporter {
@@ -84,6 +93,8 @@ impl StatusReporter {
             tally: Arc::clone(tally),
             inspection: Arc::clone(inspection),
             unbegun: Lasting::default(),
+            stuck_after: subscriber.stuck_after,
+            gauges: Gauges::default(),
             inner: Mutex::new(Inner {
                 activity: Activity::Starting,
                 holds_lease: false,
@@ -92,6 +103,7 @@ impl StatusReporter {
                 leaseless: None,
                 replay_issue: None,
                 runner: None,
+                looks: Looks::default(),
             }),
         }
     }
@@ -101,6 +113,7 @@ impl StatusReporter {
         let mut inner = self.inner();
         inner.activity = Activity::Standby;
         inner.holds_lease = false;
+        inner.looks.is_set_up = true;
     }
 
     /// This instance holds the lease.
@@ -119,6 +132,7 @@ impl StatusReporter {
         inner.in_flight = in_flight.to_vec();
         inner.issue = None;
         inner.runner = Some(to);
+        inner.looks.is_set_up = true;
         asked
     }
 
@@ -136,6 +150,8 @@ impl StatusReporter {
         inner.holds_lease = false;
         inner.in_flight.clear();
         inner.runner = None;
+        drop(inner);
+        self.gauges.forget();
     }
 
     /// The subscriber cannot begin. The runner tries again each second.
@@ -164,6 +180,13 @@ impl StatusReporter {
     /// Notes that the replays can be listed, or why not.
     pub(super) fn knows_replays(&self, why_not: Option<String>) {
         self.inner().replay_issue = why_not;
+    }
+
+    /// Has the runner look at the settings again, if it is active.
+    pub(super) fn wake_runner(&self) {
+        let runner = self.inner().runner.clone();
+        // A full channel wakes it too.
+        let _ = runner.map(|runner| runner.try_send(oneshot::channel().0));
     }
 
     /// Answers status requests, as long as it is polled.
@@ -206,6 +229,9 @@ impl StatusReporter {
             replay_issue: inner.replay_issue.clone(),
             holds_lease: self.facts.ordered.then_some(inner.holds_lease),
             circuit: self.throttle.circuit(),
+            circuit_breaker: self.throttle.breaker().to_string(),
+            concurrency: self.throttle.concurrency(),
+            rate: self.throttle.rate().map(|rate| rate.to_string()),
             running: figures.as_ref().map(|figures| figures.running),
             resting: figures.as_ref().map(|figures| figures.resting),
             hottest: figures.unwrap_or_default().hottest,
@@ -302,6 +328,7 @@ fn facts<S: Send + Sync + 'static>(
         replay_issue: None,
         holds_lease: None,
         circuit: CircuitState::Unknown,
+        circuit_breaker: String::new(),
         running: None,
         resting: None,
         in_flight: 0,

@@ -464,10 +464,7 @@ impl Bus {
         config.remove("filter_subject");
         config.remove("filter_subjects");
         put_over(&mut config, spec.settings());
-        origin::mark(&mut config, durable);
-        if let Some(replay) = spec.replay {
-            origin::mark_replay(&mut config, replay);
-        }
+        origin::mark(&mut config, spec);
         let subject = match &*spec.subjects {
             [one] => api::consumer_create_filtered(stream, durable, one),
             _ => api::consumer_create(stream, durable),

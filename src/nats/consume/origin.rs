@@ -9,17 +9,44 @@ use crate::{
         Bus, BusError, ConsumerSpec,
         protocol::{
             api,
-            names::metadata::{REPLAY, STREAMS, SUBSCRIBER},
+            names::metadata::{KIND, REPLAY, STREAMS, SUBSCRIBER},
+            subjects,
         },
     },
     replay::tag::ReplayId,
 };
 
 const METADATA: &str = "metadata";
+const DESCRIPTION: &str = "description";
 
-/// Tags a configuration as that of a subscriber; other metadata stays.
-pub(in crate::nats) fn mark(config: &mut Map<String, Value>, subscriber: &str) {
-    set(config, SUBSCRIBER, subscriber);
+/// Tags a configuration as that of a subscriber; other metadata stays. Tools that export the metadata of consumers
+/// tell by it which subscriber a consumer belongs to, and what it delivers.
+pub(in crate::nats) fn mark(config: &mut Map<String, Value>, spec: &ConsumerSpec) {
+    set(config, SUBSCRIBER, &spec.durable);
+    let (kind, description) = kind(spec);
+    set(config, KIND, kind);
+    // One that an operator has written stays.
+    let is_free = config.get(DESCRIPTION).is_none_or(|text| text == "");
+    if is_free {
+        config.insert(DESCRIPTION.to_owned(), json!(description));
+    }
+    if let Some(replay) = spec.replay {
+        mark_replay(config, replay);
+    }
+}
+
+/// What a consumer delivers: a word for metadata, and a description.
+fn kind(spec: &ConsumerSpec) -> (&'static str, String) {
+    let durable = &spec.durable;
+    if spec.replay.is_some() {
+        return ("replay", format!("Tidings: {durable}"));
+    }
+    match &*spec.subjects {
+        [one] if *one == subjects::retry(durable, ">") => {
+            ("retries", format!("Tidings: retries of {durable}"))
+        }
+        _ => ("live", format!("Tidings: events of {durable}")),
+    }
 }
 
 pub(in crate::nats) fn is_marked(config: &Map<String, Value>) -> bool {
@@ -27,7 +54,7 @@ pub(in crate::nats) fn is_marked(config: &Map<String, Value>) -> bool {
 }
 
 /// Tags the consumer of a replay.
-pub(in crate::nats) fn mark_replay(config: &mut Map<String, Value>, replay: ReplayId) {
+fn mark_replay(config: &mut Map<String, Value>, replay: ReplayId) {
     set(config, REPLAY, &replay.to_string());
 }
 
@@ -74,10 +101,11 @@ impl Bus {
                 continue;
             };
             let is_known = names.is_none_or(|names| text(&config, STREAMS) == Some(names));
-            if is_marked(&config) && is_known {
+            let is_described = text(&config, KIND).is_some();
+            if is_marked(&config) && is_described && is_known {
                 continue;
             }
-            mark(&mut config, &spec.durable);
+            mark(&mut config, spec);
             if let Some(names) = names {
                 set(&mut config, STREAMS, names);
             }
@@ -114,7 +142,8 @@ mod tests {
         let config = json!({ "metadata": { "owner": "team-a" } });
         let mut config = config.as_object().unwrap().clone();
         assert!(!is_marked(&config));
-        mark(&mut config, "welcome-email");
+        let spec = ConsumerSpec::new("EVENTS", "welcome-email", vec!["user.created".into()]);
+        mark(&mut config, &spec);
         set(&mut config, STREAMS, "EVENTS,USERS");
         assert!(is_marked(&config));
         assert_eq!(config["metadata"]["owner"], "team-a");
@@ -123,8 +152,34 @@ mod tests {
         mark_replay(&mut config, id);
         assert_eq!(replay(&config), Some(id));
         assert_eq!(streams(&config), ["EVENTS", "USERS"]);
+        assert_eq!(config["metadata"]["tidings.kind"], "live");
+        assert_eq!(config["description"], "Tidings: events of welcome-email");
         let mut broken = Map::from_iter([("metadata".to_owned(), json!(7))]);
-        mark(&mut broken, "w");
+        mark(&mut broken, &spec);
         assert!(is_marked(&broken) && streams(&broken).is_empty());
+    }
+
+    #[test]
+    fn a_consumer_is_described_by_what_it_delivers() {
+        let described = |spec: &ConsumerSpec, description: &str| {
+            let mut config = Map::from_iter([("description".to_owned(), json!(description))]);
+            mark(&mut config, spec);
+            let text = |value: &Value| value.as_str().unwrap().to_owned();
+            (
+                text(&config["metadata"][KIND]),
+                text(&config["description"]),
+            )
+        };
+        let retries = vec![subjects::retry("mailer", ">")];
+        let retries = ConsumerSpec::new("RETRIES", "mailer", retries);
+        let (kind, description) = described(&retries, "");
+        assert_eq!(
+            (&*kind, &*description),
+            ("retries", "Tidings: retries of mailer")
+        );
+        let replay = ConsumerSpec::new("EVENTS", "replay-mailer", vec!["a.b".into()]);
+        let replay = replay.of_replay(ReplayId::new());
+        assert_eq!(described(&replay, "").0, "replay");
+        assert_eq!(described(&retries, "of team A").1, "of team A");
     }
 }

@@ -77,6 +77,33 @@ impl Bus {
         &self,
         stream: &str,
     ) -> Result<BTreeMap<String, u64>, BusError> {
+        let subscriber_of = subjects::subscriber_of_retry;
+        self.count_by_subscriber(stream, subjects::RETRIES, subscriber_of)
+            .await
+    }
+
+    /// How many dead letters each subscriber has; empty when their stream is missing.
+    pub(crate) async fn dead_letters_by_subscriber(
+        &self,
+    ) -> Result<BTreeMap<String, u64>, BusError> {
+        let (stream, all) = (names::DEAD_LETTERS, subjects::DEAD_LETTERS);
+        let subscriber_of = subjects::subscriber_of_dead_letter;
+        match self.count_by_subscriber(stream, all, subscriber_of).await {
+            Err(BusError::Refused {
+                code: codes::STREAM_NOT_FOUND,
+                ..
+            }) => Ok(BTreeMap::new()),
+            counted => counted,
+        }
+    }
+
+    /// Counts the messages of these subjects by the subscriber, which the subject names.
+    async fn count_by_subscriber(
+        &self,
+        stream: &str,
+        subjects: &str,
+        subscriber_of: fn(&str) -> Option<&str>,
+    ) -> Result<BTreeMap<String, u64>, BusError> {
         #[derive(Deserialize)]
         struct Counted {
             state: Counts,
@@ -87,16 +114,16 @@ impl Bus {
             subjects: Option<BTreeMap<String, u64>>,
         }
         let subject = api::stream_info(stream);
-        let wanted = json!({ "subjects_filter": subjects::RETRIES });
+        let wanted = json!({ "subjects_filter": subjects });
         let counted: Counted = self.api(&subject, &wanted).await?;
-        let mut due: BTreeMap<String, u64> = BTreeMap::new();
+        let mut by_subscriber: BTreeMap<String, u64> = BTreeMap::new();
         for (subject, count) in counted.state.subjects.unwrap_or_default() {
-            if let Some(subscriber) = subjects::subscriber_of_retry(&subject) {
-                let of_it = due.entry(subscriber.to_owned()).or_default();
+            if let Some(subscriber) = subscriber_of(&subject) {
+                let of_it = by_subscriber.entry(subscriber.to_owned()).or_default();
                 *of_it = of_it.saturating_add(count);
             }
         }
-        Ok(due)
+        Ok(by_subscriber)
     }
 
     /// How many dead letters a subscriber has; `None` when their stream is missing.

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use tidings_fuzz::fuzz_json;
 
 use crate::nats::{
-    ApiError, ConsumerLook, Durable, NatsIdentity, Receipt,
+    ApiError, ConsumerLook, ConsumerSpec, Durable, NatsIdentity, Receipt,
     consume::{
         consumer::{ConsumerState, drift, filters},
         origin,
@@ -115,7 +115,8 @@ fn fuzz_answers_about_consumers() {
             durable.sibling_streams();
             filters(&durable.config);
             let mut config = durable.config.clone();
-            origin::mark(&mut config, "mailer");
+            let spec = ConsumerSpec::new("EVENTS", "mailer", Vec::new());
+            origin::mark(&mut config, &spec);
             assert!(origin::is_marked(&config));
         }
         durable.is_some()

@@ -4,6 +4,9 @@
 
 use std::fmt::Display;
 
+/// The limits of the account, and what it uses.
+pub(crate) const ACCOUNT_INFO: &str = "$JS.API.INFO";
+
 /// The streams that take a subject, or all.
 pub(crate) const STREAM_NAMES: &str = "$JS.API.STREAM.NAMES";
 

@@ -53,6 +53,8 @@ pub(in crate::nats) const NOT_ENABLED: u64 = 10076;
 pub(in crate::nats) const CONSUMER_MUST_DELIVER_ALL: u64 = 10101;
 /// A consumer of this name exists and is in use.
 pub(in crate::nats) const CONSUMER_IN_USE: u64 = 10105;
+/// The stream is sealed.
+pub(in crate::nats) const STREAM_SEALED: u64 = 10109;
 /// The account wants `max_bytes` set for each stream.
 pub(in crate::nats) const MAX_BYTES_REQUIRED: u64 = 10113;
 /// `max_ack_pending` exceeds the limit of the server, the account or the stream.
@@ -81,8 +83,6 @@ pub(in crate::nats) mod publish {
     pub(in crate::nats) const STORE_FAILED: u64 = 10077;
     /// The headers exceed 65,535 bytes.
     pub(in crate::nats) const HEADERS_TOO_LARGE: u64 = 10097;
-    /// The stream is sealed.
-    pub(in crate::nats) const STREAM_SEALED: u64 = 10109;
     /// The header `Nats-TTL` is invalid.
     pub(in crate::nats) const TTL_INVALID: u64 = 10165;
     /// The stream does not allow `Nats-TTL`.

@@ -1,9 +1,23 @@
-//! The cure when NATS refuses or does not answer, by its error. Never decides whether the request is retried.
+//! Kind and cure when NATS refuses or does not answer, by its error. Never decides whether the request is retried.
 
 use super::codes;
+use crate::policy::issue_kind::IssueKind;
 
-#[cfg(feature = "outbox")]
 impl crate::nats::BusError {
+    /// The kind of the issue that this error is.
+    pub(crate) fn issue_kind(&self) -> IssueKind {
+        match self {
+            Self::NoResponders { .. } => IssueKind::NoJetstream,
+            Self::Denied { .. } => IssueKind::DeniedNats,
+            Self::Timeout { .. } => IssueKind::NatsSilent,
+            Self::NoStream { .. } => IssueKind::NoStream,
+            Self::Settings { .. } | Self::Declaration { .. } => IssueKind::StreamSettings,
+            Self::Refused { code, .. } => issue_kind_of_code(*code),
+            Self::TooOld { .. } => IssueKind::NatsTooOld,
+            Self::Broken { .. } => IssueKind::NatsUnreachable,
+        }
+    }
+
     /// The cure for this error.
     pub(crate) fn cure(&self) -> String {
         match self {
@@ -34,6 +48,26 @@ impl crate::nats::BusError {
 
 const NO_JETSTREAM: &str = "switch JetStream on in the nats-server and for this account, or bring up the servers that the \
      cluster needs for a leader";
+
+/// The kind of the issue when JetStream refuses.
+pub(in crate::nats) fn issue_kind_of_code(code: u64) -> IssueKind {
+    match code {
+        codes::CLUSTER_INCOMPLETE
+        | codes::CLUSTER_NO_PEERS
+        | codes::CLUSTER_NOT_AVAILABLE
+        | codes::CLUSTER_NOT_LEADER => IssueKind::NoLeader,
+        codes::NO_ACCOUNT | codes::NOT_ENABLED_FOR_ACCOUNT | codes::NOT_ENABLED => {
+            IssueKind::NoJetstream
+        }
+        codes::ACCOUNT_RESOURCES_EXCEEDED
+        | codes::INSUFFICIENT_RESOURCES
+        | codes::MEMORY_EXCEEDED
+        | codes::STORAGE_EXCEEDED => IssueKind::StorageFull,
+        codes::STREAM_NOT_FOUND => IssueKind::NoStream,
+        codes::STREAM_SEALED => IssueKind::StreamSealed,
+        _ => IssueKind::NatsRefused,
+    }
+}
 
 /// The cure when JetStream refuses.
 pub(in crate::nats) fn cure_of_code(code: u64) -> &'static str {

@@ -20,6 +20,8 @@ pub(in crate::nats) mod metadata {
     pub(in crate::nats) const STREAMS: &str = "tidings.streams";
     /// The replay that the consumer belongs to: one with its name may be left over from another replay.
     pub(in crate::nats) const REPLAY: &str = "tidings.replay";
+    /// What the consumer delivers: `live`, `retries` or `replay`.
+    pub(in crate::nats) const KIND: &str = "tidings.kind";
     /// The reader that has created the consumer. It keeps the server from treating another reader's consumer as this
     /// one.
     pub(in crate::nats) const READER: &str = "tidings.reader";

@@ -40,6 +40,11 @@ pub(crate) fn parts_of_dead_letter(subject: &str) -> (&str, &str) {
     rest.split_once('.').unwrap_or((rest, ""))
 }
 
+/// The subscriber of a dead letter.
+pub(in crate::nats) fn subscriber_of_dead_letter(subject: &str) -> Option<&str> {
+    subject.strip_prefix(DEAD_LETTER)?.split('.').next()
+}
+
 /// An event that is due for another attempt by a subscriber.
 pub(crate) fn retry(subscriber: &str, name: &str) -> String {
     format!("{RETRY}{subscriber}.{name}")

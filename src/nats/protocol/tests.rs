@@ -137,6 +137,8 @@ fn a_subject_is_read_as_it_was_written() {
     assert_eq!(subjects::parts_of_dead_letter(&letter), ("w", EVENT));
     assert_eq!(subjects::parts_of_dead_letter("dead-letter.w"), ("w", ""));
     assert_eq!(subjects::parts_of_dead_letter(EVENT), ("", ""));
+    assert_eq!(subjects::subscriber_of_dead_letter(&letter), Some("w"));
+    assert_eq!(subjects::subscriber_of_dead_letter(EVENT), None);
     let retry = subjects::retry("w", EVENT);
     assert_eq!(subjects::parts_of_retry(&retry), Some(("w", EVENT)));
     assert_eq!(subjects::subscriber_of_retry(&retry), Some("w"));
@@ -198,6 +200,7 @@ fn names_and_keys_are_as_they_are_stored() {
         (names::metadata::SUBSCRIBER, "tidings.subscriber"),
         (names::metadata::STREAMS, "tidings.streams"),
         (names::metadata::REPLAY, "tidings.replay"),
+        (names::metadata::KIND, "tidings.kind"),
         (names::metadata::READER, "tidings.reader"),
         (&names::reader("relay-shop", 2), "relay-shop-2"),
         (keys::ALL, "$KV.TIDINGS.>"),
@@ -258,6 +261,7 @@ fn codes_and_statuses_are_those_of_the_server() {
         (codes::NOT_ENABLED, 10076),
         (codes::CONSUMER_MUST_DELIVER_ALL, 10101),
         (codes::CONSUMER_IN_USE, 10105),
+        (codes::STREAM_SEALED, 10109),
         (codes::MAX_BYTES_REQUIRED, 10113),
         (codes::MAX_ACK_PENDING_EXCEEDED, 10121),
         (codes::MAX_BYTES_EXCEEDED, 10122),
@@ -275,7 +279,6 @@ fn codes_and_statuses_are_those_of_the_server() {
         (codes::publish::WRONG_LAST_MESSAGE_ID, 10070),
         (codes::publish::STORE_FAILED, 10077),
         (codes::publish::HEADERS_TOO_LARGE, 10097),
-        (codes::publish::STREAM_SEALED, 10109),
         (codes::publish::TTL_INVALID, 10165),
         (codes::publish::TTL_DISABLED, 10166),
         (codes::publish::BATCH_INCOMPLETE, 10176),

@@ -10,11 +10,11 @@ use async_nats::{HeaderMap, Request, RequestErrorKind};
 use bytes::Bytes;
 use tidings_contract::{Envelope, EventId, wire};
 
+use super::refusal::{Cause, Refusal, cause_of_denial, closed};
 use crate::nats::{
-    Bus, BusErrorKind, CONNECTION_LOST, Receipt, headers_of,
+    Bus, CONNECTION_LOST, Receipt, headers_of,
     protocol::{
         codes::{self, publish},
-        cures::cure_of_code,
         headers::{self, server},
     },
 };
@@ -45,42 +45,6 @@ pub(crate) struct Confirmed {
     pub(crate) sequence: u64,
     /// A message with this id was stored before: the same event or another one. It may have been removed since.
     pub(crate) is_duplicate: bool,
-}
-
-/// The server has not stored the message, or has not confirmed it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// The batch contains an id that the stream already has, or one id twice.
-    Duplicate,
-    /// Another event has this id: which one, and where.
-    DuplicateId(String),
-    /// Another stream takes the subject now. Nothing was stored.
-    Moved,
-    /// The server will never accept it as it is.
-    Permanent { code: u64, reason: String },
-    /// Nothing was stored: for now the stream accepts nothing, or nothing of this subject.
-    Closed(Cause),
-    /// Nothing was stored: the server's limit of messages in a batch is lower.
-    TooMany { most: usize },
-    /// Nothing was stored: the server has not received every member of the batch.
-    Incomplete,
-    /// The server may accept it later. Whether it was stored is unknown.
-    Transient { code: u64, reason: String },
-    /// No answer came. Whether it was stored is unknown.
-    NoAnswer { after: Duration },
-    /// No answer comes, because the stream does not confirm. It is stored, unless something else is wrong.
-    NoAck { stream: String },
-}
-
-/// Why a stream accepts nothing, though the message is valid.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Cause {
-    /// Only the subject of the message is affected.
-    pub(crate) is_of_subject: bool,
-    /// The server's description.
-    pub(crate) reason: String,
-    /// What to do about it.
-    pub(crate) cure: &'static str,
 }
 
 impl Submission {
@@ -250,27 +214,6 @@ impl Bus {
     }
 }
 
-/// The cause when publishing to a subject is denied.
-pub(crate) fn cause_of_denial(subject: &str) -> Cause {
-    Cause {
-        is_of_subject: true,
-        reason: format!("this user may not publish to {subject}"),
-        cure: "allow it in the permissions of the user",
-    }
-}
-
-/// The cause when a stream has `no_ack`.
-pub(crate) fn cause_of_no_ack(stream: &str) -> Cause {
-    Cause {
-        is_of_subject: false,
-        reason: format!(
-            "no_ack of {stream} is true: the server confirms nothing that it stores, so its publishers do not know \
-             what is stored"
-        ),
-        cure: "tidings streams apply, which sets it to false, or nats stream edit STREAM --ack",
-    }
-}
-
 fn transient(error: &impl fmt::Display) -> Refusal {
     Refusal::Transient {
         code: 0,
@@ -299,8 +242,9 @@ pub(in crate::nats) fn classify(receipt: Receipt) -> Result<Confirmed, Refusal> 
                 | codes::WRONG_LAST_SEQUENCE_CONSTANT
                 | publish::TTL_INVALID
                 | publish::TTL_DISABLED => Refusal::Permanent { code, reason },
-                _ => match cure(code, &reason) {
-                    Some(cure) => Refusal::Closed(Cause {
+                _ => match closed(code, &reason) {
+                    Some((kind, cure)) => Refusal::Closed(Cause {
+                        kind,
                         is_of_subject: reason.contains("per subject"),
                         reason: format!("{reason} ({code})"),
                         cure,
@@ -316,90 +260,16 @@ pub(in crate::nats) fn classify(receipt: Receipt) -> Result<Confirmed, Refusal> 
     })
 }
 
-/// The cure for a stream that accepts nothing.
-fn cure(code: u64, reason: &str) -> Option<&'static str> {
-    Some(match code {
-        // The limits of the stream, with `discard: new`.
-        publish::STORE_FAILED if reason.starts_with("maximum") => {
-            "raise the limits of the stream, or purge what is not needed"
-        }
-        _ if codes::kind_of(code) == BusErrorKind::StorageFull => cure_of_code(code),
-        _ if is_disk(reason) => FULL_DISK,
-        publish::STREAM_SEALED => {
-            "a sealed stream stores no new messages: delete it, or give its subjects to another stream"
-        }
-        _ => return None,
-    })
-}
-
-/// The cure when the server cannot write. It continues to fail until its restart, even with free space: seen with
-/// 2.15.1.
-pub(crate) const FULL_DISK: &str = "free space on the disk of the JetStream store and restart that nats-server; the \
-     relay continues by itself";
-
-/// Whether the error comes from the operating system.
-fn is_disk(reason: &str) -> bool {
-    let reason = reason.to_ascii_lowercase();
-    [
-        "no space left",
-        "disk",
-        "input/output error",
-        "quota exceeded",
-    ]
-    .iter()
-    .any(|words| reason.contains(words))
-}
-
-impl Refusal {
-    /// The cure for this refusal.
-    pub(crate) fn cure(&self) -> &'static str {
-        match self {
-            Self::Closed(cause) => cause.cure,
-            Self::NoAck { stream } => cause_of_no_ack(stream).cure,
-            Self::Transient { code: 0, .. } | Self::NoAnswer { .. } => {
-                "see whether that nats-server is frozen or overloaded, and whether the stream has a leader: nats server \
-                 report jetstream"
-            }
-            Self::Transient { code, .. } => cure_of_code(*code),
-            _ => "none is needed, the relay begins again",
-        }
-    }
-}
-
 /// The server's limit, which is the number at the end of its refusal.
 fn allowed(reason: &str) -> usize {
     let number = reason.rsplit(|c: char| !c.is_ascii_digit()).next();
     number.and_then(|number| number.parse().ok()).unwrap_or(1)
 }
 
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Moved => f.write_str("another stream takes the subject now"),
-            Self::DuplicateId(other) => f.write_str(other),
-            Self::Duplicate => f.write_str(
-                "the stream already has an id of the batch, or the batch has one id twice",
-            ),
-            Self::Closed(cause) => f.write_str(&cause.reason),
-            Self::TooMany { most } => {
-                write!(f, "the server takes at most {most} messages in a batch")
-            }
-            Self::Incomplete => f.write_str("a part of the batch did not reach the server"),
-            Self::NoAck { stream } => f.write_str(&cause_of_no_ack(stream).reason),
-            Self::NoAnswer { after } => write!(f, "no answer within {after:?}"),
-            Self::Permanent { code: 0, reason } | Self::Transient { code: 0, reason } => {
-                f.write_str(reason)
-            }
-            Self::Permanent { code, reason } | Self::Transient { code, reason } => {
-                write!(f, "{reason} ({code})")
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{nats::publish::refusal::FULL_DISK, policy::issue_kind::IssueKind};
 
     fn answer(json: &str) -> Result<Confirmed, Refusal> {
         classify(Receipt::read(json.as_bytes()))
@@ -425,6 +295,7 @@ mod tests {
                 panic!("{refused:?}")
             };
             assert_eq!(cause.is_of_subject, is_of_subject, "{reason}");
+            assert_eq!(cause.kind, IssueKind::StreamFull);
         }
     }
 
@@ -457,6 +328,7 @@ mod tests {
             panic!("{full:?}")
         };
         assert_eq!((cause.cure, cause.is_of_subject), (FULL_DISK, false));
+        assert_eq!(cause.kind, IssueKind::StorageFull);
         assert_eq!(refused(10176), Refusal::Incomplete);
         assert!(matches!(refused(99999), Refusal::Transient { .. }));
         assert!(matches!(

@@ -4,3 +4,5 @@
 pub(in crate::nats) mod batch;
 mod dead_letter;
 pub(in crate::nats) mod publisher;
+#[cfg(feature = "outbox")]
+pub(in crate::nats) mod refusal;

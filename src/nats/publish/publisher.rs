@@ -7,6 +7,7 @@ use tidings_contract::{Envelope, EnvelopeError, EventId, IntoEnvelope, wire};
 use crate::{
     handler::context,
     nats::{Bus, BusError, Holder, Receipt, headers_of},
+    observer::traces,
 };
 
 /// Publishes events directly to their stream. An event that is published twice with one id within the stream's
@@ -96,6 +97,20 @@ impl TooLarge {
     }
 }
 
+impl PublishError {
+    /// The kind of error, as a fixed word.
+    const fn kind(&self) -> &'static str {
+        match self {
+            Self::Envelope(_) => "invalid",
+            Self::TooLarge(_) => "too-large",
+            Self::NoStream { .. } => "no-stream",
+            Self::Refused { .. } => "refused",
+            Self::DuplicateId { .. } => "duplicate-id",
+            Self::Unconfirmed { .. } => "unconfirmed",
+        }
+    }
+}
+
 impl EventPublisher {
     /// A publisher that uses a connection.
     #[must_use]
@@ -123,7 +138,24 @@ impl EventPublisher {
     /// # Cancel safety
     /// When the future is dropped, the event may or may not be stored.
     pub async fn publish(&self, event: impl IntoEnvelope) -> Result<EventId, PublishError> {
-        let envelope = context::inherit(event.into_envelope()?);
+        let event = event.into_envelope()?;
+        // What a replay suppresses is not sent.
+        let observer = traces::installed().filter(|_| !context::is_suppressing());
+        let Some(observer) = observer else {
+            return self.send(context::descend(event)).await;
+        };
+        let sending = observer.sending(&event);
+        let context = sending.as_ref().and_then(|sending| sending.context());
+        let envelope = context::descend(traces::with(event, context));
+        let sent = self.send(envelope).await;
+        if let Some(sending) = sending {
+            sending.ended(sent.as_ref().err().map(PublishError::kind));
+        }
+        sent
+    }
+
+    /// Sends an event as it is, unless a replay suppresses it.
+    async fn send(&self, envelope: Envelope) -> Result<EventId, PublishError> {
         let defaults = wire::Defaults::new(&self.source, Utc::now());
         check_size(&envelope, defaults, self.bus.max_payload())?;
         if context::suppresses(1) {

@@ -25,7 +25,7 @@ impl Bus {
     }
 }
 
-fn limits(stream: &str, config: &Map<String, Value>) -> Vec<String> {
+pub(super) fn limits(stream: &str, config: &Map<String, Value>) -> Vec<String> {
     if config.get("allow_msg_schedules") != Some(&Value::Bool(true)) {
         return Vec::new();
     }

@@ -1,6 +1,7 @@
 //! Streams: their declarations and settings, and reading what they store. Never consumes for a subscriber.
 
 pub(in crate::nats) mod declare;
+pub(in crate::nats) mod facts;
 pub(in crate::nats) mod identity;
 pub(in crate::nats) mod limits;
 pub(in crate::nats) mod messages;

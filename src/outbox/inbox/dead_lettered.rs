@@ -329,6 +329,7 @@ mod tests {
             sequence,
             stored_at: DateTime::UNIX_EPOCH,
             attempt: 1,
+            first_failed_at: None,
             redrives,
             redriven_from: 0,
             timeout: Duration::from_secs(1),

@@ -8,6 +8,7 @@ use crate::{
     error_text::said,
     handler::housekeeping::Housekeeping,
     outbox::{Outbox, OutboxError, Store},
+    policy::preflight::PoolFigures,
 };
 
 /// How often the dead slot is checked: it stays out of reach for a period.
@@ -17,7 +18,13 @@ const FIRST: Duration = Duration::from_secs(1);
 
 /// The housekeeping that the inbox of this database needs.
 pub(super) fn housekeeping<DB: Store>(outbox: &Outbox<DB>) -> Housekeeping {
+    let pool = outbox.shared.pool.options();
+    let pool = PoolFigures {
+        connections: usize::try_from(pool.get_max_connections()).unwrap_or(usize::MAX),
+        acquire_timeout: pool.get_acquire_timeout(),
+    };
     Housekeeping {
+        pool: (!DB::HAS_ONE_WRITER).then_some(pool),
         of: Arc::as_ptr(&outbox.shared).addr(),
         work: keep(outbox.clone()).boxed(),
     }

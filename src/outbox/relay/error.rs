@@ -1,7 +1,10 @@
 //! Why a relay ends by itself. Never a fault that it recovers from.
 
 use super::Fault;
-use crate::outbox::{DatabaseError, Store, home::USE_NATS, store::origin::ADOPT, version_sentence};
+use crate::{
+    outbox::{DatabaseError, Store, home::USE_NATS, store::origin::ADOPT, version_sentence},
+    preflight::Refusal,
+};
 
 /// Why a relay can never work as it is.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +35,9 @@ pub enum RelayError {
         /// How that shows.
         reason: String,
     },
+    /// A check at the start has found that it cannot work, or that it loses events.
+    #[error(transparent)]
+    Refused(Refusal),
 }
 
 impl RelayError {

@@ -16,6 +16,7 @@ use crate::{
         },
         version_sentence,
     },
+    policy::issue_kind::IssueKind,
     task::fence::LeaseOver,
 };
 
@@ -89,6 +90,40 @@ impl Fault {
                 BlockedOn::Stream(stream.clone()).to_string()
             }
             _ => RELAY.to_owned(),
+        }
+    }
+
+    /// The kind of the issue.
+    pub(super) fn kind(&self, bus: &Bus) -> IssueKind {
+        match self {
+            Self::Database(error) => {
+                Diagnosis::of(error).map_or(IssueKind::DatabaseFailed, |diagnosis| diagnosis.kind)
+            }
+            Self::Locked(_) => IssueKind::DatabaseLocked,
+            Self::Silent => IssueKind::DatabaseSilent,
+            Self::Bus(_) | Self::Reader(_) | Self::Unconfirmed { .. } if !bus.is_connected() => {
+                IssueKind::NatsUnreachable
+            }
+            Self::Disconnected => IssueKind::NatsUnreachable,
+            Self::Bus(error) => error.issue_kind(),
+            Self::Reader(error) => {
+                of_reader(error).map_or(IssueKind::NatsRefused, BusError::issue_kind)
+            }
+            Self::Unconfirmed { refusal, .. } => refusal.kind(),
+            Self::Unwritten { .. } => IssueKind::StorageFull,
+            Self::NoAck { .. } => IssueKind::NoAck,
+            Self::Standby => IssueKind::DatabaseStandby,
+            Self::Foreign(_) => IssueKind::DatabaseForeign,
+            Self::Version { is_newer: true, .. } => IssueKind::SchemaNewer,
+            Self::Version { .. } => IssueKind::SchemaOlder,
+            Self::Elsewhere(_) => IssueKind::Elsewhere,
+            Self::Gone { .. } => IssueKind::StreamGone,
+            Self::WentBack { .. } => IssueKind::StreamTruncated,
+            Self::Fenced
+            | Self::StoodStill
+            | Self::Moved { .. }
+            | Self::Stopped
+            | Self::Ended(_) => IssueKind::RelayInterrupted,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Reads the outbox page by page, ahead of what is being sent; moves due delayed events into it; waits when there is
 //! nothing. Never decides what happens to a row.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Fault,
     delay_schedule::{CHUNK, DelaySchedule},
+    reporter::Reporter,
 };
 use crate::{
     nats::{Bus, Pings, subjects},
@@ -40,6 +41,7 @@ pub(super) struct Fetcher<DB: Store> {
     hints: Hints,
     poll: Poll,
     schedule: DelaySchedule,
+    reporter: Arc<Reporter>,
     /// The cursor is past everything that a predecessor may have read.
     is_past: bool,
 }
@@ -48,6 +50,7 @@ impl<DB: Store> Fetcher<DB> {
     pub(super) async fn open(
         outbox: &Outbox<DB>,
         bus: &Bus,
+        reporter: &Arc<Reporter>,
         mut connection: DB::Connection,
         cursor: DB::Cursor,
         batch: usize,
@@ -64,6 +67,7 @@ impl<DB: Store> Fetcher<DB> {
             hints: Hints::default(),
             poll: Poll::new(Instant::now()),
             schedule: DelaySchedule::new(Instant::now()),
+            reporter: Arc::clone(reporter),
             is_past: false,
         })
     }
@@ -108,9 +112,12 @@ impl<DB: Store> Fetcher<DB> {
         };
         let names = &self.outbox.shared.names;
         let fetching = DB::fetch(&mut self.connection, names, &self.cursor, bound);
+        self.reporter.fetches(true);
         let page = tokio::time::timeout(SILENCE, fetching).await;
+        self.reporter.fetches(false);
         let page = page.map_err(|_| Fault::Silent)??;
         if bound.with_due {
+            self.reporter.delayed(page.due_in == Some(Duration::ZERO));
             self.schedule.looked(asked, Instant::now(), page.due_in);
         }
         Ok(page)
@@ -137,6 +144,9 @@ impl<DB: Store> Fetcher<DB> {
         let moving = DB::move_due(&mut self.connection, names, CHUNK);
         let moved = tokio::time::timeout(SILENCE, moving).await;
         let moved = moved.map_err(|_| Fault::Silent)??;
+        if moved > 0 {
+            self.reporter.delayed(false);
+        }
         self.schedule.moved(Instant::now(), moved);
         Ok(())
     }

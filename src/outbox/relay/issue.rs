@@ -12,9 +12,12 @@ use std::{
 
 use chrono::Utc;
 
-use crate::outbox::store::{
-    parked::BlockedOn,
-    status::{Issue, StoredIssue, stored_issues},
+use crate::{
+    outbox::store::{
+        parked::BlockedOn,
+        status::{Issue, StoredIssue, stored_issues},
+    },
+    policy::issue_kind::IssueKind,
 };
 
 /// How often a lasting issue is logged again.
@@ -23,6 +26,8 @@ pub(super) const SAY_AGAIN: Duration = Duration::from_secs(10);
 const SAY_CHANGE: Duration = Duration::from_secs(5);
 /// The place of an issue that hinders all of the relay.
 pub(super) const RELAY: &str = "relay";
+/// The place of an issue of the configuration. It hinders nothing, and is none of the issues here.
+pub(super) const CONFIGURATION: &str = "configuration";
 
 /// The present issues of a relay, by place: the relay, a stream or a subject. Clones share them; they outlive a
 /// tenure.
@@ -49,16 +54,17 @@ struct Known {
 impl Issues {
     /// Begins an issue at a place. An issue that is already there continues, possibly with another cause. Returns
     /// whether it was logged.
-    pub(super) fn begin(&self, place: &str, cause: &str, cure: &str) -> bool {
+    pub(super) fn begin(&self, place: &str, kind: IssueKind, cause: &str, cure: &str) -> bool {
         let mut state = self.lock();
         let met = state.tenure;
         let Some(known) = state.by_place.get_mut(place) else {
             tracing::error!(place, cause, cure, "events held up");
-            let known = Known::new(StoredIssue::begins(cause, cure), met);
+            let known = Known::new(StoredIssue::begins(kind, cause, cure), met);
             state.by_place.insert(place.to_owned(), known);
             return true;
         };
         let is_other = known.issue.cause != cause;
+        known.issue.kind = kind;
         cause.clone_into(&mut known.issue.cause);
         cure.clone_into(&mut known.issue.cure);
         known.met = met;
@@ -71,7 +77,7 @@ impl Issues {
     }
 
     /// Records an issue that is older than this process: what is already known of it stays.
-    pub(super) fn recall(&self, place: &str, cause: &str, cure: &str) {
+    pub(super) fn recall(&self, place: &str, kind: IssueKind, cause: &str, cure: &str) {
         let mut state = self.lock();
         let met = state.tenure;
         if let Some(known) = state.by_place.get_mut(place) {
@@ -79,7 +85,7 @@ impl Issues {
             return;
         }
         drop(state);
-        self.begin(place, cause, cure);
+        self.begin(place, kind, cause, cure);
     }
 
     /// Begins a tenure with the stored issues of the last one, possibly of another process.
@@ -89,6 +95,9 @@ impl Issues {
         let before = state.tenure;
         state.tenure += 1;
         for (place, issue) in stored {
+            if place == CONFIGURATION {
+                continue;
+            }
             match state.by_place.get_mut(&place) {
                 Some(known) => known.issue.since = known.issue.since.min(issue.since),
                 None => drop(state.by_place.insert(place, Known::new(issue, before))),
@@ -144,12 +153,13 @@ impl Issues {
         }
     }
 
-    /// The issues as text for the status.
-    pub(super) fn text(&self) -> Result<String, sqlx::Error> {
+    /// The issues as text for the status, with that of the configuration.
+    pub(super) fn text(&self, configuration: Option<StoredIssue>) -> Result<String, sqlx::Error> {
         let state = self.lock();
         let places = state.by_place.iter();
-        let stored: BTreeMap<&String, &StoredIssue> =
-            places.map(|(place, known)| (place, &known.issue)).collect();
+        let places = places.map(|(place, known)| (&**place, &known.issue));
+        let configuration = configuration.iter().map(|issue| (CONFIGURATION, issue));
+        let stored: BTreeMap<&str, &StoredIssue> = places.chain(configuration).collect();
         serde_json::to_string(&stored).map_err(|error| sqlx::Error::Encode(error.into()))
     }
 
@@ -190,7 +200,9 @@ impl Known {
 
     fn say(&mut self, place: &str) {
         self.said = Instant::now();
-        let StoredIssue { since, cause, cure } = &self.issue;
+        let StoredIssue {
+            since, cause, cure, ..
+        } = &self.issue;
         let (for_s, times) = ((Utc::now() - *since).num_seconds(), self.times);
         tracing::error!(place, for_s, times, cause, cure, "events still held up");
     }
@@ -208,28 +220,44 @@ mod tests {
     #[test]
     fn a_lasting_issue_keeps_its_start_and_gets_the_new_cause() {
         let issues = Issues::default();
-        issues.begin("stream A", "full", "purge");
+        issues.begin("stream A", IssueKind::StreamFull, "full", "purge");
         let since = issues.all()[0].since;
-        issues.begin("stream A", "sealed", "delete");
+        issues.begin("stream A", IssueKind::StreamSealed, "sealed", "delete");
         let now = issues.all().remove(0);
         assert_eq!((now.since, &*now.cause), (since, "sealed"));
+        assert_eq!(now.kind, IssueKind::StreamSealed);
         issues.end("stream A");
-        assert_eq!(issues.text().unwrap(), "{}");
+        assert_eq!(issues.text(None).unwrap(), "{}");
     }
 
     #[test]
     fn a_tenure_that_has_caught_up_ends_issues_it_has_not_met() {
         let issues = Issues::default();
         issues.new_tenure("{}").unwrap();
-        issues.begin(RELAY, "denied", "allow it");
-        issues.begin("stream A", "full", "purge");
-        issues.begin("subject b.c", "no stream", "apply");
+        issues.begin(RELAY, IssueKind::DeniedNats, "denied", "allow it");
+        issues.begin("stream A", IssueKind::StreamFull, "full", "purge");
+        issues.begin("subject b.c", IssueKind::NoStream, "no stream", "apply");
         issues.new_tenure("{}").unwrap();
         assert_eq!(places(&issues).len(), 3);
-        issues.recall("subject b.c", "no stream", "apply");
-        issues.begin("stream A", "full", "purge");
+        issues.recall(
+            "subject b.c",
+            IssueKind::SubjectClosed,
+            "no stream",
+            "apply",
+        );
+        issues.begin("stream A", IssueKind::StreamFull, "full", "purge");
         issues.caught_up();
         assert_eq!(places(&issues), ["stream A", "subject b.c"]);
+    }
+
+    #[test]
+    fn the_configuration_of_another_process_is_forgotten() {
+        let issues = Issues::default();
+        let bad = StoredIssue::begins(IssueKind::Configuration, "line 2", "correct it");
+        let stored = issues.text(Some(bad)).unwrap();
+        assert!(stored.contains("configuration"), "{stored}");
+        issues.new_tenure(&stored).unwrap();
+        assert_eq!(issues.all(), []);
     }
 
     #[test]
@@ -237,7 +265,7 @@ mod tests {
         let issues = Issues::default();
         let stored =
             r#"{"relay": {"since": "2026-01-01T00:00:00Z", "cause": "down", "cure": "up"}}"#;
-        issues.begin(RELAY, "denied", "allow it");
+        issues.begin(RELAY, IssueKind::DeniedNats, "denied", "allow it");
         issues.new_tenure(stored).unwrap();
         assert_eq!(
             issues.all()[0].since.to_rfc3339(),
@@ -247,6 +275,11 @@ mod tests {
         let other = Issues::default();
         other.new_tenure(stored).unwrap();
         assert_eq!(other.all()[0].cause, "down");
+        assert_eq!(
+            other.all()[0].kind,
+            IssueKind::Unknown,
+            "an older relay stored no kind"
+        );
         other.caught_up();
         assert_eq!(other.all(), []);
     }

@@ -8,6 +8,7 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     error_text::said,
     outbox::{HeldSlot, Outbox, Store, store::Reclaimed},
+    policy::adjustment::RelayTuning,
 };
 
 /// How often storage is checked. A slot is written to for at least this long.
@@ -21,7 +22,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 
 pub(super) struct Janitor<DB: Store> {
     outbox: Outbox<DB>,
-    retention: Duration,
+    tuning: watch::Receiver<RelayTuning>,
     /// The cursor that is in the database.
     cursor: watch::Receiver<Option<DB::Cursor>>,
     named_at: Option<Instant>,
@@ -33,12 +34,12 @@ pub(super) struct Janitor<DB: Store> {
 impl<DB: Store> Janitor<DB> {
     pub(super) fn new(
         outbox: Outbox<DB>,
-        retention: Duration,
+        tuning: watch::Receiver<RelayTuning>,
         cursor: watch::Receiver<Option<DB::Cursor>>,
     ) -> Self {
         Self {
             outbox,
-            retention,
+            tuning,
             cursor,
             named_at: None,
             is_advised: false,
@@ -50,7 +51,11 @@ impl<DB: Store> Janitor<DB> {
     pub(super) async fn run(mut self) {
         let mut pause = FIRST;
         loop {
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                // Another retention may free something at once, or may fit the slots.
+                Ok(()) = self.tuning.changed() => self.is_advised = false,
+            }
             let cursor = self.cursor.borrow().clone();
             let Some(cursor) = cursor else {
                 pause = FIRST;
@@ -73,9 +78,10 @@ impl<DB: Store> Janitor<DB> {
     }
 
     async fn reclaim(&self, cursor: &DB::Cursor) -> Result<Reclaimed, sqlx::Error> {
+        let retention = self.tuning.borrow().retention;
         let mut connection = self.outbox.connect_for(HELD).await?;
         let names = &self.outbox.shared.names;
-        let reclaimed = DB::reclaim(&mut connection, names, cursor, self.retention).await?;
+        let reclaimed = DB::reclaim(&mut connection, names, cursor, retention).await?;
         sqlx::Connection::close(connection).await?;
         Ok(reclaimed)
     }

@@ -34,6 +34,7 @@ use crate::{
         losses::store_new,
         store::{Checkpoint, Entry, Position, Positions, Tenure, losses::losses_from},
     },
+    policy::adjustment::RelayTuning,
     task::fence::Fence,
 };
 
@@ -49,7 +50,10 @@ pub(super) struct KeeperContext<DB: Store> {
     pub(super) bus: Bus,
     pub(super) connection: DB::Connection,
     pub(super) tenure: Tenure,
-    pub(super) retention: Duration,
+    /// The settings with which the tenure began.
+    pub(super) tuning: RelayTuning,
+    /// Where later settings arrive.
+    pub(super) changes: watch::Receiver<RelayTuning>,
     pub(super) fence: Fence,
     pub(super) issues: Issues,
     pub(super) reporter: Arc<Reporter>,
@@ -99,7 +103,8 @@ impl<DB: Store> Keeper<DB> {
     pub(super) fn new(context: KeeperContext<DB>, streams: Positions) -> Self {
         let (written, cursor) = watch::channel(None);
         let mut janitor = JoinSet::new();
-        janitor.spawn(Janitor::new(context.outbox.clone(), context.retention, cursor).run());
+        let changes = context.changes.clone();
+        janitor.spawn(Janitor::new(context.outbox.clone(), changes, cursor).run());
         Self {
             context,
             progress: Progress::new(),
@@ -159,6 +164,12 @@ impl<DB: Store> Keeper<DB> {
                 () = tokio::time::sleep_until(look_at), if self.is_relaying && self.is_waiting => {
                     self.look().await?;
                 }
+                Ok(()) = self.context.changes.changed(), if self.is_relaying => {
+                    let now = *self.context.changes.borrow_and_update();
+                    if now.needs_new_tenure(&self.context.tuning) {
+                        self.end_tenure();
+                    }
+                }
                 () = tokio::time::sleep_until(say_at) => {
                     // Another program may have migrated the tables meanwhile.
                     let names = &self.context.outbox.shared.names;
@@ -217,6 +228,7 @@ impl<DB: Store> Keeper<DB> {
                     self.whole = Some(number);
                 }
                 self.progress.page(number, rows, next);
+                self.context.reporter.read(self.progress.open_rows());
             }
             Report::Stream {
                 stream,
@@ -245,6 +257,7 @@ impl<DB: Store> Keeper<DB> {
             Report::Relaying => {
                 self.is_relaying = true;
                 self.dirty = true;
+                self.context.reporter.relays();
             }
         }
         if let Some((page, cursor)) = self.progress.take() {
@@ -298,8 +311,10 @@ impl<DB: Store> Keeper<DB> {
             self.ahead.extend(ahead);
         }
         self.ledger.extend(entries);
+        let rows = pages.iter().map(|(_, rows)| rows).sum::<usize>() + returned.len();
         self.returned.extend(returned);
         self.done(pages);
+        self.context.reporter.has_confirmed(rows);
     }
 
     fn done(&mut self, pages: Vec<(u64, usize)>) {
@@ -307,6 +322,7 @@ impl<DB: Store> Keeper<DB> {
             self.progress.done(page, rows);
         }
         self.dirty = true;
+        self.context.reporter.moves_to(self.progress.open_rows());
     }
 
     /// The cursor has passed a page, and with it what was confirmed of it. A row that was refused at first may lie
@@ -401,7 +417,10 @@ impl<DB: Store> Keeper<DB> {
             streams: self.streams.clone(),
             ledger: std::mem::take(&mut self.ledger),
             returned: std::mem::take(&mut self.returned),
-            issues: self.context.issues.text()?,
+            issues: self
+                .context
+                .issues
+                .text(self.context.reporter.configuration())?,
         };
         let (names, tenure) = (&self.context.outbox.shared.names, &self.context.tenure);
         self.context.fence.asks();
@@ -411,6 +430,7 @@ impl<DB: Store> Keeper<DB> {
             return Err(Fault::Fenced);
         };
         self.dirty = false;
+        self.context.reporter.answered(written.is_waiting);
         self.written.send_replace(checkpoint.cursor);
         self.context.fence.extend(sent + self.context.tenure.lease);
         failpoint::reach(&self.context.tenure.owner, Point::Checkpointed).await;

@@ -235,8 +235,7 @@ impl<C: Cursor> RelayLane<C> {
             }
             let name = &item.row.name;
             if self.context.bus.is_denied(name) && !self.context.parked_keys.is_closed_name(name) {
-                let Cause { reason, cure, .. } = cause_of_denial(name);
-                self.context.close_name(name, &reason, cure);
+                self.context.close_name(name, &cause_of_denial(name));
             }
             match self
                 .context
@@ -251,6 +250,7 @@ impl<C: Cursor> RelayLane<C> {
             }
         }
         if !found.is_empty() {
+            self.observe_found(&found, &entries);
             self.confirm(&found, entries).await?;
         }
         if !parked.is_empty() {

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tidings_contract::wire;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -14,12 +14,13 @@ use super::{
     resume::Stored,
 };
 use crate::{
-    nats::{Bus, Submission},
-    observer::Observers,
+    nats::{Bus, Cause, Submission},
+    observer::{Blocked, Observation, Observers},
     outbox::{
         lane::{self, Messages},
         store::{Cursor, Parked, ledger::LedgerKind, parked::BlockedOn},
     },
+    policy::adjustment::RelayTuning,
     task::fence::Fence,
 };
 
@@ -45,8 +46,8 @@ pub(super) struct LaneContext<C> {
     pub(super) source: String,
     /// The most events in a batch.
     pub(super) batch: usize,
-    /// How long a closed stream may hold up other streams.
-    pub(super) stall_timeout: Duration,
+    /// How long a closed stream may hold up other streams; `None` while parked rows are restored: not at all.
+    pub(super) tuning: Option<watch::Receiver<RelayTuning>>,
     pub(super) fence: Fence,
     pub(super) stored: Arc<Stored>,
     pub(super) parked_keys: Arc<ParkedKeys>,
@@ -62,10 +63,17 @@ impl<C: Cursor> LaneContext<C> {
         sent.map_err(|_| Fault::Ended("the keeper".to_owned()))
     }
 
+    /// How long a closed stream may hold up other streams, as of now.
+    pub(super) fn stall_timeout(&self) -> Duration {
+        let tuning = self.tuning.as_ref();
+        tuning.map_or(Duration::ZERO, |tuning| tuning.borrow().stall_timeout)
+    }
+
     /// Events of this name wait from now on; the issue is recorded.
-    pub(super) fn close_name(&self, name: &str, reason: &str, cure: &str) {
+    pub(super) fn close_name(&self, name: &str, cause: &Cause) {
         let place = BlockedOn::Subject(name.to_owned()).to_string();
-        self.issues.begin(&place, reason, cure);
+        let reason = &cause.reason;
+        self.issues.begin(&place, cause.kind, reason, cause.cure);
         self.parked_keys.close_name(name, reason);
     }
 
@@ -76,8 +84,27 @@ impl<C: Cursor> LaneContext<C> {
         parked: Vec<Parked>,
     ) -> Result<(), Fault> {
         let pages = by_page(origins);
+        for (blocked_on, events) in by_reason(&parked) {
+            let parked = Observation::Parked { blocked_on, events };
+            self.observers.tell(&parked);
+        }
         self.report(Report::Park { pages, parked }).await
     }
+}
+
+/// How many of these events wait for what.
+fn by_reason(parked: &[Parked]) -> impl Iterator<Item = (Blocked, usize)> {
+    let waits_for = |parked: &Parked| match parked.blocked_on {
+        None => Blocked::Decision,
+        Some(BlockedOn::Stream(_)) => Blocked::Stream,
+        Some(BlockedOn::Subject(_)) => Blocked::Subject,
+    };
+    let all = [Blocked::Decision, Blocked::Stream, Blocked::Subject].into_iter();
+    let counts = all.map(move |of| {
+        let its = parked.iter().filter(|parked| waits_for(parked) == of);
+        (of, its.count())
+    });
+    counts.filter(|(_, events)| *events > 0)
 }
 
 impl<C: Cursor> Messages for Arc<LaneContext<C>> {

@@ -144,6 +144,11 @@ impl<C> Progress<C> {
         self.reached.take()
     }
 
+    /// How many rows of the pages in flight are not done.
+    pub(super) fn open_rows(&self) -> usize {
+        self.open.iter().map(|page| page.left).sum()
+    }
+
     /// Whether no page is in flight.
     pub(super) fn is_idle(&self) -> bool {
         self.open.is_empty()

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{Fault, issue::Issues, reporter::Reporter, restore::RestoreSchedule};
@@ -21,6 +22,8 @@ use crate::{
             parked::BlockedOn,
         },
     },
+    policy::issue_kind::IssueKind,
+    process::{Living, Process},
 };
 
 /// The state that outlives a tenure.
@@ -50,6 +53,7 @@ impl RelayState {
     pub(super) fn new(
         bus: &Bus,
         stop: &CancellationToken,
+        observers: &Observers,
         reporter: impl FnOnce(&Issues) -> Reporter,
     ) -> Self {
         let issues = Issues::default();
@@ -59,10 +63,27 @@ impl RelayState {
             restore_schedule: Arc::new(Mutex::new(RestoreSchedule::soon())),
             reporter: Arc::new(reporter(&issues)),
             issues,
-            observers: Observers::default(),
+            observers: observers.clone(),
             rights: Lasting::default(),
             admission: Mutex::default(),
         }
+    }
+
+    /// Starts what outlives each tenure: the answers and the issues of the relay. They end when it is dropped.
+    pub(super) fn tell(&self, process: &Process, schema: &str) -> JoinSet<()> {
+        let mut telling = JoinSet::new();
+        let (issues, is_alive) = (self.issues.clone(), living(process, "issues", schema));
+        telling.spawn(async move {
+            let _is_alive = is_alive;
+            issues.keep_saying().await;
+        });
+        let (reporter, bus) = (Arc::clone(&self.reporter), self.bus.clone());
+        let is_alive = living(process, "status", schema);
+        telling.spawn(async move {
+            let _is_alive = is_alive;
+            reporter.answer(bus).await;
+        });
+        telling
     }
 
     /// Checks whether the connected NATS is the one of this outbox, before claiming the lease: a relay at another
@@ -127,15 +148,17 @@ impl RelayState {
             .map(|reason| reason.blocked_on.to_string())
             .collect();
         for (place, reason) in places.iter().zip(&waiting.reasons) {
-            let cure = match reason.blocked_on {
-                BlockedOn::Stream(_) => {
-                    "make room in the stream, or give its subjects to another stream"
-                }
-                BlockedOn::Subject(_) => {
-                    "tidings streams apply, with a [[stream]] that takes the subject, and the right to publish to it"
-                }
+            let (kind, cure) = match reason.blocked_on {
+                BlockedOn::Stream(_) => (
+                    IssueKind::StreamClosed,
+                    "make room in the stream, or give its subjects to another stream",
+                ),
+                BlockedOn::Subject(_) => (
+                    IssueKind::SubjectClosed,
+                    "tidings streams apply, with a [[stream]] that takes the subject, and the right to publish to it",
+                ),
             };
-            self.issues.recall(place, &reason.error, cure);
+            self.issues.recall(place, kind, &reason.error, cure);
         }
         let mut restore_schedule = self
             .restore_schedule
@@ -147,6 +170,10 @@ impl RelayState {
             restore_schedule.later();
         }
     }
+}
+
+fn living(process: &Process, what: &str, schema: &str) -> Living {
+    process.living(format!("{what} of the relay of {schema}"))
 }
 
 /// The name of this owner: host, process, and a part that is unique among the relays of the process.

@@ -10,7 +10,8 @@ impl<DB: Store> Relay<DB> {
     /// Connects with a lock timeout that is shorter than the lease: the fault then names the holder of the lock, and
     /// the lease is not lost while the relay waits.
     pub(super) async fn connect(&self) -> Result<DB::Connection, sqlx::Error> {
-        self.outbox.connect_for(self.settings.lease / 2).await
+        let lease = self.control.tuning().lease;
+        self.outbox.connect_for(lease / 2).await
     }
 
     /// Names the holders of a lock, when the fault is about one.
@@ -30,7 +31,8 @@ impl<DB: Store> Relay<DB> {
             return true;
         }
         let (issues, cure) = (&state.issues, fault.cure(DB::KIND, &state.bus));
-        let is_said = issues.begin(&fault.place(), &fault.to_string(), &cure);
+        let kind = fault.kind(&state.bus);
+        let is_said = issues.begin(&fault.place(), kind, &fault.to_string(), &cure);
         // This program must not write to newer tables.
         if matches!(fault, Fault::Version { .. }) {
             return is_said;
@@ -39,8 +41,9 @@ impl<DB: Store> Relay<DB> {
             // A statement that waits for a lock would go on waiting after this call has timed out.
             let mut connection = self.outbox.connect_for(WITHIN).await?;
             let names = &self.outbox.shared.names;
-            let owner = &self.settings.owner;
-            DB::write_issues(&mut connection, names, owner, &issues.text()?).await
+            let owner = &self.owner;
+            let text = issues.text(state.reporter.configuration())?;
+            DB::write_issues(&mut connection, names, owner, &text).await
         };
         match tokio::time::timeout(WITHIN, complaining).await {
             Ok(Ok(())) => {}

@@ -12,13 +12,22 @@ use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
-use super::issue::Issues;
+mod source;
+
+use super::{
+    RelayControl, RelaySettings,
+    issue::{CONFIGURATION, Issues},
+};
 use crate::{
     instance::Activity,
     log::Lasting,
     nats::{Bus, BusError, NatsIdentity, subjects},
-    outbox::{Outbox, Store, store::status::Issue},
+    outbox::{
+        Outbox, Store,
+        store::status::{Issue, StoredIssue},
+    },
 };
+use source::Moves;
 
 /// The pause before the relay subscribes again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -47,6 +56,9 @@ pub struct RelayInstance {
     pub nats: NatsIdentity,
     /// What hinders it.
     pub issues: Vec<Issue>,
+    /// Its settings; `None` of an earlier version.
+    #[serde(default)]
+    pub settings: Option<RelaySettings>,
 }
 
 /// The kind of a database.
@@ -91,8 +103,10 @@ impl fmt::Display for DatabaseKind {
 /// Written by the relay, read by status requests.
 pub(super) struct Reporter {
     facts: RelayInstance,
+    control: Arc<RelayControl>,
     issues: Issues,
     now: Mutex<Now>,
+    moves: Mutex<Moves>,
 }
 
 struct Now {
@@ -102,10 +116,15 @@ struct Now {
 }
 
 impl Reporter {
-    pub(super) fn new(outbox: &str, database: &str, owner: &str, issues: &Issues) -> Self {
+    pub(super) fn new(
+        database: &str,
+        owner: &str,
+        control: &Arc<RelayControl>,
+        issues: &Issues,
+    ) -> Self {
         Self {
             facts: RelayInstance {
-                outbox: outbox.to_owned(),
+                outbox: control.outbox().to_owned(),
                 owner: owner.to_owned(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 database: DatabaseKind::named(database),
@@ -115,8 +134,11 @@ impl Reporter {
                 confirmed_at: None,
                 nats: NatsIdentity::default(),
                 issues: Vec::new(),
+                settings: None,
             },
+            control: Arc::clone(control),
             issues: issues.clone(),
+            moves: Mutex::new(Moves::new(Instant::now())),
             now: Mutex::new(Now {
                 activity: Activity::Starting,
                 epoch: None,
@@ -130,21 +152,30 @@ impl Reporter {
         let mut now = self.now();
         now.activity = Activity::Active;
         now.epoch = Some(epoch);
+        drop(now);
+        self.moves().is_interrupted();
     }
 
     /// Another relay has the lease.
     pub(super) fn stands_by(&self) {
         self.is(Activity::Standby);
+        self.moves().stands_by(Instant::now());
     }
 
     /// This relay is interrupted.
     pub(super) fn begins(&self) {
         self.is(Activity::Starting);
+        self.moves().is_interrupted();
     }
 
     /// A checkpoint with confirmed events was written.
     pub(super) fn confirmed(&self) {
         self.now().confirmed_at = Some(Utc::now());
+    }
+
+    /// The issue of the configuration, if there is one.
+    pub(super) fn configuration(&self) -> Option<StoredIssue> {
+        self.control.issue()
     }
 
     fn is(&self, activity: Activity) {
@@ -184,12 +215,18 @@ impl Reporter {
 
     fn told(&self, bus: &Bus) -> RelayInstance {
         let now = self.now();
+        let mut issues = self.issues.all();
+        issues.extend(
+            self.configuration()
+                .map(|issue| issue.at(CONFIGURATION.into())),
+        );
         RelayInstance {
             activity: now.activity,
             epoch: now.epoch,
             confirmed_at: now.confirmed_at,
             nats: bus.identity(),
-            issues: self.issues.all(),
+            issues,
+            settings: Some(self.control.settings()),
             ..self.facts.clone()
         }
     }

@@ -18,8 +18,9 @@ use super::{
     resume::Known,
 };
 use crate::{
-    nats::check_size,
+    nats::{Cause, check_size},
     outbox::store::{Cursor, Page, Row},
+    policy::issue_kind::IssueKind,
 };
 
 /// How many rows may wait in a lane, in addition to the batches in flight.
@@ -233,8 +234,13 @@ impl<C: Cursor> Router<C> {
             self.streams.insert(name.to_owned(), stream.clone());
             return Ok(Some(stream));
         }
-        let reason = format!("no stream takes {name}");
-        self.context.close_name(name, &reason, UNBOUND);
+        let unbound = Cause {
+            kind: IssueKind::NoStream,
+            is_of_subject: true,
+            reason: format!("no stream takes {name}"),
+            cure: UNBOUND,
+        };
+        self.context.close_name(name, &unbound);
         Ok(None)
     }
 

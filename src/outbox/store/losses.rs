@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use tidings_contract::EventId;
 
 use super::{Names, Position};
+use crate::policy::issue_kind::IssueKind;
 
 /// The state of a stream, compared with what the relay wrote to it. Displayed as a predicate of the stream: `is gone`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +110,19 @@ impl std::fmt::Display for StreamState {
                 f,
                 "has another message at {sequence} than {event}, which was confirmed there: an older copy was restored"
             ),
+        }
+    }
+}
+
+impl StreamState {
+    /// The kind of the issue, when it is a loss.
+    pub(crate) fn kind(&self) -> IssueKind {
+        match self {
+            Self::Intact => IssueKind::Unknown,
+            Self::Missing => IssueKind::StreamGone,
+            Self::Recreated { .. } => IssueKind::StreamRecreated,
+            Self::Truncated { .. } => IssueKind::StreamTruncated,
+            Self::Diverged { .. } => IssueKind::StreamDiverged,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Whether the relay's cursor is valid in this database. Never changes anything.
 
+use crate::policy::issue_kind::IssueKind;
+
 /// The kind of database that an outbox is in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
@@ -23,6 +25,15 @@ pub(in crate::outbox) const ADOPT: &str =
     "its transaction ids mean nothing here: run `tidings outbox adopt`";
 
 impl Origin {
+    /// The kind of the issue when no relay runs here.
+    pub(in crate::outbox) fn kind(&self) -> IssueKind {
+        match self {
+            Self::Own => IssueKind::Unknown,
+            Self::Standby => IssueKind::DatabaseStandby,
+            Self::Foreign(_) => IssueKind::DatabaseForeign,
+        }
+    }
+
     /// Why no relay runs here, if that is so.
     pub(in crate::outbox) fn refusal(&self) -> Option<String> {
         match self {

@@ -25,6 +25,7 @@ mod log;
 mod losses;
 mod origin;
 mod parked;
+mod preflight;
 mod reclaim;
 mod relayed;
 mod republish;

@@ -9,6 +9,7 @@ mod locks;
 mod log;
 mod losses;
 mod parked;
+mod preflight;
 mod relayed;
 mod republish;
 mod status;

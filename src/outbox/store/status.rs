@@ -11,7 +11,7 @@ use super::{
     losses::{Loss, losses_from, open},
     unsigned,
 };
-use crate::nats::NatsIdentity;
+use crate::{nats::NatsIdentity, policy::issue_kind::IssueKind};
 
 /// Counts parked rows: all, those that wait, and those that are restored by themselves, with the oldest of the restored
 /// and of the undecided ones. A row is restored when its unpark was requested, when it waits for a stream or subject,
@@ -56,6 +56,7 @@ pub(in crate::outbox) use parked_figures;
 
 /// The state of an outbox.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(Default))]
 #[non_exhaustive]
 pub struct Status {
     /// Events that are committed and not yet confirmed by a checkpoint, including the parked ones that are restored by
@@ -78,6 +79,9 @@ pub struct Status {
     pub next_due_seconds: Option<f64>,
     /// Why no relay runs on this database, and what to do: it is a copy, or a standby.
     pub refuses: Option<String>,
+    /// The kind of the issue that this is.
+    #[serde(skip)]
+    pub(crate) refuses_as: IssueKind,
     /// How many parked events wait for a stream or a subject: they are restored by themselves, with those that follow
     /// them.
     pub waiting: u64,
@@ -129,6 +133,13 @@ pub struct HeldSlot {
     pub query: Option<String>,
 }
 
+impl HeldSlot {
+    /// Whether the table is that of the delayed events.
+    pub(crate) fn is_of_delayed(&self) -> bool {
+        self.slot.ends_with("delayed")
+    }
+}
+
 /// `tidings.relay by pid 7 psql, idle in transaction, for 10.5 s: lock table ...`
 impl fmt::Display for HeldSlot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -160,6 +171,9 @@ impl fmt::Display for HeldSlot {
 pub struct Issue {
     /// What it concerns: `relay`, `stream EVENTS` or `subject user.created`.
     pub place: String,
+    /// The kind.
+    #[serde(default)]
+    pub kind: IssueKind,
     /// When it began.
     pub since: DateTime<Utc>,
     /// What is wrong.
@@ -171,14 +185,18 @@ pub struct Issue {
 /// An issue as the database stores it: a member of an object, under the name of its place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(in crate::outbox) struct StoredIssue {
+    /// An entry of an earlier version has none.
+    #[serde(default)]
+    pub(in crate::outbox) kind: IssueKind,
     pub(in crate::outbox) since: DateTime<Utc>,
     pub(in crate::outbox) cause: String,
     pub(in crate::outbox) cure: String,
 }
 
 impl StoredIssue {
-    pub(in crate::outbox) fn begins(cause: &str, cure: &str) -> Self {
+    pub(in crate::outbox) fn begins(kind: IssueKind, cause: &str, cure: &str) -> Self {
         Self {
+            kind,
             since: Utc::now(),
             cause: cause.to_owned(),
             cure: cure.to_owned(),
@@ -188,6 +206,7 @@ impl StoredIssue {
     pub(in crate::outbox) fn at(self, place: String) -> Issue {
         Issue {
             place,
+            kind: self.kind,
             since: self.since,
             cause: self.cause,
             cure: self.cure,
@@ -208,6 +227,7 @@ pub(in crate::outbox) fn issues_from(text: &str) -> Result<Vec<Issue>, sqlx::Err
 
 /// The lease of the relay.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(Default))]
 #[non_exhaustive]
 pub struct LeaseStatus {
     /// The owner; `None` before the first relay, and after a clean stop.
@@ -274,6 +294,7 @@ impl Status {
             delayed: unsigned(row.try_get(10)?),
             next_due_seconds: row.try_get(11)?,
             refuses: None,
+            refuses_as: IssueKind::Unknown,
             held: Vec::new(),
             waiting: unsigned(row.try_get(13)?),
             returning,

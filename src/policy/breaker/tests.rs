@@ -24,6 +24,60 @@ fn opened(policy: CircuitBreaker, now: Instant) -> Circuit {
     circuit
 }
 
+fn slow(concurrency: usize) -> Load {
+    let timeout = 30 * SECOND;
+    Load {
+        concurrency,
+        timeout,
+    }
+}
+
+#[test]
+fn an_open_circuit_adopts_a_shorter_pause_or_none() {
+    let now = Instant::now();
+    let hour = 3600 * SECOND;
+    let policy = CircuitBreaker::default().open_for(hour, hour);
+    let mut circuit = opened(policy, now);
+    let change = circuit.adjust(policy, slow(16), now);
+    assert_eq!(
+        (change, circuit.gate(now)),
+        (None, Gate::Until(now + hour)),
+        "it has the same policy"
+    );
+    let shorter = policy.open_for(SECOND, 2 * SECOND);
+    assert_eq!(circuit.adjust(shorter, slow(16), now), None);
+    assert_eq!(circuit.gate(now), Gate::Until(now + 2 * SECOND));
+    let change = circuit.adjust(CircuitBreaker::off(), slow(16), now);
+    assert_eq!(
+        (change, circuit.gate(now)),
+        (Some(Change::Closed), Gate::Free)
+    );
+    for _ in 0..100 {
+        attempt(&mut circuit, "a.b", Attempted::Failed, now);
+    }
+    assert_eq!(circuit.gate(now), Gate::Free);
+}
+
+#[test]
+fn what_was_counted_stays_when_fewer_attempts_suffice() {
+    let now = Instant::now();
+    let policy = CircuitBreaker::default();
+    let mut circuit = Circuit::new(policy).under(slow(16));
+    for _ in 0..9 {
+        attempt(&mut circuit, "a.b", Attempted::Failed, now);
+    }
+    circuit.adjust(policy.within(30 * SECOND, 10), slow(16), now);
+    attempt(&mut circuit, "a.b", Attempted::Failed, now);
+    assert_eq!(circuit.gate(now), Gate::Until(now + 5 * SECOND));
+}
+
+#[test]
+fn a_breaker_is_shown_in_words() {
+    assert_eq!(CircuitBreaker::off().to_string(), "off");
+    let shown = "90% of 20 attempts in 30s, open for 5s to 60s";
+    assert_eq!(CircuitBreaker::default().to_string(), shown);
+}
+
 #[test]
 fn it_opens_when_everything_fails_and_closes_after_a_probe() {
     let mut now = Instant::now();

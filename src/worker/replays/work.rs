@@ -273,7 +273,7 @@ impl<'a, S: Send + Sync + 'static> Work<'a, S> {
     }
 
     fn in_flight(&self) -> InFlightTable {
-        let (subscriber, at_once) = (&self.context.subscriber, self.context.at_once);
+        let (subscriber, at_once) = (&self.context.subscriber, self.context.at_once());
         let request = &self.replay.request;
         let capacity = match () {
             () if request.rehearse => AHEAD_IN_REHEARSAL,

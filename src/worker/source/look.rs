@@ -6,7 +6,7 @@ use tokio::{task::JoinError, time::Instant};
 use super::Source;
 use crate::{
     nats::{BusError, BusErrorKind, ConsumerLook, PullError},
-    worker::{checkup::Verdict, intake::Intake},
+    worker::{checkup::Verdict, in_flight_table::Looked, intake::Intake},
 };
 
 impl<I: Intake> Source<I> {
@@ -58,6 +58,13 @@ impl<I: Intake> Source<I> {
     pub(super) async fn judge(&mut self, look: ConsumerLook) -> Result<(), BusError> {
         let has_room = self.in_flight.has_room(self.bus.max_payload());
         let now = Instant::now();
+        self.in_flight.looked(Looked {
+            at: now.into_std(),
+            pending: look.num_pending,
+            ack_pending: look.num_ack_pending,
+            is_paused: look.paused,
+            has_room,
+        });
         let Verdict {
             mut issues,
             set_back,

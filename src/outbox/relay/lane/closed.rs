@@ -29,8 +29,7 @@ impl<C: Cursor> RelayLane<C> {
                 Ok((None, Settled::Changed))
             }
             Refusal::Closed(cause) if cause.is_of_subject => {
-                let Cause { reason, cure, .. } = &cause;
-                self.context.close_name(&item.row.name, reason, cure);
+                self.context.close_name(&item.row.name, &cause);
                 Ok((Some(item), Settled::Changed))
             }
             Refusal::Closed(cause) => Ok((Some(item), Settled::Closed(cause))),
@@ -44,9 +43,11 @@ impl<C: Cursor> RelayLane<C> {
         let mut pause = FIRST_PAUSE;
         let place = self.place();
         loop {
-            let Cause { reason, cure, .. } = &cause;
-            self.context.issues.begin(&place, reason, cure);
-            let stall_timeout = self.context.stall_timeout;
+            let reason = &cause.reason;
+            self.context
+                .issues
+                .begin(&place, cause.kind, reason, cause.cure);
+            let stall_timeout = self.context.stall_timeout();
             if began.elapsed() >= stall_timeout
                 && (self.context.parked_keys.feeds_several() || stall_timeout.is_zero())
             {

@@ -1,14 +1,27 @@
 //! Tells the observers how what a lane has sent has ended. Never decides anything.
 
+use std::time::SystemTime;
+
 use super::{Answer, Item, RelayLane};
 use crate::{
     nats::{Confirmed, Refusal},
-    observer::{BatchEnd, Observation, Path},
-    outbox::store::Cursor,
+    observer::{
+        BatchEnd, Observation, Path, Stored, StoredBatch,
+        traces::{self, TraceObserver},
+    },
+    outbox::store::{Cursor, Entry},
 };
 
 impl<C: Cursor> RelayLane<C> {
     pub(super) fn observe(&self, items: &[Item], answer: &Answer) {
+        if let (Some(observer), Answer::Batch(Ok(last))) = (traces::installed(), answer) {
+            let before = last.sequence.saturating_sub(items.len() as u64);
+            self.trace(
+                observer,
+                items.iter().zip(before.saturating_add(1)..=u64::MAX),
+                true,
+            );
+        }
         match answer {
             Answer::Batch(answer) => {
                 self.tell(Path::Batch, items.iter(), answer.as_ref().err());
@@ -20,6 +33,13 @@ impl<C: Cursor> RelayLane<C> {
     /// Tells the rows that were sent each by itself: the stored ones at once, each refused one with its reason.
     pub(super) fn observe_each(&self, items: &[Item], answers: &[Result<Confirmed, Refusal>]) {
         let ends = || items.iter().zip(answers);
+        if let Some(observer) = traces::installed() {
+            let new = ends().filter_map(|(item, answer)| match answer {
+                Ok(confirmed) if !confirmed.is_duplicate => Some((item, confirmed.sequence)),
+                _ => None,
+            });
+            self.trace(observer, new, true);
+        }
         let stored = ends().filter(|(_, answer)| answer.is_ok());
         self.tell(Path::Single, stored.map(|(item, _)| item), None);
         for (item, answer) in ends() {
@@ -29,13 +49,44 @@ impl<C: Cursor> RelayLane<C> {
         }
     }
 
+    /// Tells the trace observer the rows that an earlier relay has sent, and that this one has found in the stream.
+    pub(super) fn observe_found(&self, items: &[Item], entries: &[Entry]) {
+        if let Some(observer) = traces::installed() {
+            let sequences = entries.iter().map(|entry| entry.first_sequence);
+            self.trace(observer, items.iter().zip(sequences), false);
+        }
+    }
+
+    fn trace<'a>(
+        &self,
+        observer: &dyn TraceObserver,
+        stored: impl Iterator<Item = (&'a Item, u64)>,
+        is_sent: bool,
+    ) {
+        let stored = stored.map(|(item, sequence)| Stored {
+            event: &item.envelope,
+            written_at: item.row.at,
+            sequence,
+        });
+        let events: Vec<Stored<'_>> = stored.collect();
+        if events.is_empty() {
+            return;
+        }
+        let sent_at = SystemTime::now().checked_sub(self.sent_at.elapsed());
+        observer.stored(&StoredBatch {
+            stream: &self.lane.stream,
+            events: &events,
+            sent_at: sent_at.filter(|_| is_sent),
+        });
+    }
+
     fn tell<'a>(
         &self,
         path: Path,
-        items: impl Iterator<Item = &'a Item>,
+        items: impl Iterator<Item = &'a Item> + Clone,
         refusal: Option<&Refusal>,
     ) {
-        let (events, bytes) = items.fold((0, 0), |(events, bytes), item| {
+        let (events, bytes) = items.clone().fold((0, 0), |(events, bytes), item| {
             (events + 1, bytes + item.row.payload.len())
         });
         if events == 0 {
@@ -47,7 +98,9 @@ impl<C: Cursor> RelayLane<C> {
             events,
             bytes,
             elapsed: self.sent_at.elapsed(),
+            committed: &|each| items.clone().for_each(|item| each(item.row.at)),
             refusal: refusal.map(|refusal| refusal as _),
+            is_unknown: refusal.is_some_and(Refusal::is_unknown),
         }));
     }
 }

@@ -120,5 +120,23 @@ pub(super) async fn traces<DB: Store>(tables: &Tables<'_, DB>) -> Result<(), sql
         DB::scopes_of(&mut connection, names, events[0].id()).await?,
         []
     );
+
+    // The relay has done the first half of a page.
+    let page = [event("d.d", Some("d")), event("d.e", Some("d"))];
+    let rows = tables.written(&page).await?;
+    let (tenure, claim) = tables.claimed(super::OWNER).await?;
+    let two = Bound { rows: 2, ..ALL };
+    let half = tables.fetched(&claim.cursor, two).await?;
+    assert_eq!(half.rows.last().map(|row| row.id), Some(rows[2].id));
+    tables
+        .checkpointed(&tenure, Some(half.next), |_| {})
+        .await?;
+    let of_key = TraceQuery::of(Wanted::Key("d"), None, 9);
+    let found = DB::rows_of(&mut connection, names, &of_key).await?;
+    let passed = found.iter().map(|row| (&*row.name, &row.state));
+    let passed: Vec<_> = passed
+        .map(|(name, state)| (name, matches!(state, TracedState::Log { is_passed: true })))
+        .collect();
+    assert_eq!(passed, [("d.e", false), ("d.d", true)]);
     Ok(())
 }

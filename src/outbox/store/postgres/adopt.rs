@@ -9,7 +9,7 @@ use sqlx::{PgConnection, Postgres, Row as _};
 use uuid::Uuid;
 
 use super::{
-    columns::{moment, shown},
+    columns::{is_passed, moment, shown},
     origin::{SYSTEM, origin},
     statement_scope::{query, query_of},
 };
@@ -97,13 +97,16 @@ const IS_EVENT: &str = "id > 0 and id < 4611686018427387904 and version > 0
 /// chance. Their id is at most that of the row version (a savepoint's id is above that of its transaction), and it is
 /// above that of the transaction which wrote the relay's row here: a restore ends before any application writes events.
 /// So no other statement may update that row in a copy.
-const LOG: &str = "
+const LOG: &str = concat!(
+    "
     select log.id, log.created_at, log.event, log.name, log.version, log.key, log.headers, log.payload, log.slot,
-           (pg_visible_in_snapshot(log.xid, relay.cursor)
-            or coalesce(log.id <= relay.page_id and pg_visible_in_snapshot(log.xid, relay.page_snapshot), false))
+           ",
+    is_passed!(),
+    "
            and not (log.xid::text::bigint > $1::text::bigint - age(relay.xmin)
                     and log.xid::text::bigint <= $1::text::bigint - age(log.xmin)) as published
-    from tidings.outbox as log, tidings.relay as relay";
+    from tidings.outbox as log, tidings.relay as relay"
+);
 
 /// Returns what has to be done, if anything.
 pub(in crate::outbox) async fn plan(

@@ -52,7 +52,15 @@ macro_rules! bounded {
     };
 }
 
-pub(super) use {bounded, rows};
+/// Whether the relay has passed a row of `log`: its cursor sees it, or the done part of the page that it reads.
+macro_rules! is_passed {
+    () => {
+        "(pg_visible_in_snapshot(log.xid, relay.cursor)
+          or coalesce(log.id <= relay.page_id and pg_visible_in_snapshot(log.xid, relay.page_snapshot), false))"
+    };
+}
+
+pub(super) use {bounded, is_passed, rows};
 
 impl Statement {
     /// The variants of the statement, in the order in which they are tried.

@@ -7,7 +7,7 @@ use tidings_contract::EventId;
 use uuid::Uuid;
 
 use super::{
-    columns::{bytes, moment, perhaps, shown},
+    columns::{bytes, is_passed, moment, perhaps, shown},
     statement_scope::{StatementScope, fetch_all, fetch_optional, query},
 };
 use crate::outbox::store::{
@@ -25,14 +25,17 @@ impl TraceStatements for Postgres {
         names: &Names,
         asked: &TraceQuery,
     ) -> Result<Vec<TracedRow>, sqlx::Error> {
-        let rows = "select id, created_at, event, tidings.utf8(left(name, 300)), version, tidings.utf8(left(key, 300)),
+        let rows = concat!(
+            "select id, created_at, event, tidings.utf8(left(name, 300)), version, tidings.utf8(left(key, 300)),
                    tidings.utf8(case when octet_length(headers) <= 400000 then headers end),
                    state, moment, tidings.utf8(error), tidings.utf8(blocked_on), unpark_requested_at
             from (
                 select id, created_at, event, name, version, key, headers,
-                       case when pg_visible_in_snapshot(xid, cursor) then 'passed' else 'waits' end as state,
+                       case when ",
+            is_passed!(),
+            " then 'passed' else 'waits' end as state,
                        null::timestamptz as moment, null as error, null as blocked_on, null::timestamptz as unpark_requested_at
-                from tidings.outbox as log cross join (select cursor from tidings.relay) as relay
+                from tidings.outbox as log cross join tidings.relay as relay
                 where not exists (select from tidings.parked as parked where parked.id = log.id)
                 union all
                 select id, created_at, event, name, version, key, headers, 'parked', parked_at, error, blocked_on, unpark_requested_at
@@ -44,7 +47,8 @@ impl TraceStatements for Postgres {
             where ($2::text is null or key = $2)
               and ($3::text is null and ($1::uuid is null or event = $1) or event = $1 or strpos(headers, $3) > 0)
               and ($4::timestamptz is null or state in ('parked', 'delayed') or created_at >= $4)
-            order by created_at desc, id desc";
+            order by created_at desc, id desc"
+        );
         let mut scope = StatementScope::begin(connection, names).await?;
         let mut found = Vec::new();
         {

@@ -1,0 +1,254 @@
+//! What runs in this process, as endpoints, metrics and traces see it: a registry that subscribers and relays enter,
+//! and that is read without waiting. Runs nothing, and decides nothing.
+
+pub(crate) mod figures;
+mod lasts;
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use chrono::Utc;
+
+use crate::{
+    executor::in_flight::InFlight,
+    observer::{Observer, Observers},
+    policy::adjustment::Adjustment,
+    preflight::Refusal,
+};
+use figures::{Phase, ProcessFigures, RelayFigures, RuntimeFigures, SubscriberFigures};
+pub(crate) use lasts::Lasts;
+
+/// A process: the subscribers of a worker, and the background work that runs with it. Cheap to clone; the clones are
+/// the same process. [`Background::join`](crate::worker::Background::join) is given the process of its worker.
+#[derive(Clone, Default)]
+pub struct Process(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    inner: Mutex<Inner>,
+    /// Counts the turns of the main runtime.
+    turns: AtomicU64,
+}
+
+#[derive(Default)]
+struct Inner {
+    observers: Observers,
+    phase: Phase,
+    subscribers: Vec<Weak<dyn SubscriberSource>>,
+    relays: Vec<Weak<dyn RelaySource>>,
+    in_flight: Option<Arc<InFlight>>,
+    /// Tasks that have ended though the process goes on.
+    ended: Vec<String>,
+    refusals: Vec<Refusal>,
+    /// The turns at the last look, and for how long there was no new one.
+    seen: u64,
+    silent: Duration,
+    adjustable: Vec<Arc<dyn Adjustable>>,
+}
+
+/// What has settings that can change while it runs.
+pub(crate) trait Adjustable: Send + Sync {
+    /// Adopts valid values, when they are for this. Returns whether they are.
+    fn adjust(&self, adjustment: &Adjustment) -> bool;
+}
+
+/// A subscriber of this process. Is read from any thread, also while the worker's threads are blocked: it never waits
+/// for a task.
+pub(crate) trait SubscriberSource: Send + Sync {
+    /// The figures at this moment.
+    fn figures(&self, now: Instant) -> SubscriberFigures;
+}
+
+/// A relay of this process. Is read from any thread, as a subscriber is.
+pub(crate) trait RelaySource: Send + Sync {
+    /// The figures at this moment.
+    fn figures(&self, now: Instant) -> RelayFigures;
+}
+
+/// A task that has to live as long as the process works. When this is dropped before the process drains, the process
+/// is not alive any more.
+pub(crate) struct Living {
+    process: Weak<Shared>,
+    name: String,
+}
+
+impl Process {
+    /// Adds an observer of everything that ends in this process. Call it before the worker runs: what runs already has
+    /// its observers.
+    #[allow(dead_code)] // metrics and traces
+    pub(crate) fn observe(&self, observer: Arc<dyn Observer>) {
+        let mut inner = self.0.inner();
+        inner.observers = inner.observers.and(observer);
+    }
+
+    /// Adds what can be adjusted.
+    pub(crate) fn register(&self, adjustable: Arc<dyn Adjustable>) {
+        self.0.inner().adjustable.push(adjustable);
+    }
+
+    /// Has valid values adopted; returns whether anything here is concerned.
+    pub(crate) fn adjust(&self, adjustment: &Adjustment) -> bool {
+        let all = self.0.inner().adjustable.clone();
+        let concerned = all.iter().filter(|one| one.adjust(adjustment));
+        concerned.count() > 0
+    }
+
+    /// The observers that were added.
+    pub(crate) fn observers(&self) -> Observers {
+        self.0.inner().observers.clone()
+    }
+
+    /// Notes the phase of the worker.
+    pub(crate) fn enters(&self, phase: Phase) {
+        self.0.inner().phase = phase;
+    }
+
+    /// Enters a subscriber, for as long as it exists.
+    pub(crate) fn has_subscriber(&self, subscriber: &Arc<impl SubscriberSource + 'static>) {
+        let subscriber = Arc::downgrade(subscriber);
+        let source: Weak<dyn SubscriberSource> = subscriber;
+        self.0.inner().subscribers.push(source);
+    }
+
+    /// Enters a relay, for as long as it exists.
+    pub(crate) fn has_relay(&self, relay: &Arc<impl RelaySource + 'static>) {
+        let relay = Arc::downgrade(relay);
+        let source: Weak<dyn RelaySource> = relay;
+        self.0.inner().relays.push(source);
+    }
+
+    /// Enters the calls of handlers.
+    pub(crate) fn has_in_flight(&self, in_flight: &Arc<InFlight>) {
+        self.0.inner().in_flight = Some(Arc::clone(in_flight));
+    }
+
+    /// Notes that a check at the start refuses: the process is about to end.
+    pub(crate) fn refuses(&self, refusal: &Refusal) {
+        self.0.inner().refusals.push(refusal.clone());
+    }
+
+    /// Registers a task that has to live.
+    pub(crate) fn living(&self, name: impl Into<String>) -> Living {
+        Living {
+            process: Arc::downgrade(&self.0),
+            name: name.into(),
+        }
+    }
+
+    /// Notes that the main runtime turns. To be called from a task on it, again and again.
+    pub(crate) fn turns(&self) {
+        self.0.turns.fetch_add(1, Relaxed);
+    }
+
+    /// Looks whether the main runtime has turned. The caller is a thread of its own that looks after each such pause,
+    /// and says so by its own clock: a process that was frozen and continues has not been silent.
+    pub(crate) fn looks_after(&self, pause: Duration) {
+        let turns = self.0.turns.load(Relaxed);
+        let mut inner = self.0.inner();
+        let has_turned = std::mem::replace(&mut inner.seen, turns) != turns;
+        inner.silent = match has_turned {
+            true => Duration::ZERO,
+            false => inner.silent.saturating_add(pause),
+        };
+    }
+
+    /// Everything that is known of the process at this moment. No request is made, and no task is waited for.
+    pub(crate) fn figures(&self) -> ProcessFigures {
+        let now = Instant::now();
+        let mut inner = self.0.inner();
+        inner.subscribers.retain(|one| one.strong_count() > 0);
+        inner.relays.retain(|one| one.strong_count() > 0);
+        let subscribers: Vec<_> = inner.subscribers.iter().filter_map(Weak::upgrade).collect();
+        let relays: Vec<_> = inner.relays.iter().filter_map(Weak::upgrade).collect();
+        let (phase, silent) = (inner.phase, inner.silent);
+        let (in_flight, ended_tasks) = (inner.in_flight.clone(), inner.ended.clone());
+        let refusals = inner.refusals.clone();
+        // A source may take locks of its own.
+        drop(inner);
+        let mut subscribers: Vec<SubscriberFigures> =
+            subscribers.iter().map(|one| one.figures(now)).collect();
+        if let Some(in_flight) = &in_flight {
+            for subscriber in &mut subscribers {
+                subscriber.oldest_attempt = in_flight.oldest_of(&subscriber.name);
+            }
+        }
+        let handlers = in_flight.filter(|_| !silent.is_zero()).map(|in_flight| {
+            let inside: Vec<usize> = in_flight.polled().into_keys().collect();
+            in_flight.named(&inside).to_string()
+        });
+        ProcessFigures {
+            at: Utc::now(),
+            phase,
+            runtime: RuntimeFigures {
+                silent,
+                handlers: handlers.unwrap_or_default(),
+            },
+            ended_tasks,
+            refusals,
+            relays: relays.iter().map(|one| one.figures(now)).collect(),
+            subscribers,
+        }
+    }
+}
+
+impl Shared {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Living {
+    fn drop(&mut self) {
+        let Some(process) = self.process.upgrade() else {
+            return;
+        };
+        let mut inner = process.inner();
+        if inner.phase == Phase::Running {
+            inner.ended.push(std::mem::take(&mut self.name));
+        }
+    }
+}
+
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Process").field(&self.observers()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_runtime_is_silent_for_the_looks_without_a_turn() {
+        let (process, pause) = (Process::default(), Duration::from_secs(1));
+        process.turns();
+        process.looks_after(pause);
+        assert_eq!(process.figures().runtime.silent, Duration::ZERO);
+        for _ in 0..31 {
+            process.looks_after(pause);
+        }
+        assert_eq!(process.figures().runtime.silent, pause * 31);
+        process.turns();
+        process.looks_after(pause);
+        assert_eq!(process.figures().runtime.silent, Duration::ZERO);
+    }
+
+    #[test]
+    fn a_task_that_ends_while_the_process_works_is_named() {
+        let process = Process::default();
+        process.enters(Phase::Running);
+        let (ends, stays) = (process.living("status of a"), process.living("status of b"));
+        drop(ends);
+        assert_eq!(process.figures().ended_tasks, ["status of a"]);
+        process.enters(Phase::Draining);
+        drop(stays);
+        assert_eq!(process.figures().ended_tasks, ["status of a"]);
+    }
+}

@@ -1,0 +1,86 @@
+//! The checks at the start of a worker, which run beside it. Never ends the worker itself.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::{Inspection, Runner};
+use crate::{
+    handler::subscriber::EventSubscriber,
+    nats::{Bus, Role, names},
+    policy::preflight::{Allowance, SubscriberFigures},
+    preflight::{LookedStream, Refusal, WITHIN, look_at_nats, tell, tell_unchecked},
+};
+
+/// What the checks look at.
+pub(super) struct Checks {
+    bus: Bus,
+    streams: BTreeSet<LookedStream>,
+    subscribers: Vec<SubscriberFigures>,
+    allowance: Allowance,
+}
+
+impl Checks {
+    pub(super) fn of<S: Send + Sync + 'static>(
+        bus: &Bus,
+        runners: &[Runner<S>],
+        inspection: &Inspection,
+        (shutdown_timeout, allowance): (Duration, Allowance),
+    ) -> Self {
+        let looked = |name: String, role| LookedStream {
+            name,
+            role,
+            is_fed: false,
+        };
+        let mut streams: BTreeSet<LookedStream> = inspection
+            .looked_at()
+            .map(|(name, role)| looked(name, role))
+            .collect();
+        if !runners.is_empty() {
+            streams.insert(looked(names::BUCKET_STREAM.to_owned(), Role::Bucket));
+        }
+        let runners = runners.iter();
+        let subscribers = runners.map(|runner| figures(&runner.subscriber, shutdown_timeout));
+        Self {
+            bus: bus.clone(),
+            streams,
+            subscribers: subscribers.collect(),
+            allowance,
+        }
+    }
+
+    /// Ends only with a finding that refuses the start. What cannot be seen in time is not checked.
+    pub(super) async fn run(self) -> Refusal {
+        if self.subscribers.is_empty() {
+            return std::future::pending().await;
+        }
+        let looking = look_at_nats(&self.bus, self.streams, false);
+        let refusal = match tokio::time::timeout(WITHIN, looking).await {
+            Ok((mut figures, unchecked)) => {
+                tell_unchecked(&unchecked);
+                figures.subscribers = self.subscribers;
+                tell(&figures, &self.allowance)
+            }
+            Err(_) => {
+                tracing::debug!(within = ?WITHIN, "preflight: no answer in time");
+                None
+            }
+        };
+        match refusal {
+            Some(refusal) => refusal,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn figures<S: Send + Sync + 'static>(
+    subscriber: &EventSubscriber<S>,
+    shutdown_timeout: Duration,
+) -> SubscriberFigures {
+    let pools = subscriber.housekeeping().filter_map(|needed| needed.pool);
+    SubscriberFigures {
+        name: subscriber.name().to_owned(),
+        timeout: subscriber.timeout,
+        concurrency: subscriber.concurrency,
+        shutdown_timeout: Some(shutdown_timeout),
+        pool: pools.min_by_key(|pool| pool.connections),
+    }
+}
