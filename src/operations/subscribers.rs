@@ -31,7 +31,7 @@ pub use crate::instance::{Activity, HotKey, Instance, WantedConsumer};
 use crate::nats::{Bus, BusError, ConsumerSpec, Durable, drift, filters};
 pub use crate::policy::breaker::CircuitState;
 
-pub use issue::{SubscriberIssue, SubscriberIssueKind};
+pub use issue::SubscriberIssue;
 pub use overview::{ForeignConsumer, MissingConsumer, SubscriberOverview, WaitingRetries};
 pub use remove::{RemoveError, RemovedConsumer, SubscriberRemoval};
 pub use reset::{ResetError, StreamReset, SubscriberReset};
@@ -47,6 +47,7 @@ pub struct Subscribers {
 
 /// A subscriber as the server and its instances report it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(Default))]
 #[non_exhaustive]
 pub struct SubscriberState {
     /// The name of the durable.

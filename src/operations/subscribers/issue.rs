@@ -1,18 +1,15 @@
 //! The issues of a subscriber, derived from what was read about it. Values in, issues out: sends no request.
 
-mod kind;
-
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde::Serialize;
 
-pub use self::kind::SubscriberIssueKind;
-use self::kind::SubscriberIssueKind as Kind;
 use super::{SubscriberConsumer, SubscriberState};
 use crate::{
     instance::{Activity, Instance},
     nats::{LeaseSign, starts_beyond, subjects},
+    policy::issue_kind::IssueKind as Kind,
 };
 
 /// A lease that was not renewed for this long is free, failover included.
@@ -27,7 +24,7 @@ const CLOCKS_DIFFER: TimeDelta = TimeDelta::seconds(5);
 #[non_exhaustive]
 pub struct SubscriberIssue {
     /// The kind.
-    pub kind: SubscriberIssueKind,
+    pub kind: Kind,
     /// The cause.
     pub cause: String,
     /// What to do about it; `None` when the cause states it.
@@ -60,7 +57,7 @@ pub(super) struct Seen {
 }
 
 impl SubscriberIssue {
-    pub(super) fn stuck(kind: SubscriberIssueKind, cause: impl Into<String>) -> Self {
+    pub(super) fn stuck(kind: Kind, cause: impl Into<String>) -> Self {
         Self {
             kind,
             cause: cause.into(),
@@ -70,7 +67,7 @@ impl SubscriberIssue {
         }
     }
 
-    fn minor(kind: SubscriberIssueKind, cause: impl Into<String>) -> Self {
+    fn minor(kind: Kind, cause: impl Into<String>) -> Self {
         Self {
             is_stuck: false,
             ..Self::stuck(kind, cause)

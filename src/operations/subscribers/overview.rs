@@ -9,8 +9,7 @@ use futures::{StreamExt, future, stream};
 use serde::Serialize;
 
 use super::{
-    SubscriberConsumer, SubscriberIssue, SubscriberIssueKind, SubscriberState, Subscribers,
-    SubscribersError,
+    SubscriberConsumer, SubscriberIssue, SubscriberState, Subscribers, SubscribersError,
     issue::{Seen, issues, orphaned},
     replays::unfinished,
 };
@@ -20,7 +19,7 @@ use crate::{
         Bus, BusError, Durable, Durables, LeaseSign, RetrySigns, filters,
         stream::streams::StreamSpec, subjects,
     },
-    policy::start::shifted,
+    policy::{issue_kind::IssueKind, start::shifted},
     replay::{Replay, ReplayState},
 };
 
@@ -355,7 +354,7 @@ impl Subscribers {
         let cause = format!(
             "this account of the nats-server {server} {what}: no subscriber can run here, or they run elsewhere"
         );
-        vec![SubscriberIssue::stuck(SubscriberIssueKind::Elsewhere, cause).cure(
+        vec![SubscriberIssue::stuck(IssueKind::Elsewhere, cause).cure(
             "compare nats.url and the credentials with those of the services; tidings streams apply, when nothing is \
              set up yet",
         )]

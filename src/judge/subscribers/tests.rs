@@ -1,0 +1,159 @@
+//! The findings about subscribers.
+
+use chrono::TimeDelta;
+
+use super::{
+    super::{
+        judge,
+        tests::{ago, at, one, told},
+    },
+    *,
+};
+use crate::operations::{doctor::Figures, subscribers::WaitingRetries};
+
+fn subscribers(subscribers: Vec<SubscriberState>) -> Figures {
+    Figures {
+        at: at(),
+        subscribers: Some(SubscriberOverview {
+            subscribers,
+            ..SubscriberOverview::default()
+        }),
+        ..Figures::default()
+    }
+}
+
+fn subscriber(kind: IssueKind, is_stuck: bool) -> SubscriberState {
+    SubscriberState {
+        name: "welcome-email".to_owned(),
+        issues: vec![SubscriberIssue {
+            kind,
+            cause: "the cause".to_owned(),
+            cure: None,
+            since: Some(ago(540)),
+            is_stuck,
+        }],
+        ..SubscriberState::default()
+    }
+}
+
+#[test]
+fn what_subscribers_list_calls_stuck_is_a_finding() {
+    for kind in [
+        IssueKind::NoInstance,
+        IssueKind::NoLease,
+        IssueKind::NoConsumer,
+        IssueKind::ConsumerDeleted,
+        IssueKind::RetriesGone,
+        IssueKind::DeadLettersGone,
+        IssueKind::RetriesLate,
+        IssueKind::AckPendingFull,
+        IssueKind::BeyondEnd,
+        IssueKind::Instance,
+    ] {
+        let id = format!("subscriber/{kind}/welcome-email");
+        let figures = subscribers(vec![subscriber(kind, true)]);
+        assert_eq!(told(&figures), one(&id, Health::Stuck, 2));
+    }
+    let replay = subscribers(vec![subscriber(IssueKind::ReplayStuck, true)]);
+    assert_eq!(told(&replay).1, 1, "live events go on");
+    let drift = subscribers(vec![subscriber(IssueKind::Drift, false)]);
+    assert_eq!(told(&drift).1, 0);
+    let clock = subscribers(vec![subscriber(IssueKind::Clock, false)]);
+    assert_eq!(
+        told(&clock),
+        one("subscriber/clock/welcome-email", Health::Danger, 1)
+    );
+}
+
+#[test]
+fn an_open_circuit_is_stuck_while_events_wait() {
+    let mut state = subscriber(IssueKind::CircuitOpen, true);
+    assert_eq!(told(&subscribers(vec![state.clone()])).1, 1);
+    state.retries = Some(WaitingRetries {
+        due: 1,
+        ..WaitingRetries::default()
+    });
+    assert_eq!(told(&subscribers(vec![state])).1, 2);
+}
+
+#[test]
+fn an_issue_of_the_account_is_one_of_nats() {
+    let mut figures = subscribers(Vec::new());
+    let issues = subscriber(IssueKind::Elsewhere, true).issues;
+    figures.subscribers.as_mut().unwrap().issues = issues;
+    assert_eq!(
+        told(&figures),
+        one("nats/elsewhere/account", Health::Stuck, 2)
+    );
+}
+
+#[test]
+fn a_pause_is_a_notice_and_dead_letters_are_degraded() {
+    let paused = SubscriberState {
+        name: "reports".to_owned(),
+        paused_until: Some(at() + TimeDelta::hours(1)),
+        ..SubscriberState::default()
+    };
+    let mut figures = subscribers(vec![paused]);
+    assert_eq!(
+        told(&figures),
+        one("subscriber/paused/reports", Health::Notice, 0)
+    );
+    let finding = judge(&figures).findings.remove(0);
+    assert_eq!(
+        finding.command.as_deref(),
+        Some("tidings subscribers resume reports")
+    );
+    assert!(finding.facts.contains_key("until"));
+    figures.dead_letters.insert("reports".to_owned(), 2);
+    let verdict = judge(&figures);
+    assert_eq!(verdict.findings[0].id, "subscriber/dead-letters/reports");
+    assert_eq!(verdict.findings[0].facts["dead_letters"], 2);
+    assert_eq!((verdict.exit, verdict.well.subscribers), (1, 0));
+}
+
+#[test]
+fn a_name_that_a_shell_does_not_read_as_a_word_gets_no_command() {
+    for name in ["$(reboot)", "a;b", "a'b", "-f"] {
+        let state = SubscriberState {
+            name: name.to_owned(),
+            ..subscriber(IssueKind::NoInstance, true)
+        };
+        let verdict = judge(&subscribers(vec![state]));
+        assert_eq!(verdict.findings[0].command, None, "{name}");
+    }
+}
+
+#[test]
+fn what_could_not_be_seen_of_subscribers_is_listed_once() {
+    let mut state = SubscriberState {
+        name: "s".to_owned(),
+        ..SubscriberState::default()
+    };
+    let all = "the consumers of EVENTS: no leader".to_owned();
+    state.unseen = vec![all.clone(), "its retries: denied".to_owned()];
+    let mut figures = subscribers(vec![state]);
+    figures.subscribers.as_mut().unwrap().unseen = vec![all];
+    let verdict = judge(&figures);
+    let told: Vec<_> = verdict
+        .unseen
+        .iter()
+        .map(|one| (&*one.what, &*one.why))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("the consumers of EVENTS", "no leader"),
+            ("s: its retries", "denied")
+        ]
+    );
+    assert_eq!(verdict.exit, 3);
+}
+
+#[test]
+fn two_findings_have_two_ids() {
+    let mut state = subscriber(IssueKind::ReplayStuck, true);
+    state.issues.push(state.issues[0].clone());
+    let (findings, _) = told(&subscribers(vec![state]));
+    assert_eq!(findings[1].0, "subscriber/replay-stuck/welcome-email/2");
+}
