@@ -15,11 +15,16 @@
 //! | handle batches | [`EventSubscriber::on_batch`], [`EventSubscriber::on_batch_transactional`], [`Batching`], [`BatchResult`] |
 //! | limit what a subscriber takes on | [`CircuitBreaker`], [`Rate`] |
 //! | run subscribers and relay until shutdown | [`Worker`], [`shutdown_signal`] |
+//! | change settings while they run | [`WorkerHandle`](crate::worker::WorkerHandle), [`Adjustment`](crate::worker::Adjustment) |
 //! | inspect dead letters and redrive them | [`DeadLetters`](crate::dead_letters::DeadLetters), [`Redriver`](crate::dead_letters::Redriver) |
 //! | replay events into a subscriber | [`Replays`](crate::replays::Replays), [`ReplayRequest`](crate::replays::ReplayRequest) |
 //! | inspect, pause and resume subscribers | [`Subscribers`](crate::subscribers::Subscribers), [`Instance`](crate::subscribers::Instance) |
 //! | compare an outbox with its streams | [`Verify`](crate::verify::Verify) |
 //! | find an event | [`Trace`](crate::trace::Trace) |
+//! | export metrics | `ops::metrics::Metrics`, behind the feature `ops` |
+//! | find out what is wrong | [`Doctor`](crate::doctor::Doctor), [`judge`](crate::judge::judge) |
+//! | show whether a process is alive, ready and healthy | `ops::Ops`, behind the feature `ops` |
+//! | make traces | [`observer`], and the package `tidings-otel` |
 //! | connect, and declare streams | [`Bus`], [`NatsOptions`], [`StreamSpec`] |
 //! | test handlers without servers | `testing`, behind the feature of that name |
 
@@ -33,14 +38,20 @@ pub mod error_text;
 mod executor;
 pub mod handler;
 mod instance;
+pub mod judge;
 mod log;
 pub mod nats;
-mod observer;
+pub mod observer;
 mod operations;
+#[cfg(feature = "ops")]
+pub mod ops;
 #[cfg(feature = "outbox")]
 pub mod outbox;
 mod policy;
 mod position;
+mod preflight;
+#[cfg_attr(not(feature = "ops"), allow(dead_code))] // entered always, read by the endpoints only
+mod process;
 mod replay;
 mod schema;
 mod task;
@@ -48,7 +59,7 @@ mod task;
 pub mod testing;
 pub mod worker;
 
-pub use operations::{dead_letters, replays, subscribers, trace};
+pub use operations::{dead_letters, doctor, replays, subscribers, trace};
 #[cfg(feature = "outbox")]
 pub use operations::{republish, verify};
 
@@ -103,6 +114,16 @@ mod chapters {
     struct Replay;
     #[doc = include_str!("../docs/guide/testing.md")]
     struct Testing;
+    #[cfg(feature = "ops")]
+    #[doc = include_str!("../docs/operate/health.md")]
+    struct OperateHealth;
+    #[doc = include_str!("../docs/operate/adjust.md")]
+    struct Adjust;
     #[doc = include_str!("../docs/operate/sqlite.md")]
     struct Sqlite;
+    #[cfg(feature = "ops")]
+    #[doc = include_str!("../docs/reference/metrics.md")]
+    struct Metrics;
+    #[doc = include_str!("../docs/operate/systemd.md")]
+    struct Systemd;
 }

@@ -1,0 +1,201 @@
+//! Metrics for Prometheus: of the subscribers and the relay of this process, and of its outboxes. Never asks NATS or a
+//! database because of a scrape more often than every two seconds.
+//!
+//! All metrics, with type and labels, are listed in `docs/reference/metrics.md`.
+
+mod accept;
+mod counts;
+mod families;
+mod histogram;
+#[cfg(feature = "outbox")]
+mod outbox;
+mod process;
+mod relay;
+mod route;
+mod sheet;
+mod subscriber;
+mod trace_id;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{self, DescriptorEncoder},
+    registry::Registry,
+};
+use tokio_util::sync::CancellationToken;
+
+pub use prometheus_client;
+
+use crate::{background::Background, nats::Bus, process::Process};
+use accept::Format;
+use counts::Counts;
+use families as is;
+use sheet::Sheet;
+
+/// The metrics of a process. Cheap to clone; the clones share the counts.
+///
+/// Give it to the [`Worker`](crate::Worker) of the process, and name the outboxes that it writes to. The metrics can be
+/// encoded, or added to a registry of the application.
+///
+/// ```
+/// use tidings::ops::metrics::{Metrics, prometheus_client::registry::Registry};
+///
+/// let metrics = Metrics::new();
+/// // Worker::new(bus, state).with(metrics.clone()), and metrics.outbox(&outbox)
+/// let (content_type, text) = metrics.encode(Some("application/openmetrics-text"));
+/// assert!(content_type.starts_with("application/openmetrics-text"));
+/// assert!(text.contains("tidings_build_info"));
+///
+/// let mut registry = Registry::default();
+/// registry.register_collector(Box::new(metrics));
+/// ```
+#[derive(Clone, Default)]
+pub struct Metrics(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    /// Separate, because a process owns its observers.
+    counts: Arc<Counts>,
+    processes: Mutex<Vec<Process>>,
+    /// The connection of the worker that runs this.
+    bus: Mutex<Option<Bus>>,
+    #[cfg(feature = "outbox")]
+    outboxes: outbox::Outboxes,
+}
+
+impl Metrics {
+    /// Metrics of nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds the figures of an outbox, and counts the events that this process writes to it through this [`Outbox`] and
+    /// its clones. Call it on the runtime that the pool of the outbox belongs to.
+    ///
+    /// The figures cost a query that counts the backlog. A scrape causes it, at most once in two seconds for each
+    /// outbox, and less often when the query takes longer than 0.2 s.
+    ///
+    /// [`Outbox`]: crate::Outbox
+    #[cfg(feature = "outbox")]
+    pub fn outbox<DB: crate::outbox::Store>(&self, outbox: &crate::Outbox<DB>) {
+        self.0.outboxes.add(outbox);
+    }
+
+    /// Returns the content type and the metrics for a scraper that accepts this: OpenMetrics, which has exemplars, or
+    /// Prometheus text 0.0.4. The figures of the outboxes are those of the last look, which this may cause to be
+    /// renewed for the next scrape; [`Metrics::scrape`] waits for them.
+    #[must_use]
+    pub fn encode(&self, accept: Option<&str>) -> (&'static str, String) {
+        #[cfg(feature = "outbox")]
+        self.0.outboxes.renew();
+        self.encoded(accept)
+    }
+
+    /// As [`Metrics::encode`], with figures of the outboxes that are at most two seconds old, if the databases answer
+    /// within a second.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time.
+    pub async fn scrape(&self, accept: Option<&str>) -> (&'static str, String) {
+        #[cfg(feature = "outbox")]
+        self.0.outboxes.renewed().await;
+        self.encoded(accept)
+    }
+
+    fn encoded(&self, accept: Option<&str>) -> (&'static str, String) {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(self.clone()));
+        let format = Format::wanted(accept);
+        let mut text = String::new();
+        let encoded = match format {
+            Format::OpenMetrics => encoding::text::encode(&mut text, &registry),
+            Format::Text => encoding::prometheus_text::encode(&mut text, &registry),
+        };
+        // A string takes everything.
+        encoded.unwrap_or_default();
+        (format.content_type(), text)
+    }
+
+    /// Observes a process, and shows what runs in it.
+    pub(crate) fn observe(&self, process: &Process) {
+        process.observe(Arc::clone(&self.0.counts) as _);
+        self.processes().push(process.clone());
+    }
+
+    /// Shows the state of this connection.
+    pub(crate) fn connected_by(&self, bus: Bus) {
+        *self.0.bus.lock().unwrap_or_else(PoisonError::into_inner) = Some(bus);
+    }
+
+    fn processes(&self) -> MutexGuard<'_, Vec<Process>> {
+        self.0
+            .processes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sheet(&self) -> Sheet {
+        let mut sheet = Sheet::default();
+        let version = env!("CARGO_PKG_VERSION").into();
+        sheet.gauge(&is::BUILD_INFO, [&version], 1.0);
+        let bus = self.0.bus.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bus) = &*bus {
+            process::write_connection(bus.is_connected(), *bus.losses().borrow(), &mut sheet);
+        }
+        drop(bus);
+        self.0.counts.write(&mut sheet);
+        let mut issues = process::Issues::default();
+        for process in &*self.processes() {
+            process::write(process, &mut issues, &mut sheet);
+        }
+        #[cfg(feature = "outbox")]
+        self.0.outboxes.write(&mut issues, &mut sheet);
+        issues.write(&mut sheet);
+        sheet
+    }
+}
+
+impl Collector for Metrics {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.sheet().encode(encoder)
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+/// Observes the worker for as long as it runs.
+impl Background for Metrics {
+    fn name(&self) -> String {
+        "metrics".to_owned()
+    }
+
+    fn join(&mut self, process: &Process) {
+        self.observe(process);
+    }
+
+    fn run(
+        self: Box<Self>,
+        bus: Bus,
+        stop: CancellationToken,
+    ) -> BoxFuture<'static, Result<(), Box<dyn std::error::Error + Send + Sync>>> {
+        async move {
+            self.connected_by(bus);
+            stop.cancelled().await;
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests;
