@@ -1,0 +1,290 @@
+//! The observer that makes spans: which span, of which kind, with which parent and links. Never decides when.
+
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
+
+use chrono::Utc;
+use opentelemetry::{
+    Context, InstrumentationScope, KeyValue,
+    trace::{
+        Link, Span, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt, Tracer,
+        TracerProvider,
+    },
+};
+use tidings::{
+    Envelope,
+    observer::{
+        self, Attempt, AttemptScope, Delivered, InstalledError, Sending, Stored, StoredBatch,
+        TraceContext, TraceObserver,
+    },
+};
+
+use crate::{
+    Join,
+    attempt::Process,
+    attributes,
+    context::{creation_context, current, headers},
+    join::Moments,
+};
+
+/// The most links of a span: what an SDK keeps unless it is told otherwise.
+const MOST_LINKS: usize = 128;
+
+/// Makes the spans of events with a tracer. See [`observer()`].
+pub struct Observer<T> {
+    tracer: T,
+    join: Join,
+    join_within: Duration,
+    creates: bool,
+    has_keys: bool,
+}
+
+/// An observer that makes spans with a tracer of this provider. It does nothing before it is
+/// [installed](Observer::install).
+///
+/// ```
+/// use std::time::Duration;
+/// use opentelemetry_sdk::trace::SdkTracerProvider;
+/// use tidings_otel::Join;
+///
+/// let provider = SdkTracerProvider::builder().build(); // with an exporter
+/// let observer = tidings_otel::observer(&provider)
+///     .join(Join::Auto)
+///     .join_within(Duration::from_secs(60));
+/// observer.install()?;
+/// # Ok::<(), tidings::observer::InstalledError>(())
+/// ```
+#[must_use]
+pub fn observer<P>(provider: &P) -> Observer<P::Tracer>
+where
+    P: TracerProvider,
+    P::Tracer: Send + Sync + 'static,
+    <P::Tracer as Tracer>::Span: Send + Sync + 'static,
+{
+    let scope = InstrumentationScope::builder("tidings")
+        .with_version(env!("CARGO_PKG_VERSION"))
+        .with_schema_url("https://opentelemetry.io/schemas/1.44.0")
+        .build();
+    Observer {
+        tracer: provider.tracer_with_scope(scope),
+        join: Join::Auto,
+        join_within: Duration::from_secs(5 * 60),
+        creates: false,
+        has_keys: false,
+    }
+}
+
+impl<T> Observer<T>
+where
+    T: Tracer + Send + Sync + 'static,
+    T::Span: Send + Sync + 'static,
+{
+    /// Sets whether handling an event belongs to the trace that created it; default [`Join::Auto`].
+    #[must_use]
+    pub fn join(mut self, join: Join) -> Self {
+        self.join = join;
+        self
+    }
+
+    /// Sets how old an event may be to be prompt; default five minutes.
+    #[must_use]
+    pub fn join_within(mut self, age: Duration) -> Self {
+        self.join_within = age;
+        self
+    }
+
+    /// Makes a span `create user.created` for each event that is written into an outbox. By default there is none, and
+    /// the current span is what created the event.
+    #[must_use]
+    pub fn create_spans(mut self) -> Self {
+        self.creates = true;
+        self
+    }
+
+    /// Adds the keys of events to the spans, as `tidings.key`. A key often identifies a person.
+    #[must_use]
+    pub fn with_keys(mut self) -> Self {
+        self.has_keys = true;
+        self
+    }
+
+    /// Makes the spans of all events of this process from now on.
+    ///
+    /// # Errors
+    /// [`InstalledError`] when there is an observer already.
+    pub fn install(self) -> Result<(), InstalledError> {
+        observer::install(self)
+    }
+
+    fn span_of(
+        &self,
+        operation: &'static str,
+        kind: SpanKind,
+        event: &Envelope,
+        more: impl IntoIterator<Item = KeyValue>,
+    ) -> SpanBuilder {
+        let attributes = attributes::operation(operation, event);
+        let attributes = attributes.into_iter();
+        let attributes = attributes.chain(attributes::event(event, self.has_keys));
+        SpanBuilder::from_name(attributes::name(operation, event))
+            .with_kind(kind)
+            .with_attributes(attributes.chain(more))
+    }
+
+    /// The span of an event that the relay has sent, from its commit to now.
+    fn sent(&self, batch: &StoredBatch<'_>, stored: &Stored<'_>, creator: SpanContext) {
+        let now = SystemTime::now();
+        // The clock of the database may be ahead.
+        let began = SystemTime::from(stored.written_at).min(now);
+        let mut more = attributes::position(batch.stream, stored.sequence).to_vec();
+        let wait = batch.sent_at.map(|sent| sent.duration_since(began));
+        match wait {
+            Some(wait) => {
+                let wait = wait.unwrap_or_default().as_millis();
+                let wait = i64::try_from(wait).unwrap_or(i64::MAX);
+                more.push(KeyValue::new(attributes::WAIT, wait));
+            }
+            None => more.push(KeyValue::new(attributes::FOUND, true)),
+        }
+        if batch.events.len() > 1 {
+            let events = attributes::count(batch.events.len());
+            more.push(KeyValue::new(attributes::MESSAGE_COUNT, events));
+        }
+        let span = self.span_of("send", SpanKind::Client, stored.event, more);
+        let parent = Context::new().with_remote_span_context(creator);
+        let mut span = self
+            .tracer
+            .build_with_context(span.with_start_time(began), &parent);
+        span.end_with_timestamp(now);
+    }
+
+    /// The span of a call with one event.
+    fn process_one(&self, attempt: &Attempt<'_>, one: &Delivered<'_>) -> (SpanBuilder, Context) {
+        let mut more = attributes::position(one.stream, one.sequence).to_vec();
+        let group = attempt.subscriber.to_owned();
+        more.push(KeyValue::new(attributes::GROUP, group));
+        more.push(KeyValue::new(attributes::ATTEMPT, i64::from(one.attempt)));
+        if one.redrives > 0 {
+            more.push(KeyValue::new(attributes::REDRIVES, i64::from(one.redrives)));
+        }
+        if let Some(replay) = one.replay {
+            more.push(KeyValue::new(attributes::REPLAY, replay.to_string()));
+        }
+        if attempt.is_batch {
+            more.push(KeyValue::new(attributes::MESSAGE_COUNT, 1_i64));
+        }
+        let span = self.span_of("process", SpanKind::Consumer, one.event, more);
+        let Some(creator) = creation_context(one.event) else {
+            return (span, Context::new());
+        };
+        let is_child = match self.join {
+            Join::Auto => {
+                !attempt.is_batch && Moments::of(one, Utc::now()).are_prompt(self.join_within)
+            }
+            Join::Parent => true,
+            Join::Link => false,
+        };
+        let span = span.with_links(vec![Link::with_context(creator.clone())]);
+        let parent = match is_child {
+            true => Context::new().with_remote_span_context(creator),
+            false => Context::new(),
+        };
+        (span, parent)
+    }
+
+    /// The span of a call with several events. They belong to several traces, so it has a trace of its own.
+    fn process_many(&self, attempt: &Attempt<'_>, first: &Envelope) -> SpanBuilder {
+        let deliveries = attempt.deliveries;
+        let links = deliveries.iter().filter_map(|one| {
+            let id = KeyValue::new(attributes::MESSAGE_ID, one.event.id().to_string());
+            Some(Link::new(creation_context(one.event)?, vec![id], 0))
+        });
+        let events = attributes::count(deliveries.len());
+        let mut more = attributes::operation("process", first);
+        let group = attempt.subscriber.to_owned();
+        more.push(KeyValue::new(attributes::GROUP, group));
+        more.push(KeyValue::new(attributes::MESSAGE_COUNT, events));
+        if let Some(replay) = deliveries.first().and_then(|one| one.replay) {
+            more.push(KeyValue::new(attributes::REPLAY, replay.to_string()));
+        }
+        SpanBuilder::from_name(attributes::name("process", first))
+            .with_kind(SpanKind::Consumer)
+            .with_attributes(more)
+            .with_links(links.take(MOST_LINKS).collect())
+    }
+}
+
+impl<T> TraceObserver for Observer<T>
+where
+    T: Tracer + Send + Sync + 'static,
+    T::Span: Send + Sync + 'static,
+{
+    fn created(&self, event: &Envelope) -> Option<TraceContext> {
+        if !self.creates {
+            return current();
+        }
+        let span = self.span_of("create", SpanKind::Producer, event, []);
+        let mut span = self.tracer.build(span);
+        let context = headers(span.span_context());
+        span.end();
+        context
+    }
+
+    fn sending(&self, event: &Envelope) -> Option<Box<dyn Sending>> {
+        let span = self.span_of("send", SpanKind::Producer, event, []);
+        let creator = creation_context(event).map(Link::with_context);
+        let span = span.with_links(creator.into_iter().collect());
+        let span = self.tracer.build(span);
+        Some(Box::new(Sent(span)))
+    }
+
+    fn stored(&self, batch: &StoredBatch<'_>) {
+        for stored in batch.events {
+            let creator = creation_context(stored.event);
+            if let Some(creator) = creator.filter(SpanContext::is_sampled) {
+                self.sent(batch, stored, creator);
+            }
+        }
+    }
+
+    fn attempt(&self, attempt: &Attempt<'_>) -> Option<Box<dyn AttemptScope>> {
+        let (span, parent) = match attempt.deliveries {
+            [] => return None,
+            [one] => self.process_one(attempt, one),
+            [first, ..] => (self.process_many(attempt, first.event), Context::new()),
+        };
+        let span = self.tracer.build_with_context(span, &parent);
+        Some(Box::new(Process::new(parent.with_span(span))))
+    }
+}
+
+/// The span of a publisher, until the stream has answered.
+struct Sent<S>(S);
+
+impl<S: Span + Send + 'static> Sending for Sent<S> {
+    fn context(&self) -> Option<TraceContext> {
+        headers(self.0.span_context())
+    }
+
+    fn ended(mut self: Box<Self>, error: Option<&'static str>) {
+        if let Some(error) = error {
+            let attribute = KeyValue::new(attributes::ERROR_TYPE, error);
+            self.0.set_attribute(attribute);
+            self.0.set_status(Status::error(error));
+        }
+        self.0.end();
+    }
+}
+
+impl<T> fmt::Debug for Observer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Observer")
+            .field("join", &self.join)
+            .field("join_within", &self.join_within)
+            .field("create_spans", &self.creates)
+            .field("with_keys", &self.has_keys)
+            .finish_non_exhaustive()
+    }
+}
