@@ -6,30 +6,34 @@
 
 pub(crate) mod duration;
 mod error;
+mod faults;
 mod file;
+mod nats;
+mod origin;
 mod secret;
 mod settings;
 mod streams;
+mod systemd;
 mod values;
 
 use std::{
     collections::BTreeMap,
-    env, fmt, fs, io,
+    env, fmt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use tidings::{NatsOptions, StreamSpec};
+use tidings::{NatsOptions, StreamSpec, judge::IssueKind};
 
 pub(crate) use error::ConfigError;
+pub(crate) use faults::Faults;
 use file::{Given, Layer, Text};
+pub(crate) use origin::{Change, Identity, Origin};
 pub(crate) use secret::without_passwords;
 use settings::Setting;
 pub(crate) use settings::{DATABASE_URL, LOG_FILTER, NATS_URL, SCHEMA};
+pub(crate) use systemd::SystemdSettings;
 use values::Values;
-
-/// The file that is read when no other one is named.
-const DEFAULT_FILE: &str = "tidings.toml";
 
 /// The settings of the program.
 pub(crate) struct Config {
@@ -43,12 +47,20 @@ pub(crate) struct Config {
     pub(crate) source: String,
     /// The settings of the relay.
     pub(crate) relay: RelaySettings,
+    /// The health endpoints.
+    pub(crate) ops: OpsSettings,
+    /// The checks of the preflight that are silenced.
+    pub(crate) allow: Vec<IssueKind>,
     /// The settings of the log.
     pub(crate) log: Log,
     /// The configured streams, without the internal ones.
     pub(crate) streams: Vec<StreamSpec>,
+    /// The settings of the program's threads.
+    pub(crate) runtime: Runtime,
     /// Every value without its secrets, for display.
     pub(crate) effective: Vec<Effective>,
+    /// How it was read.
+    origin: Origin,
 }
 
 /// The database and its address.
@@ -65,6 +77,20 @@ pub(crate) struct RelaySettings {
     pub(crate) batch: usize,
     pub(crate) retention: Duration,
     pub(crate) stall_timeout: Duration,
+}
+
+/// The settings of the health endpoints; see [`tidings::ops::Ops`].
+pub(crate) struct OpsSettings {
+    /// The address; without one there are no endpoints.
+    pub(crate) listen: Option<String>,
+    pub(crate) is_public: bool,
+    pub(crate) stuck_after: Duration,
+}
+
+/// The settings of the program's threads; `None` leaves a number to the runtime.
+pub(crate) struct Runtime {
+    pub(crate) worker_threads: Option<usize>,
+    pub(crate) blocking_threads: Option<usize>,
 }
 
 /// The settings of the log.
@@ -88,6 +114,8 @@ pub(crate) struct Effective {
     pub(crate) key: String,
     pub(crate) value: Option<String>,
     pub(crate) source: Source,
+    /// The value with its secrets, to find out whether it has changed.
+    text: Option<String>,
 }
 
 /// The source of a value.
@@ -100,7 +128,7 @@ pub(crate) enum Source {
 }
 
 /// The settings of the command line.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Flags {
     /// The configuration file.
     pub(crate) file: Option<PathBuf>,
@@ -114,14 +142,21 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] at the first value that cannot be used.
     pub(crate) fn load(flags: Flags) -> Result<Self, ConfigError> {
-        let environment = environment()?;
-        let named = flags.file.clone().or_else(|| {
-            let path = environment.get(settings::CONFIG_VARIABLE)?;
-            Some(PathBuf::from(path))
-        });
-        let file = read_file(named)?;
-        let file = file.as_ref().map(|(path, text)| (&**path, &**text));
-        Self::of(file, &environment, flags)
+        let mut faults = Faults::default();
+        let (values, origin) = gather(flags, &mut faults);
+        let config = values.config(origin, &mut faults);
+        complete(config, faults)
+    }
+
+    /// Every fault of the file, the environment and the flags, and the file that was read. Also checks that the files
+    /// that they name can be read.
+    pub(crate) fn check(flags: Flags) -> (Option<PathBuf>, Faults) {
+        let mut faults = Faults::default();
+        let (values, origin) = gather(flags, &mut faults);
+        let file = origin.file_read().map(Path::to_owned);
+        values.files(&mut faults);
+        values.config(origin, &mut faults);
+        (file, faults)
     }
 
     /// The configuration from flags alone, without file and environment.
@@ -144,18 +179,58 @@ impl Config {
         environment: &BTreeMap<String, String>,
         flags: Flags,
     ) -> Result<Self, ConfigError> {
-        let mut values = Values::defaults()?;
-        if let Some((path, text)) = file {
-            values.put(Text::of_file(path, text).read()?);
-        }
-        values.put(of_environment(environment)?);
-        values.put(of_flags(flags));
-        values.config()
+        let mut faults = Faults::default();
+        let values = values_of(file, environment, flags.clone(), &mut faults);
+        let config = values.config(Origin::of(flags), &mut faults);
+        complete(config, faults)
     }
 }
 
+/// What systemd wants to be told, if the program is a service of systemd with `Type=notify`.
+pub(crate) fn systemd() -> Option<SystemdSettings> {
+    systemd::of(|name| env::var_os(name), std::process::id())
+}
+
+/// The configuration, or its first fault.
+fn complete(config: Option<Config>, faults: Faults) -> Result<Config, ConfigError> {
+    match (faults.first(), config) {
+        (None, Some(config)) => Ok(config),
+        (Some(fault), _) => Err(fault),
+        (None, None) => unreachable!("what cannot be read is a fault"),
+    }
+}
+
+/// The values of the file, the environment and the flags.
+fn gather(flags: Flags, faults: &mut Faults) -> (Values, Origin) {
+    let environment = environment(faults);
+    let named = flags.file.clone().or_else(|| {
+        let path = environment.get(settings::CONFIG_VARIABLE)?;
+        Some(PathBuf::from(path))
+    });
+    let mut origin = Origin::of(flags.clone());
+    let file = faults.keep(origin.read(named)).flatten();
+    let path = origin.path().to_owned();
+    let file = file.as_deref().map(|text| (&*path, text));
+    (values_of(file, &environment, flags, faults), origin)
+}
+
+fn values_of(
+    file: Option<(&Path, &str)>,
+    environment: &BTreeMap<String, String>,
+    flags: Flags,
+    faults: &mut Faults,
+) -> Values {
+    let mut values = Values::defaults();
+    if let Some((path, text)) = file {
+        values.put(Text::of_file(path, text).read(faults));
+    }
+    values.put(of_environment(environment, faults));
+    values.put(of_flags(flags));
+    values
+}
+
 /// The variables that begin with `TIDINGS_`. An empty one counts as not set.
-fn environment() -> Result<BTreeMap<String, String>, ConfigError> {
+fn environment(faults: &mut Faults) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for (name, value) in env::vars_os() {
         let Ok(name) = name.into_string() else {
@@ -165,44 +240,36 @@ fn environment() -> Result<BTreeMap<String, String>, ConfigError> {
             continue;
         }
         let value = value.into_string();
-        let value = value.map_err(|_| ConfigError::NotText(name.clone()))?;
-        found.insert(name, value);
+        let value = value.map_err(|_| ConfigError::NotText(name.clone()));
+        found.extend(faults.keep(value).map(|value| (name, value)));
     }
-    Ok(found)
+    found
 }
 
-/// Reads the named file, which must exist; else the default file, if it exists.
-fn read_file(named: Option<PathBuf>) -> Result<Option<(PathBuf, String)>, ConfigError> {
-    let is_default = named.is_none();
-    let path = named.unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
-    match fs::read_to_string(&path) {
-        Ok(text) => Ok(Some((path, text))),
-        Err(error) if is_default && error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(ConfigError::File { path, source }),
-    }
-}
-
-fn of_environment(environment: &BTreeMap<String, String>) -> Result<Layer, ConfigError> {
+fn of_environment(environment: &BTreeMap<String, String>, faults: &mut Faults) -> Layer {
     let mut layer = Layer::default();
     for (name, value) in environment {
         if settings::FOREIGN_VARIABLES.contains(&&**name) {
             continue;
         }
         if name == settings::STREAM.variable {
-            layer.streams = Some(streams::of_variable(value)?);
+            layer.streams = Some(streams::of_variable(value, faults));
             continue;
         }
         let setting = settings::ALL
             .iter()
             .find(|setting| setting.variable == name);
-        let setting = *setting.ok_or_else(|| unknown_variable(name))?;
+        let Some(setting) = setting else {
+            faults.push(unknown_variable(name));
+            continue;
+        };
         let given = Given {
             text: value.clone(),
             source: Source::Variable(setting.variable),
         };
         layer.values.push((setting, given));
     }
-    Ok(layer)
+    layer
 }
 
 fn unknown_variable(name: &str) -> ConfigError {

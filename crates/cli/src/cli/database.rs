@@ -41,20 +41,26 @@ impl Database {
     /// # Errors
     /// A report with [`Exit::Unreachable`] when it does not exist or cannot be reached.
     pub(crate) async fn open(config: &Config) -> Result<Self, Report> {
+        let database = Self::open_existing(config).await?;
+        match with_outbox!(&database, outbox => outbox.check_version().await) {
+            Err(error @ OutboxError::Version { .. }) => Err(error.into()),
+            // The command itself reports any other error.
+            _ => Ok(database),
+        }
+    }
+
+    /// Opens the database, which must exist, whichever version its tables have.
+    ///
+    /// # Errors
+    /// As [`Database::open`].
+    pub(crate) async fn open_existing(config: &Config) -> Result<Self, Report> {
         match &config.database {
             DatabaseUrl::Sqlite(path) if !path.exists() => Err(Report::new(
                 Exit::Unreachable,
                 format!("there is no database {}", path.display()),
             )
             .cure("tidings migrate, which creates it, or another --database-url")),
-            _ => {
-                let database = Self::open_or_create(config).await?;
-                match with_outbox!(&database, outbox => outbox.check_version().await) {
-                    Err(error @ OutboxError::Version { .. }) => Err(error.into()),
-                    // The command itself reports any other error.
-                    _ => Ok(database),
-                }
-            }
+            _ => Self::open_or_create(config).await,
         }
     }
 

@@ -4,20 +4,37 @@ use std::io::{self, IsTerminal, Write};
 
 use tracing::{Level, Metadata};
 use tracing_subscriber::{
-    EnvFilter, Layer,
+    EnvFilter, Layer, Registry,
     filter::{FilterExt, filter_fn},
     fmt,
     layer::SubscriberExt,
-    registry,
+    registry, reload,
     util::SubscriberInitExt,
 };
 
 use super::untrusted;
 use crate::config::{Log, LogFormat};
 
+/// The filter of the log, which can change while the program runs.
+pub(super) struct LogFilter {
+    handle: reload::Handle<EnvFilter, Registry>,
+    default: &'static str,
+}
+
+impl LogFilter {
+    /// Replaces the filter. Returns whether it was replaced.
+    pub(super) fn set(&self, log: &Log) -> bool {
+        self.handle.reload(filter(log, self.default)).is_ok()
+    }
+}
+
+fn filter(log: &Log, default: &str) -> EnvFilter {
+    EnvFilter::new(log.filter.as_deref().unwrap_or(default))
+}
+
 /// Starts logging. `default` is the filter when the configuration has none.
-pub(super) fn begin(log: &Log, default: &str) {
-    let filter = EnvFilter::new(log.filter.as_deref().unwrap_or(default));
+pub(super) fn begin(log: &Log, default: &'static str) -> LogFilter {
+    let (filter, handle) = reload::Layer::new(filter(log, default));
     let filter = filter.and(filter_fn(is_public));
     let shown = match log.format {
         LogFormat::Pretty => untrusted::log_line,
@@ -31,6 +48,7 @@ pub(super) fn begin(log: &Log, default: &str) {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
     registry().with(lines.with_filter(filter)).init();
+    LogFilter { handle, default }
 }
 
 /// Converts a log line and writes it to stderr. A layer passes each line whole.

@@ -7,7 +7,9 @@ mod consent;
 mod database;
 mod dead_letters;
 mod demo;
+mod doctor;
 mod folder;
+mod healthcheck;
 mod logging;
 mod migrate;
 mod outbox;
@@ -18,8 +20,10 @@ mod publish;
 #[cfg(test)]
 mod reference;
 mod relay;
+mod reload;
 mod replay;
 mod report;
+mod signals;
 mod streams;
 mod subscribers;
 mod tail;
@@ -27,13 +31,15 @@ mod trace;
 mod untrusted;
 mod verify;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use tidings::{Bus, shutdown_signal};
+use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, DATABASE_URL, Flags, LOG_FILTER, NATS_URL, SCHEMA};
+use logging::LogFilter;
 use report::{EXIT_CODES, Exit, Outcome, Report};
 
 /// Domain events over NATS JetStream with a transactional outbox.
@@ -73,7 +79,14 @@ enum Command {
     /// Show the configured streams, or create and update them; never deletes a stream
     Streams(streams::Streams),
     /// Move events from the outbox into their streams until stopped
-    Relay,
+    ///
+    /// Beside the start it checks how database and streams are configured: what is dangerous is a warning, and what cannot
+    /// work ends it.
+    ///
+    /// Reads its configuration again on SIGHUP, and when the file has changed: the settings of the relay, except those
+    /// of its connections, and the log filter change at once. SIGTERM and Ctrl-C stop it, and so does closing its
+    /// terminal.
+    Relay(relay::RunRelay),
     /// Publish an event, through the outbox or directly to NATS
     Publish(publish::Publish),
     /// Print events as they arrive
@@ -88,6 +101,20 @@ enum Command {
     Replay(replay::ReplayCommand),
     /// Inspect subscribers, and pause, resume, reset or remove them
     Subscribers(subscribers::SubscribersCommand),
+    /// Find out what is wrong, the worst first, with cause and cure
+    ///
+    /// Looks at the outbox, its relays, the subscribers, their dead letters and how all of them are configured, and changes
+    /// nothing. Takes ten seconds at most, and also works while NATS or the database does not answer.
+    ///
+    /// Exits with 0 when all is well or there are only notices, with 1 when something is degraded or in danger, with 2
+    /// when something is stuck or refused, and with 3 when something could not be seen and nothing worse is known. It
+    /// also exits with 2 when the command line or the configuration cannot be used.
+    Doctor(doctor::RunDoctor),
+    /// Ask a running relay or worker whether it is ready or alive, over its health endpoints
+    ///
+    /// For container images without curl. Exits with 0 when it is, with 1 when it is not and prints why, and with 3 when
+    /// nothing answers within three seconds.
+    Healthcheck(healthcheck::Healthcheck),
     /// Find an event: in the outbox, in the streams, at its subscribers
     ///
     /// Prints when an event, or each event of a key or a conversation, was written, relayed and stored, and its outcome
@@ -113,7 +140,7 @@ enum Command {
     /// The servers are started for it, with fsync and `sync_interval: always`, or are those that `--nats-url` and
     /// `--database-url` name (without support for credentials).
     Bench(bench::BenchCommand),
-    /// Print every setting in effect, and its source
+    /// Print every setting in effect, and its source; or check the configuration
     Config(config::ShowConfig),
     /// Print completions for a shell
     Completions(completions::Completions),
@@ -124,7 +151,7 @@ impl Command {
     /// pipe.
     fn changes(&self) -> bool {
         match self {
-            Self::Migrate(_) | Self::Streams(_) | Self::Relay | Self::Publish(_) => true,
+            Self::Migrate(_) | Self::Streams(_) | Self::Relay(_) | Self::Publish(_) => true,
             Self::Outbox(command) => command.changes(),
             Self::DeadLetters(command) => command.changes(),
             Self::Replay(command) => command.changes(),
@@ -132,7 +159,12 @@ impl Command {
             Self::Verify(command) => command.changes(),
             // They remove what they create.
             Self::Demo(_) | Self::Bench(_) => false,
-            Self::Tail(_) | Self::Trace(_) | Self::Config(_) | Self::Completions(_) => false,
+            Self::Tail(_)
+            | Self::Doctor(_)
+            | Self::Healthcheck(_)
+            | Self::Trace(_)
+            | Self::Config(_)
+            | Self::Completions(_) => false,
         }
     }
 
@@ -140,7 +172,7 @@ impl Command {
     fn log_filter(&self) -> &'static str {
         match self {
             // Our own lines repeat the client's messages about its connection.
-            Self::Relay => "info,async_nats=warn",
+            Self::Relay(_) => "info,async_nats=warn",
             _ => "warn",
         }
     }
@@ -192,31 +224,48 @@ fn begin(cli: Cli) -> Outcome {
         Command::Completions(completions) => return completions.run(),
         command => command,
     };
+    if let Command::Config(command) = &command
+        && let Some(check) = command.check()
+    {
+        return check.run(cli.global.into());
+    }
     if command.changes() {
         output::outlive_the_reader();
     }
     let config = Config::load(cli.global.into())?;
-    logging::begin(&config.log, command.log_filter());
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| {
-            Report::new(Exit::Failed, "the program cannot start its threads").because(Some(&error))
-        })?;
-    runtime.block_on(run(command, &config))
+    let log = logging::begin(&config.log, command.log_filter());
+    let runtime = threads(&config).map_err(|error| {
+        Report::new(Exit::Failed, "the program cannot start its threads").because(Some(&error))
+    })?;
+    runtime.block_on(run(command, config, log))
 }
 
-async fn run(command: Command, config: &Config) -> Outcome {
+/// The threads of the program.
+fn threads(config: &Config) -> io::Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = config.runtime.worker_threads {
+        builder.worker_threads(threads);
+    }
+    if let Some(threads) = config.runtime.blocking_threads {
+        builder.max_blocking_threads(threads);
+    }
+    builder.enable_all().build()
+}
+
+async fn run(command: Command, config: Config, log: LogFilter) -> Outcome {
+    let config = &config;
     match command {
+        Command::Relay(command) => command.run(config, log).await,
         Command::Migrate(command) => command.run(config).await,
         Command::Streams(command) => command.run(config).await,
-        Command::Relay => relay::run(config).await,
         Command::Publish(command) => command.run(config).await,
         Command::Tail(command) => command.run(config).await,
         Command::Outbox(command) => command.run(config).await,
         Command::DeadLetters(command) => command.run(config).await,
         Command::Replay(command) => command.run(config).await,
         Command::Subscribers(command) => command.run(config).await,
+        Command::Doctor(command) => command.run(config).await,
+        Command::Healthcheck(command) => command.run(config).await,
         Command::Trace(command) => command.run(config).await,
         Command::Verify(command) => command.run(config).await,
         Command::Demo(command) => command.run().await,

@@ -39,6 +39,16 @@ pub(crate) fn line(text: impl Display) -> io::Result<()> {
     write(&untrusted::neutral_lines(&text.to_string()))
 }
 
+/// Clears the terminal that stdout is.
+///
+/// # Errors
+/// As [`line()`].
+pub(crate) fn clear() -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(b"\x1b[2J\x1b[H")?;
+    out.flush()
+}
+
 fn write(line: &str) -> io::Result<()> {
     match write_for_the_reader(line) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {

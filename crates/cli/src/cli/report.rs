@@ -4,7 +4,9 @@ mod errors;
 
 use std::{error::Error, fmt, io, process::ExitCode};
 
-use tidings::{error_text::error_texts, nats::BusError, outbox::Diagnosis};
+use tidings::{
+    doctor::Unseen, error_text::error_texts, judge::IssueKind, nats::BusError, outbox::Diagnosis,
+};
 
 use super::untrusted;
 pub(crate) use errors::no_stream;
@@ -38,6 +40,7 @@ Configuration, the later wins: tidings.toml, the environment (TIDINGS_...), flag
 #[derive(Debug)]
 pub(crate) struct Report {
     exit: Exit,
+    kind: Option<IssueKind>,
     what: String,
     causes: Vec<String>,
     cure: Option<String>,
@@ -51,10 +54,16 @@ impl Report {
     pub(crate) fn new(exit: Exit, what: impl Into<String>) -> Self {
         Self {
             exit,
+            kind: None,
             what: what.into(),
             causes: Vec::new(),
             cure: None,
         }
+    }
+
+    /// Ends with this code and prints nothing: the result says everything.
+    pub(crate) fn told(exit: Exit) -> Self {
+        Self::new(exit, "")
     }
 
     /// Makes a report of an error and its sources.
@@ -94,6 +103,7 @@ impl Report {
 
     /// Adds a diagnosis of the database: its cause before the database's own message, and its cure.
     pub(crate) fn diagnosed(mut self, diagnosis: Diagnosis) -> Self {
+        self.kind = Some(diagnosis.kind);
         self.causes.insert(0, diagnosis.cause.to_owned());
         self.cure(diagnosis.cure)
     }
@@ -109,6 +119,19 @@ impl Report {
         self.exit == Exit::Unreachable
     }
 
+    /// The report as something that could not be seen; `kind` is used when the report does not know its own.
+    pub(crate) fn unseen(&self, what: &str, kind: IssueKind) -> Unseen {
+        let mut why = self.what.clone();
+        for cause in &self.causes {
+            if !why.contains(cause) {
+                why = format!("{why}: {cause}");
+            }
+        }
+        let cure = self.cure.as_deref();
+        let cure = cure.unwrap_or("start it, or correct its URL");
+        Unseen::new(what, self.kind.unwrap_or(kind), why, cure)
+    }
+
     /// The first line of the report.
     pub(crate) fn what(&self) -> &str {
         &self.what
@@ -116,7 +139,7 @@ impl Report {
 
     /// Prints the report and returns the exit code.
     pub(crate) fn end(&self) -> ExitCode {
-        if self.exit != Exit::Ok {
+        if self.exit != Exit::Ok && !self.what.is_empty() {
             // An error is ignored, because stderr is the only place to report it.
             let _ = io::Write::write_all(&mut io::stderr(), self.to_string().as_bytes());
         }

@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use tidings::error_text::error_texts;
+
 use super::Source;
 
 /// Why the configuration cannot be used.
@@ -53,6 +55,25 @@ pub(crate) enum ConfigError {
 }
 
 impl ConfigError {
+    /// Where the value is, when it is in one place.
+    pub(crate) fn place(&self) -> Option<&Source> {
+        match self {
+            Self::Syntax { place, .. }
+            | Self::UnknownKey { place, .. }
+            | Self::Invalid { place, .. }
+            | Self::Half { place, .. } => Some(place),
+            Self::TwoCredentials(..)
+            | Self::File { .. }
+            | Self::UnknownVariable { .. }
+            | Self::NotText(_) => None,
+        }
+    }
+
+    /// The message, with its causes.
+    pub(crate) fn text(&self) -> String {
+        error_texts(self).join(": ")
+    }
+
     /// The cure, when the message does not contain it.
     pub(crate) fn cure(&self) -> Option<String> {
         match self {

@@ -11,6 +11,7 @@ use toml::{
 use super::{
     ConfigError, Source,
     error::nearest,
+    faults::Faults,
     settings::{self, Many, Setting},
     streams,
 };
@@ -63,45 +64,54 @@ impl<'a> Text<'a> {
         }
     }
 
-    /// Reads all settings of the text.
-    pub(super) fn read(&self) -> Result<Layer, ConfigError> {
-        // Only the message: the whole error quotes the line, which may contain a secret.
-        let document = DeTable::parse(self.text).map_err(|error| ConfigError::Syntax {
-            place: self.source_at(error.span().map_or(0, |span| span.start)),
-            reason: error.message().replace('\n', ", "),
-        })?;
+    /// Reads all settings of the text. What cannot be read is a fault, and the rest is read all the same.
+    pub(super) fn read(&self, faults: &mut Faults) -> Layer {
+        let (document, errors) = DeTable::parse_recoverable(self.text);
+        for error in errors {
+            // Only the message: the whole error quotes the line, which may contain a secret.
+            faults.push(ConfigError::Syntax {
+                place: self.source_at(error.span().map_or(0, |span| span.start)),
+                reason: error.message().replace('\n', ", "),
+            });
+        }
+        let mut others = Faults::default();
         let mut layer = Layer::default();
         for (name, value) in document.get_ref() {
             if name.get_ref() == settings::STREAM.key {
-                layer.streams = Some(streams::read(self, value)?);
+                layer.streams = Some(streams::read(self, value, &mut others));
                 continue;
             }
             match value.get_ref() {
-                DeValue::Table(table) => self.section(name.get_ref(), table, &mut layer)?,
-                _ => return Err(self.unknown(name, name.get_ref())),
+                DeValue::Table(table) => {
+                    self.section(name.get_ref(), table, &mut layer, &mut others);
+                }
+                _ => others.push(self.unknown(name, name.get_ref())),
             }
         }
-        Ok(layer)
+        faults.extend(others);
+        layer
     }
 
-    fn section(
-        &self,
-        section: &str,
-        table: &DeTable<'_>,
-        layer: &mut Layer,
-    ) -> Result<(), ConfigError> {
+    fn section(&self, section: &str, table: &DeTable<'_>, layer: &mut Layer, faults: &mut Faults) {
         for (name, value) in table {
             let key = format!("{section}.{}", name.get_ref());
-            let setting = settings::ALL.iter().find(|setting| setting.key == key);
-            let setting = *setting.ok_or_else(|| self.unknown(name, &key))?;
-            let text = match (value.get_ref(), setting.many) {
-                (DeValue::Array(_), Many::List) => self.texts(setting.key, value)?.join(","),
-                _ => self.text(setting.key, value)?,
+            let known = settings::ALL.iter().find(|setting| setting.key == key);
+            let Some(setting) = known else {
+                faults.push(self.unknown(name, &key));
+                continue;
             };
-            let source = self.source(value);
-            layer.values.push((setting, Given { text, source }));
+            let text = match (value.get_ref(), setting.many) {
+                (DeValue::Array(_), Many::List) => {
+                    let texts = self.texts(setting.key, value);
+                    texts.map(|texts| texts.join(","))
+                }
+                _ => self.text(setting.key, value),
+            };
+            if let Some(text) = faults.keep(text) {
+                let source = self.source(value);
+                layer.values.push((setting, Given { text, source }));
+            }
         }
-        Ok(())
     }
 
     /// A string, whole number or boolean as text.

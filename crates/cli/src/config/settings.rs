@@ -96,12 +96,26 @@ pub(super) const RELAY_RETENTION: Setting =
     Setting::new("relay.retention", "TIDINGS_RELAY_RETENTION").or("18h");
 pub(super) const RELAY_STALL_TIMEOUT: Setting =
     Setting::new("relay.stall_timeout", "TIDINGS_RELAY_STALL_TIMEOUT").or("5s");
+pub(super) const OPS_LISTEN: Setting = Setting::new("ops.listen", "TIDINGS_OPS_LISTEN");
+pub(super) const OPS_PUBLIC: Setting = Setting::new("ops.public", "TIDINGS_OPS_PUBLIC").or("false");
+pub(super) const OPS_STUCK_AFTER: Setting =
+    Setting::new("ops.stuck_after", "TIDINGS_OPS_STUCK_AFTER").or("10s");
+pub(super) const DOCTOR_ALLOW: Setting = Setting {
+    many: Many::List,
+    ..Setting::new("doctor.allow", "TIDINGS_DOCTOR_ALLOW")
+};
 pub(crate) const LOG_FILTER: Setting = Setting::new("log.filter", "TIDINGS_LOG");
 pub(super) const LOG_FORMAT: Setting =
     Setting::new("log.format", "TIDINGS_LOG_FORMAT").or("pretty");
+pub(super) const WORKER_THREADS: Setting =
+    Setting::new("runtime.worker_threads", "TIDINGS_RUNTIME_WORKER_THREADS");
+pub(super) const BLOCKING_THREADS: Setting = Setting::new(
+    "runtime.blocking_threads",
+    "TIDINGS_RUNTIME_BLOCKING_THREADS",
+);
 
 /// All settings in the order in which they are shown, except the streams.
-pub(super) const ALL: [&Setting; 23] = [
+pub(super) const ALL: [&Setting; 29] = [
     &NATS_URL,
     &NATS_USER,
     &NATS_PASSWORD,
@@ -123,8 +137,14 @@ pub(super) const ALL: [&Setting; 23] = [
     &RELAY_BATCH,
     &RELAY_RETENTION,
     &RELAY_STALL_TIMEOUT,
+    &OPS_LISTEN,
+    &OPS_PUBLIC,
+    &OPS_STUCK_AFTER,
+    &DOCTOR_ALLOW,
     &LOG_FILTER,
     &LOG_FORMAT,
+    &WORKER_THREADS,
+    &BLOCKING_THREADS,
 ];
 
 /// The streams. In the environment: the list as TOML, `[{ name = "EVENTS", subjects = ["user.>"] }]`.

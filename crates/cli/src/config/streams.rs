@@ -11,40 +11,47 @@ use toml::{
 use super::{
     ConfigError, Source, duration,
     error::nearest,
+    faults::Faults,
     file::Text,
     settings::{STREAM, STREAM_KEYS},
     values::copies,
 };
 
 /// The streams of the environment variable.
-pub(super) fn of_variable(value: &str) -> Result<Vec<(StreamSpec, Source)>, ConfigError> {
+pub(super) fn of_variable(value: &str, faults: &mut Faults) -> Vec<(StreamSpec, Source)> {
     let text = format!("stream = {value}");
-    let layer = Text::of_variable(&text).read()?;
-    Ok(layer.streams.unwrap_or_default())
+    let layer = Text::of_variable(&text).read(faults);
+    layer.streams.unwrap_or_default()
 }
 
-/// Reads a list of streams.
+/// Reads a list of streams; those that cannot be used are faults.
 pub(super) fn read(
     text: &Text<'_>,
     value: &Spanned<DeValue<'_>>,
-) -> Result<Vec<(StreamSpec, Source)>, ConfigError> {
+    faults: &mut Faults,
+) -> Vec<(StreamSpec, Source)> {
+    let mut streams: Vec<(StreamSpec, Source)> = Vec::new();
     let DeValue::Array(list) = value.get_ref() else {
         let reason = "each stream begins with a line [[stream]]";
-        return Err(text.invalid(STREAM.key, value, reason));
+        faults.push(text.invalid(STREAM.key, value, reason));
+        return streams;
     };
-    let mut streams: Vec<(StreamSpec, Source)> = Vec::new();
     for item in list {
         let DeValue::Table(table) = item.get_ref() else {
-            return Err(text.invalid(STREAM.key, item, "a stream is a table"));
+            faults.push(text.invalid(STREAM.key, item, "a stream is a table"));
+            continue;
         };
-        let spec = Table { text, item, table }.spec()?;
+        let Some(spec) = faults.keep(Table { text, item, table }.spec()) else {
+            continue;
+        };
         if streams.iter().any(|(other, _)| other.name == spec.name) {
             let reason = format!("there are two streams {}", spec.name);
-            return Err(text.invalid("stream.name", item, reason));
+            faults.push(text.invalid("stream.name", item, reason));
+            continue;
         }
         streams.push((spec, text.source(item)));
     }
-    Ok(streams)
+    streams
 }
 
 /// One stream as it is written in the text.
@@ -58,12 +65,22 @@ impl Table<'_> {
     fn spec(&self) -> Result<StreamSpec, ConfigError> {
         let mut given = self.given()?;
         let mut take = |key| given.remove(key);
-        let (Some(name), Some(subjects)) = (take("name"), take("subjects")) else {
-            let reason = "name and subjects are needed";
-            return Err(self.text.invalid(STREAM.key, self.item, reason));
+        let (name, subjects) = (take("name"), take("subjects"));
+        let mut spec = match (name, subjects) {
+            (Some(name), Some(subjects)) => {
+                StreamSpec::new(self.one("name", name)?, self.subjects(subjects)?)
+                    .map_err(|error| self.text.invalid("stream.name", name, error))?
+            }
+            (name, _) => {
+                let name = name.map(|name| self.one("name", name)).transpose()?;
+                let mut internal = StreamSpec::internal().into_iter();
+                let found = internal.find(|spec| name.as_deref() == Some(&*spec.name));
+                found.ok_or_else(|| {
+                    let reason = "name and subjects are needed";
+                    self.text.invalid(STREAM.key, self.item, reason)
+                })?
+            }
         };
-        let mut spec = StreamSpec::new(self.one("name", name)?, self.subjects(subjects)?)
-            .map_err(|error| self.text.invalid("stream.name", name, error))?;
         if let Some(value) = take("replicas") {
             spec.replicas = self.replicas(value)?;
         }

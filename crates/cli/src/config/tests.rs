@@ -127,6 +127,79 @@ fn an_invalid_value_is_reported_with_its_line() {
     }
 }
 
+/// The text of every fault.
+fn faults(file: &str, variables: &[(&str, &str)]) -> Vec<String> {
+    let mut faults = Faults::default();
+    let file = Some((Path::new("tidings.toml"), file));
+    let flags = Flags::default();
+    let values = values_of(file, &environment(variables), flags.clone(), &mut faults);
+    values.files(&mut faults);
+    values.config(Origin::of(flags), &mut faults);
+    faults.iter().map(ConfigError::text).collect()
+}
+
+#[test]
+fn every_fault_is_reported_at_once() {
+    let file = "[relay]\nlaese = \"5s\"\nbatch = 0\nretention = true\n[nats]\nurl = \"nats://h\"\nuser = \"ada\"\n\
+        tls_first = 7\ntls_roots = \"none.pem\"\n[log]\nformat = \"xml\"\n[runtime]\nworker_threads = 0\n\
+        [[stream]]\nname = \"a.b\"\nsubjects = [\"a.>\"]\n[[stream]]\nname = \"B\"\n";
+    let found = faults(file, &[("TIDINGS_NATS_URI", "x")]);
+    let expected = [
+        "tidings.toml:2: there is no setting relay.laese",
+        "tidings.toml:3: relay.batch cannot be used",
+        "tidings.toml:4: relay.retention cannot be used",
+        "tidings.toml:7: nats.user needs nats.password",
+        "tidings.toml:8: nats.tls_first cannot be used",
+        "tidings.toml:9: nats.tls_roots cannot be used: none.pem cannot be read",
+        "tidings.toml:11: log.format cannot be used",
+        "tidings.toml:13: runtime.worker_threads cannot be used: write a whole number from 1 to 1024",
+        "tidings.toml:15: stream.name cannot be used",
+        "tidings.toml:17: stream cannot be used: name and subjects",
+        "there is no setting for the environment variable TIDINGS_NATS_URI",
+    ];
+    for expected in expected {
+        let is_there = found.iter().any(|fault| fault.starts_with(expected));
+        assert!(is_there, "{expected:?} is not in {found:#?}");
+    }
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    assert_eq!(faults(EXAMPLE, &[]), [""; 0]);
+}
+
+#[test]
+fn a_fault_of_syntax_hides_no_other_line() {
+    let found = faults(
+        "[relay]\nbatch = \nlaese = \"5s\"\n[log]\nformat = \"xml\"\n",
+        &[],
+    );
+    let lines = ["tidings.toml:2: ", "tidings.toml:3: ", "tidings.toml:5: "];
+    for line in lines {
+        let of_line = found.iter().filter(|fault| fault.starts_with(line));
+        assert_eq!(of_line.count(), 1, "{line}: {found:#?}");
+    }
+    assert_eq!(found.len(), lines.len(), "{found:#?}");
+}
+
+#[test]
+fn a_setting_has_changed_when_its_value_differs_even_a_secret() {
+    let of = |text: &str| of_file(text).unwrap();
+    let before = of("[nats]\ntoken = \"s3cret\"\n[relay]\nbatch = 10\n");
+    let after = of(
+        "[nats]\ntoken = \"other\"\n[relay]\nbatch = 10\nretention = \"1h\"\n\
+         [[stream]]\nname = \"A\"\nsubjects = [\"a.>\"]\n",
+    );
+    let changes = before.changes(&after);
+    let keys: Vec<&str> = changes.iter().map(|change| &*change.key).collect();
+    assert_eq!(keys, ["nats.token", "relay.retention", "stream.A"]);
+    let shown: Vec<_> = changes
+        .iter()
+        .map(|it| (it.old.as_deref(), it.new.as_deref()))
+        .collect();
+    assert_eq!(shown[0], (Some("***"), Some("***")));
+    assert_eq!(shown[1], (Some("18h"), Some("1h")));
+    assert_eq!(shown[2].0, None);
+    assert_eq!(before.changes(&before), []);
+}
+
 #[test]
 fn no_error_of_syntax_shows_the_line() {
     let message = refused("[nats]\npassword = \"s3cret\n");
@@ -252,8 +325,9 @@ fn every_key_of_the_example_is_valid_and_no_setting_is_missing() {
         .filter(|line| !line.starts_with('!'))
         .map(|line| format!("{line}\n"))
         .collect();
-    let layer = Text::of_file(Path::new("tidings.example.toml"), &all).read();
-    let layer = layer.unwrap_or_else(|error| panic!("{error}\n{all}"));
+    let mut faults = Faults::default();
+    let layer = Text::of_file(Path::new("tidings.example.toml"), &all).read(&mut faults);
+    assert!(faults.is_empty(), "{faults:?}\n{all}");
     for setting in settings::ALL {
         let given = layer
             .values
@@ -341,4 +415,50 @@ fn fuzz_schema_names_streams_and_sources() {
     tidings_fuzz::fuzz_text("stream name", &seeds, |name| {
         StreamSpec::new(name, []).is_ok()
     });
+}
+
+#[test]
+fn the_manifests_for_kubernetes_configure_the_program() {
+    const MAP: &str = include_str!("../../../../deploy/kubernetes/config.yaml");
+    const RELAY: &str = include_str!("../../../../deploy/kubernetes/relay.yaml");
+    let (_, block) = MAP.split_once("tidings.toml: |\n").unwrap();
+    let lines = block
+        .lines()
+        .map(|line| line.strip_prefix("    ").unwrap_or(line));
+    let file: Vec<&str> = lines.collect();
+    let values = |name| match name {
+        "TIDINGS_NATS_URL" => "nats://relay:secret@nats.nats.svc:4222",
+        "TIDINGS_DATABASE_URL" => "postgres://relay:secret@db.db.svc:5432/tidings",
+        "TIDINGS_CONFIG" => "/etc/tidings/tidings.toml",
+        name => {
+            let (_, rest) = RELAY.split_once(&format!("- name: {name}\n")).unwrap();
+            let value = rest.trim_start().strip_prefix("value: ").unwrap();
+            value.lines().next().unwrap().trim_matches('"')
+        }
+    };
+    let names = RELAY.split("- name: TIDINGS_").skip(1);
+    let names: Vec<String> = names
+        .map(|rest| format!("TIDINGS_{}", rest.lines().next().unwrap()))
+        .collect();
+    let variables: Vec<_> = names.iter().map(|name| (&**name, values(name))).collect();
+    let config = load(&file.join("\n"), &variables, Flags::default()).unwrap();
+    assert_eq!(config.ops.listen.as_deref(), Some("0.0.0.0:9464"));
+    assert!(config.ops.is_public);
+    assert_eq!(config.streams.len(), 3);
+}
+
+#[test]
+fn a_check_is_allowed_by_its_name() {
+    use tidings::judge::IssueKind;
+
+    let config = of_file("[doctor]\nallow = [\"one-copy\", \"pool\"]\n").unwrap();
+    assert_eq!(config.allow, [IssueKind::OneCopy, IssueKind::Pool]);
+    let variables = [("TIDINGS_DOCTOR_ALLOW", "window, unsynced")];
+    let config = load("", &variables, Flags::default()).unwrap();
+    assert_eq!(config.allow, [IssueKind::Window, IssueKind::Unsynced]);
+    let said = refused("[doctor]\nallow = [\"one-cpy\"]\n");
+    assert!(said.contains("there is no check \"one-cpy\""), "{said}");
+    // A kind that no check finds is not silenced.
+    let said = refused("[doctor]\nallow = [\"no-relay\"]\n");
+    assert!(said.contains("there is no check"), "{said}");
 }

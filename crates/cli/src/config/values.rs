@@ -3,13 +3,15 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 use tidings::{
-    NatsOptions, StreamSpec,
-    nats::{Auth, Tls},
+    StreamSpec,
+    judge::{CHECKS, IssueKind},
 };
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    Config, ConfigError, DatabaseUrl, Effective, Log, LogFormat, RelaySettings, Source, duration,
+    Config, ConfigError, DatabaseUrl, Effective, Log, LogFormat, OpsSettings, Origin,
+    RelaySettings, Runtime, Source, duration,
+    faults::Faults,
     file::{Given, Layer},
     secret,
     settings::{self, Setting},
@@ -17,21 +19,21 @@ use super::{
 
 /// The merged values, not parsed yet.
 pub(super) struct Values {
-    given: BTreeMap<&'static str, Given>,
+    pub(super) given: BTreeMap<&'static str, Given>,
     streams: Vec<(StreamSpec, Source)>,
 }
 
 impl Values {
-    pub(super) fn defaults() -> Result<Self, ConfigError> {
+    pub(super) fn defaults() -> Self {
         let default = |setting: &&Setting| {
             let text = setting.default?.to_owned();
             let source = Source::Default;
             Some((setting.key, Given { text, source }))
         };
-        Ok(Self {
+        Self {
             given: settings::ALL.iter().filter_map(default).collect(),
             streams: Vec::new(),
-        })
+        }
     }
 
     pub(super) fn put(&mut self, layer: Layer) {
@@ -43,42 +45,72 @@ impl Values {
         }
     }
 
-    pub(super) fn config(self) -> Result<Config, ConfigError> {
-        Ok(Config {
-            nats: self.nats()?,
-            database: self.read(&settings::DATABASE_URL, DatabaseUrl::parse)?,
+    /// The configuration; `None` when it has faults.
+    pub(super) fn config(&self, origin: Origin, faults: &mut Faults) -> Option<Config> {
+        let nats = self.nats(faults);
+        let database = faults.keep(self.read(&settings::DATABASE_URL, DatabaseUrl::parse));
+        let relay = self.relay(faults);
+        let ops = self.ops(faults);
+        let allow = faults.keep(self.read(&settings::DOCTOR_ALLOW, checks));
+        let log = self.log(faults);
+        let runtime = self.runtime(faults);
+        Some(Config {
+            nats: nats?,
+            database: database?,
             schema: self.text(&settings::SCHEMA),
             source: self.text(&settings::SOURCE),
-            relay: RelaySettings {
-                lease: self.read(&settings::RELAY_LEASE, lease)?,
-                batch: self.read(&settings::RELAY_BATCH, batch)?,
-                retention: self.read(&settings::RELAY_RETENTION, duration::parse)?,
-                stall_timeout: self.read(&settings::RELAY_STALL_TIMEOUT, duration::parse)?,
-            },
-            log: self.log()?,
+            relay: relay?,
+            ops: ops?,
+            allow: allow?,
+            log: log?,
+            runtime: runtime?,
             effective: self.effective(),
-            streams: self.streams.into_iter().map(|(spec, _)| spec).collect(),
+            streams: self.streams.iter().map(|(spec, _)| spec.clone()).collect(),
+            origin,
         })
     }
 
-    fn text(&self, setting: &Setting) -> String {
+    fn relay(&self, faults: &mut Faults) -> Option<RelaySettings> {
+        let lease = faults.keep(self.read(&settings::RELAY_LEASE, lease));
+        let batch = faults.keep(self.read(&settings::RELAY_BATCH, batch));
+        let retention = faults.keep(self.read(&settings::RELAY_RETENTION, duration::parse));
+        let stall_timeout = self.read(&settings::RELAY_STALL_TIMEOUT, duration::parse);
+        let stall_timeout = faults.keep(stall_timeout);
+        Some(RelaySettings {
+            lease: lease?,
+            batch: batch?,
+            retention: retention?,
+            stall_timeout: stall_timeout?,
+        })
+    }
+
+    fn runtime(&self, faults: &mut Faults) -> Option<Runtime> {
+        let worker_threads = faults.keep(self.read_given(&settings::WORKER_THREADS, threads));
+        let blocking_threads = faults.keep(self.read_given(&settings::BLOCKING_THREADS, threads));
+        Some(Runtime {
+            worker_threads: worker_threads?,
+            blocking_threads: blocking_threads?,
+        })
+    }
+
+    pub(super) fn text(&self, setting: &Setting) -> String {
         self.optional(setting).unwrap_or_default()
     }
 
-    fn optional(&self, setting: &Setting) -> Option<String> {
+    pub(super) fn optional(&self, setting: &Setting) -> Option<String> {
         self.given.get(setting.key).map(|given| given.text.clone())
     }
 
-    fn path(&self, setting: &Setting) -> Option<PathBuf> {
+    pub(super) fn path(&self, setting: &Setting) -> Option<PathBuf> {
         self.optional(setting).map(PathBuf::from)
     }
 
-    fn source(&self, setting: &Setting) -> Source {
+    pub(super) fn source(&self, setting: &Setting) -> Source {
         let given = self.given.get(setting.key);
         given.map_or(Source::Default, |given| given.source.clone())
     }
 
-    fn read<T, E: fmt::Display>(
+    pub(super) fn read<T, E: fmt::Display>(
         &self,
         setting: &Setting,
         parse: impl FnOnce(&str) -> Result<T, E>,
@@ -90,112 +122,44 @@ impl Values {
         })
     }
 
-    fn nats(&self) -> Result<NatsOptions, ConfigError> {
-        let (servers, in_url) = self.read(&settings::NATS_URL, servers)?;
-        let auth = self.auth(in_url)?;
-        let mut options = NatsOptions::servers(servers).auth(auth).tls(self.tls()?);
-        options.discover_servers = self.read(&settings::NATS_DISCOVER_SERVERS, yes_or_no)?;
-        options.inbox_prefix = self.optional(&settings::NATS_INBOX_PREFIX);
-        if self.given.contains_key(settings::NATS_BUCKET_MAX_BYTES.key) {
-            let bytes = self.read(&settings::NATS_BUCKET_MAX_BYTES, |text| {
-                match text.parse() {
-                    Ok(bytes @ 1..) => Ok(bytes),
-                    _ => Err("write a whole number of bytes, such as 67108864"),
-                }
-            })?;
-            options = options.bucket_max_bytes(bytes);
-        }
-        if self.given.contains_key(settings::NATS_BUCKET_REPLICAS.key) {
-            let replicas = self.read(&settings::NATS_BUCKET_REPLICAS, copies)?;
-            options = options.bucket_replicas(replicas);
-        }
-        Ok(options)
-    }
-
-    /// The credentials, which must be of one kind.
-    fn auth(&self, in_url: Option<Auth>) -> Result<Auth, ConfigError> {
-        let has_user = self.given.contains_key(settings::NATS_USER.key);
-        let has_password = self.given.contains_key(settings::NATS_PASSWORD.key);
-        match (has_user, has_password) {
-            (true, false) => return Err(self.half(&settings::NATS_USER, &settings::NATS_PASSWORD)),
-            (false, true) => return Err(self.half(&settings::NATS_PASSWORD, &settings::NATS_USER)),
-            _ => {}
-        }
-        let kinds = [
-            &settings::NATS_USER,
-            &settings::NATS_TOKEN,
-            &settings::NATS_NKEY_SEED,
-            &settings::NATS_CREDENTIALS,
-        ];
-        let mut given = kinds
-            .into_iter()
-            .filter(|kind| self.given.contains_key(kind.key))
-            .chain(in_url.is_some().then_some(&settings::NATS_URL));
-        if let (Some(first), Some(second)) = (given.next(), given.next()) {
-            let told = |setting: &Setting| Box::new((setting.key, self.source(setting)));
-            return Err(ConfigError::TwoCredentials(told(first), told(second)));
-        }
-        Ok(in_url.unwrap_or_else(|| self.one_auth()))
-    }
-
-    fn one_auth(&self) -> Auth {
-        if let Some(user) = self.optional(&settings::NATS_USER) {
-            let password = self.text(&settings::NATS_PASSWORD);
-            return Auth::user(user, password);
-        }
-        if let Some(token) = self.optional(&settings::NATS_TOKEN) {
-            return Auth::Token(token);
-        }
-        if let Some(seed) = self.optional(&settings::NATS_NKEY_SEED) {
-            return Auth::NkeySeed(seed);
-        }
-        match self.path(&settings::NATS_CREDENTIALS) {
-            Some(path) => Auth::CredentialsFile(path),
-            None => Auth::Anonymous,
+    /// As [`Values::read`]; `None` when the setting has no value.
+    pub(super) fn read_given<T, E: fmt::Display>(
+        &self,
+        setting: &Setting,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Result<Option<T>, ConfigError> {
+        match self.given.contains_key(setting.key) {
+            true => self.read(setting, parse).map(Some),
+            false => Ok(None),
         }
     }
 
-    fn tls(&self) -> Result<Tls, ConfigError> {
-        let certificate = self.path(&settings::NATS_TLS_CERTIFICATE);
-        let key = self.path(&settings::NATS_TLS_KEY);
-        let client = match (certificate, key) {
-            (Some(certificate), Some(key)) => Some((certificate, key)),
-            (None, None) => None,
-            (Some(_), None) => {
-                return Err(self.half(&settings::NATS_TLS_CERTIFICATE, &settings::NATS_TLS_KEY));
-            }
-            (None, Some(_)) => {
-                return Err(self.half(&settings::NATS_TLS_KEY, &settings::NATS_TLS_CERTIFICATE));
-            }
-        };
-        let roots = self.path(&settings::NATS_TLS_ROOTS);
-        let mut tls = Tls::default();
-        tls.required = roots.is_some() || client.is_some();
-        tls.first = self.read(&settings::NATS_TLS_FIRST, yes_or_no)?;
-        tls.roots = roots;
-        tls.client = client;
-        Ok(tls)
+    fn ops(&self, faults: &mut Faults) -> Option<OpsSettings> {
+        let listen = faults.keep(self.read_given(&settings::OPS_LISTEN, address));
+        let is_public = faults.keep(self.read(&settings::OPS_PUBLIC, yes_or_no));
+        let stuck_after = faults.keep(self.read(&settings::OPS_STUCK_AFTER, duration::parse));
+        Some(OpsSettings {
+            listen: listen?,
+            is_public: is_public?,
+            stuck_after: stuck_after?,
+        })
     }
 
-    fn half(&self, given: &'static Setting, missing: &'static Setting) -> ConfigError {
-        ConfigError::Half {
-            place: self.source(given),
-            key: given.key,
-            missing: missing.key,
-        }
-    }
-
-    fn log(&self) -> Result<Log, ConfigError> {
-        let filter = self.optional(&settings::LOG_FILTER);
-        if filter.is_some() {
-            self.read(&settings::LOG_FILTER, |text| EnvFilter::try_new(text))?;
-        }
+    fn log(&self, faults: &mut Faults) -> Option<Log> {
+        let filter = self.read_given(&settings::LOG_FILTER, |text| {
+            EnvFilter::try_new(text).map(|_| text.to_owned())
+        });
+        let filter = faults.keep(filter);
         let format = self.read(&settings::LOG_FORMAT, |text| match text {
             "pretty" => Ok(LogFormat::Pretty),
             "json" => Ok(LogFormat::Json),
             _ => Err("write \"pretty\" or \"json\""),
-        })?;
-        Ok(Log { filter, format })
+        });
+        let format = faults.keep(format);
+        Some(Log {
+            filter: filter?,
+            format: format?,
+        })
     }
 
     fn effective(&self) -> Vec<Effective> {
@@ -205,11 +169,13 @@ impl Values {
                 .optional(setting)
                 .map(|text| secret::shown(setting, &text)),
             source: self.source(setting),
+            text: self.optional(setting),
         };
         let stream = |(spec, source): &(StreamSpec, Source)| Effective {
             key: format!("stream.{}", spec.name),
             value: Some(shown_stream(spec)),
             source: source.clone(),
+            text: Some(shown_stream(spec)),
         };
         let settings = settings::ALL.iter().map(setting);
         settings.chain(self.streams.iter().map(stream)).collect()
@@ -236,38 +202,30 @@ fn shown_stream(spec: &StreamSpec) -> String {
         )
 }
 
-/// The servers of a comma-separated list, and the credentials in their URLs, if any.
-fn servers(list: &str) -> Result<(Vec<String>, Option<Auth>), &'static str> {
-    let mut servers = Vec::new();
-    let mut credentials: Option<Auth> = None;
-    for url in list.split(',').map(str::trim).filter(|url| !url.is_empty()) {
-        let (server, auth) = Auth::in_url(url)?;
-        if !has_good_port(&server) {
-            return Err("a server is HOST:PORT, and a comma in a password is written %2C");
-        }
-        servers.push(server);
-        match (&credentials, auth) {
-            (Some(one), Some(other)) if *one != other => {
-                return Err("its servers have different credentials");
-            }
-            (None, Some(auth)) => credentials = Some(auth),
-            _ => {}
-        }
-    }
-    Ok((servers, credentials))
+/// The checks of a comma-separated list.
+fn checks(list: &str) -> Result<Vec<IssueKind>, String> {
+    let names = list.split(',').map(str::trim);
+    let names = names.filter(|name| !name.is_empty());
+    let read = names.map(|name| {
+        let mut kinds = CHECKS.iter().map(|check| check.kind);
+        kinds.find(|kind| kind.as_str() == name).ok_or_else(|| {
+            let known: Vec<&str> = CHECKS.iter().map(|check| check.kind.as_str()).collect();
+            format!("there is no check {name:?}: use {}", known.join(", "))
+        })
+    });
+    read.collect()
 }
 
-/// Whether the text after the host is a port; if not, it may be part of a password.
-fn has_good_port(server: &str) -> bool {
-    let address = server.split_once("://").map_or(server, |(_, rest)| rest);
-    let address = address.trim_end_matches('/');
-    match address.rsplit_once(':') {
-        Some((_, port)) => address.ends_with(']') || port.parse::<u16>().is_ok(),
-        None => true,
+/// An address to listen on. Whether it exists here shows when it is bound.
+fn address(text: &str) -> Result<String, &'static str> {
+    let port = text.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+    match port {
+        Some(Ok(_)) => Ok(text.to_owned()),
+        _ => Err("write HOST:PORT, such as 127.0.0.1:9464"),
     }
 }
 
-fn yes_or_no(text: &str) -> Result<bool, &'static str> {
+pub(super) fn yes_or_no(text: &str) -> Result<bool, &'static str> {
     text.parse().map_err(|_| "write true or false")
 }
 
@@ -300,5 +258,13 @@ fn batch(text: &str) -> Result<usize, &'static str> {
     match text.parse() {
         Ok(events @ 1..=1000) => Ok(events),
         _ => Err("write a whole number from 1 to 1000"),
+    }
+}
+
+/// How many threads. More only wait for each other.
+fn threads(text: &str) -> Result<usize, &'static str> {
+    match text.parse() {
+        Ok(threads @ 1..=1024) => Ok(threads),
+        _ => Err("write a whole number from 1 to 1024"),
     }
 }

@@ -7,6 +7,7 @@
 mod support;
 
 mod dead_letters;
+mod doctor;
 mod outbox;
 mod program;
 mod runbooks;

@@ -209,20 +209,21 @@ impl Running {
         self.child.id().expect("it runs")
     }
 
-    /// Waits until a piped stderr has a line with this text, and continues to read beside the test.
-    pub async fn says(&mut self, expected: &str) {
+    /// Waits until a piped stderr has a line with this text, and continues to read beside the test; the line.
+    pub async fn says(&mut self, expected: &str) -> String {
         let stderr = self.child.stderr.take().expect("a piped stderr");
         let mut lines = BufReader::new(stderr).lines();
         let said = async {
             while let Some(line) = lines.next_line().await.expect("text") {
                 if line.contains(expected) {
-                    return;
+                    return line;
                 }
             }
             panic!("it ended and never said {expected:?}");
         };
-        within(expected, said).await;
+        let line = within(expected, said).await;
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        line
     }
 
     /// The next line of the result.

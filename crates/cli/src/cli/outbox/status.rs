@@ -2,10 +2,13 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use chrono::SecondsFormat;
+use chrono::{SecondsFormat, Utc};
 use clap::Args;
 use serde::Serialize;
-use tidings::outbox::{HeldSlot, Issue, LastBatch, LeaseStatus, Loss, RelayInstance, Status};
+use tidings::{
+    judge::stuck,
+    outbox::{HeldSlot, Issue, LastBatch, LeaseStatus, Loss, RelayInstance, Status},
+};
 
 use crate::{
     cli::{
@@ -50,7 +53,7 @@ impl ShowStatus {
             true => None,
             false => ask(config).await,
         };
-        let stuck = stuck(&status, relays.as_deref().unwrap_or_default());
+        let stuck = stuck(&status, relays.as_deref().unwrap_or_default(), Utc::now());
         match self.json {
             true => output::json(&Shown {
                 status: &status,
@@ -76,35 +79,6 @@ impl ShowStatus {
         };
         Err(Report::new(Exit::Failed, what).cure(cure))
     }
-}
-
-/// What is stuck, by the database and by the relays that answer. A relay that answers is alive, even when its lease has
-/// expired.
-fn stuck(status: &Status, answered: &[RelayInstance]) -> Vec<Issue> {
-    let mut stuck = status.stuck();
-    let [first, ..] = answered else {
-        return stuck;
-    };
-    let not_relayed = status.not_relayed();
-    stuck.retain(|one| {
-        not_relayed
-            .as_ref()
-            .is_none_or(|not| not.cause != one.cause)
-    });
-    let told: Vec<Issue> = answered.iter().flat_map(cannot_write).collect();
-    if told.is_empty() {
-        stuck.extend(not_relayed.map(|mut not| {
-            not.cause = format!(
-                "{} runs and answers, but does not renew the lease",
-                first.owner
-            );
-            not.cure = "see the log of the relay".to_owned();
-            not
-        }));
-    }
-    // The answering relays know the current cause; their last issue in the database may have another one.
-    stuck.retain(|one| told.iter().all(|told| told.place != one.place));
-    told.into_iter().chain(stuck).collect()
 }
 
 async fn read(config: &Config) -> Result<Status, Report> {

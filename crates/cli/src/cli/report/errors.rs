@@ -4,7 +4,9 @@ use std::error::Error;
 
 use tidings::{
     dead_letters::DeadLettersError,
+    judge::Refusal,
     nats::{BusError, BusErrorKind, ConnectError, PublishError, ReaderError},
+    ops::OpsError,
     outbox::{
         AdoptError, DatabaseError, ElsewhereError, MigrateError, OutboxError, RelayError,
         RepublishError, SchemaError,
@@ -303,6 +305,7 @@ impl From<RelayError> for Report {
             RelayError::Elsewhere { reason } => {
                 Self::new(Exit::Failed, reason.clone()).cure(ELSEWHERE)
             }
+            RelayError::Refused(refusal) => of_refusal(refusal),
             _ => Self::of(Exit::Failed, &error),
         }
     }
@@ -324,9 +327,31 @@ impl From<WorkerError> for Report {
         match &error {
             WorkerError::NoStream { subject, .. } => no_stream(subject),
             WorkerError::Setup { source, .. } => Self::of_bus(source, &error),
+            WorkerError::Background { .. } => of_background(error),
+            WorkerError::Refused(refusal) => of_refusal(refusal),
             _ => Self::of(Exit::Failed, &error),
         }
     }
+}
+
+/// Background work that has ended is reported as if it ran alone.
+fn of_background(error: WorkerError) -> Report {
+    let WorkerError::Background { name, source } = error else {
+        return Report::of(Exit::Failed, &error);
+    };
+    let source = match source.downcast::<RelayError>() {
+        Ok(error) => return (*error).into(),
+        Err(source) => source,
+    };
+    match source.downcast::<OpsError>() {
+        Ok(error) => Report::of(Exit::Usage, &*error)
+            .cure("another ops.listen; without one there are no health endpoints"),
+        Err(source) => Report::of(Exit::Failed, &WorkerError::Background { name, source }),
+    }
+}
+
+fn of_refusal(refusal: &Refusal) -> Report {
+    Report::new(Exit::Failed, refusal.cause.clone()).cure(format!("{}; or --force", refusal.cure))
 }
 
 fn of_database(source: &DatabaseError, error: &(dyn Error + 'static)) -> Report {

@@ -6,4 +6,5 @@ mod migrate;
 mod parked;
 mod publish;
 mod relay_failover;
+mod relay_systemd;
 mod status;

@@ -63,6 +63,12 @@ fn services() -> BTreeMap<String, Service> {
     services
 }
 
+/// An address that was free a moment ago.
+fn free_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
 /// Replaces each `${NAME:-default}` with its default.
 fn with_defaults(text: &str) -> String {
     let mut done = String::new();
@@ -83,6 +89,8 @@ struct Composed {
     nats: NatsServer,
     /// The address of the owner's database: host, port and name.
     database: String,
+    /// Where the health endpoints listen.
+    ops: String,
     folder: Folder,
 }
 
@@ -111,6 +119,7 @@ impl Composed {
             services,
             nats,
             database: database.to_owned(),
+            ops: free_address(),
             folder: Folder::new(),
         }
     }
@@ -121,6 +130,7 @@ impl Composed {
         value
             .replace("@nats:4222", &nats)
             .replace("@postgres:5432/tidings", &format!("@{}", self.database))
+            .replace("127.0.0.1:9464", &self.ops)
     }
 
     fn command(&self, service: &str) -> Command {
@@ -210,8 +220,13 @@ async fn each_service_has_its_own_user_and_role_with_enough_rights() {
         known.is_some_and(|row| row.get::<String, _>(0) == "ada@example.org")
     })
     .await;
-    let health = ended(composed.program("relay", &["outbox", "status"])).await;
+    let check = "test: [CMD, tidings, healthcheck]";
+    let relay = &composed.services["relay"];
+    assert!(relay.text.contains(check), "{}", relay.text);
+    let health = ended(composed.program("relay", &["healthcheck"])).await;
     assert_eq!(health.code, Some(0), "{health:?}");
+    let status = ended(composed.program("relay", &["outbox", "status"])).await;
+    assert_eq!(status.code, Some(0), "{status:?}");
 
     let forbidden = [
         ("relay", "drop table tidings.outbox"),

@@ -184,3 +184,48 @@ async fn help_lists_the_exit_codes_and_a_wrong_flag_ends_with_2() {
     let wrong = ended(tidings(&folder, &["relay", "--fast"])).await;
     assert_eq!(wrong.code, Some(2));
 }
+
+#[tokio::test]
+async fn config_check_reports_every_fault_without_a_connection() {
+    let folder = Folder::new();
+    let file = "[relay]\nlaese = \"5s\"\nbatch = 0\n[database]\nurl = \"postgres://ada:s3cret@127.0.0.1:1/db\"\n";
+    std::fs::write(folder.path().join("tidings.toml"), file).unwrap();
+
+    let faulty = ended(tidings(&folder, &["config", "check"])).await;
+    assert_eq!(faulty.code, Some(2), "{faulty:?}");
+    assert_eq!(
+        faulty.stdout,
+        "tidings.toml:2: there is no setting relay.laese\n  try: relay.lease, the nearest known name\n\
+         tidings.toml:3: relay.batch cannot be used: write a whole number from 1 to 1000\n"
+    );
+    assert_eq!(faulty.stderr, "");
+    let json = ended(tidings(&folder, &["config", "check", "--json"])).await;
+    let lines: Vec<serde_json::Value> = json
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!((json.code, lines.len()), (Some(2), 2));
+    assert_eq!(lines[1]["line"], 3);
+    assert_eq!(lines[1]["file"], "tidings.toml");
+
+    std::fs::write(
+        folder.path().join("good.toml"),
+        &file[file.find("[database]").unwrap()..],
+    )
+    .unwrap();
+    let good = ended(tidings(&folder, &["config", "check", "good.toml"])).await;
+    assert_eq!(
+        (good.code, &*good.stdout),
+        (Some(0), "good.toml: no fault\n")
+    );
+    let none = ended(tidings(&folder, &["config", "check", "none.toml"])).await;
+    assert_eq!(none.code, Some(2));
+    assert!(
+        none.stdout
+            .contains("none.toml cannot be read: No such file"),
+        "{none:?}"
+    );
+    let empty = ended(tidings(&Folder::new(), &["config", "check"])).await;
+    assert_eq!(empty.code, Some(0), "{empty:?}");
+}

@@ -4,4 +4,6 @@ mod closed_output;
 mod compose;
 mod configuration;
 mod demo;
+mod healthcheck;
 mod hostile_text;
+mod reloading;

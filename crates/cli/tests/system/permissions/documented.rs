@@ -427,6 +427,9 @@ async fn all_of_it(guarded: &Guarded) {
     ] {
         guarded.ok(command).await;
     }
+    let seen = guarded.tidings("doctor preflight").await;
+    let printed = String::from_utf8_lossy(&seen.stdout);
+    assert!(!printed.contains("not seen"), "{seen:?}");
     // The worker is stopped while it has handled a later event before an earlier one; the reset must delete that
     // record.
     for id in ["slow", "p-8"].map(str::to_owned) {
