@@ -10,6 +10,7 @@ mod database;
 mod dead_letters;
 mod inbox;
 mod operations;
+mod ops;
 mod ordering;
 mod outbox;
 mod quickstart;

@@ -12,9 +12,13 @@ const LAYERS: &[&[&str]] = &[
     &["handler"],
     &["executor"],
     &["nats"],
-    &["background", "enqueue", "instance"],
+    &["enqueue", "instance", "preflight"],
+    &["process"],
+    &["background"],
     &["outbox", "worker"],
     &["operations"],
+    &["judge"],
+    &["ops"],
     &["testing"],
 ];
 
@@ -89,7 +93,7 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         reason: "a pure module has no clock, no randomness, no tokio and no I/O",
-        within: |path| path.is_in(&["src/policy/", "crates/contract-derive/src/"]),
+        within: |path| path.is_in(&["src/policy/", "src/judge/", "crates/contract-derive/src/"]),
         breaks: |source| {
             source.lines_with(&[
                 "tokio",
@@ -102,10 +106,7 @@ pub const RULES: &[Rule] = &[
                 "std::process",
             ])
         },
-        example: (
-            "src/policy/retry.rs",
-            "//! R.\nfn f() { Instant::now(); }\n",
-        ),
+        example: ("src/judge/a.rs", "//! A.\nfn f() { Instant::now(); }\n"),
     },
     Rule {
         reason: "imports go down the layers of this test's list, and never up or sideways",

@@ -7,7 +7,9 @@
 //! ```
 //!
 //! The program reads `TIDINGS_NATS_URL`, `TIDINGS_NATS_INBOX_PREFIX` and `TIDINGS_DATABASE_URL` (Postgres), and logs
-//! as `RUST_LOG` states. It ends with 4 when a handler is stuck, so that its supervisor restarts it.
+//! as `RUST_LOG` states. It ends with 4 when a handler is stuck, so that its supervisor restarts it. Health endpoints
+//! are at `TIDINGS_OPS_LISTEN`, on an address for other hosts with `TIDINGS_OPS_PUBLIC=true`. A service of systemd with
+//! `Type=notify` says when it is ready.
 
 mod directory;
 
@@ -17,6 +19,7 @@ use anyhow::{Context as _, bail};
 use sqlx::PgPool;
 use tidings::{
     Bus, Context, EventSubscriber, Failure, NatsOptions, Outbox, Relay, Retry, StreamSpec, Worker,
+    ops::{Ops, Systemd},
     shutdown_signal,
 };
 use tidings_events::{UserCreated, UserDeleted, UserEmailChanged};
@@ -138,5 +141,22 @@ async fn worker(bus: Bus, outbox: Outbox<sqlx::Postgres>) -> anyhow::Result<Work
     let directory = Directory::new(outbox.pool().clone());
     let checked = directory.check().await;
     checked.context("the table user_directory cannot be used: run `worker setup` first")?;
-    Ok(Worker::new(bus, App { directory }).exit_when_stuck(STUCK))
+    let worker = Worker::new(bus, App { directory }).exit_when_stuck(STUCK);
+    Ok(supervised(worker))
+}
+
+/// Adds what its supervisors ask for: health endpoints for Kubernetes, and messages for systemd.
+fn supervised(mut worker: Worker<App>) -> Worker<App> {
+    if let Ok(address) = env::var("TIDINGS_OPS_LISTEN") {
+        let ops = Ops::listen(address);
+        let is_public = env::var("TIDINGS_OPS_PUBLIC").is_ok_and(|text| text == "true");
+        worker = worker.with(if is_public { ops.public() } else { ops });
+    }
+    if let Some(socket) = env::var_os("NOTIFY_SOCKET") {
+        let interval = env::var("WATCHDOG_USEC").ok();
+        let interval = interval.and_then(|text| text.parse().ok());
+        let systemd = Systemd::notify(socket).watchdog(interval.map(Duration::from_micros));
+        worker = worker.with(systemd);
+    }
+    worker
 }

@@ -9,8 +9,8 @@ use sqlx::{PgPool, Row};
 use tidings::{Bus, Event, EventPublisher};
 use tidings_events::{UserCreated, UserDeleted, UserEmailChanged};
 use tidings_test_servers::{NatsServer, PostgresServer};
-use tidings_test_support::{eventually, within};
-use tokio::process::Command;
+use tidings_test_support::{Folder, eventually, within};
+use tokio::{net::UnixDatagram, process::Command};
 use uuid::Uuid;
 
 const EMAIL: &str = "ada@example.org";
@@ -127,6 +127,34 @@ async fn the_worker_sets_up_updates_its_directory_and_ends_cleanly() {
     assert!(told.unwrap().success());
     let ended = within("its end", worker.wait()).await.unwrap();
     assert!(ended.success(), "{ended}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn systemd_learns_when_a_worker_is_ready() {
+    let world = World::start().await;
+    let (status, said) = world.ended(&["setup"]).await;
+    assert!(status.success(), "{said}");
+    let folder = Folder::new();
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    let mut command = world.worker(&["run", "welcome-email"]);
+    let mut worker = command.env("NOTIFY_SOCKET", path).spawn().unwrap();
+    let ready = async {
+        loop {
+            let mut message = [0; 4096];
+            let length = socket.recv(&mut message).await.unwrap();
+            let message = String::from_utf8_lossy(&message[..length]).into_owned();
+            if message.starts_with("READY=1\n") {
+                return message;
+            }
+        }
+    };
+    let ready = within("it is ready", ready).await;
+    assert!(
+        ready.contains("STATUS=subscriber welcome-email: idle"),
+        "{ready}"
+    );
+    worker.kill().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

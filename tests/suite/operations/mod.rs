@@ -2,6 +2,7 @@
 
 mod duplicate_ids;
 mod log_floods;
+mod preflight;
 mod subscriber_issues;
 mod subscribers;
 mod trace;

@@ -243,6 +243,57 @@ async fn an_adopted_table_feeds_the_stream_once_and_in_order() {
     assert_eq!(stored, expected);
 }
 
+/// The SQL comes from the documentation.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adopted_table_keeps_the_trace_of_debezium() {
+    let world = Pg::start().await;
+    let pool = world.outbox.pool();
+    let subjects = ["order.>"].map(|subject| subject.parse().unwrap());
+    let stream = StreamSpec::new("ORDERS", subjects).unwrap();
+    world.bus.apply_stream(&stream).await.unwrap();
+    let table =
+        "create table outboxevent (id uuid primary key, aggregatetype text, aggregateid text,
+        type text, payload jsonb, tracingspancontext varchar(256))";
+    Postgres::execute(pool, table).await;
+    let document = include_str!("../../../docs/operate/adopt.md");
+    let mut blocks = document.split("```sql\n").skip(1);
+    let mut block = || blocks.next().unwrap().split_once("```").unwrap().0;
+    let (adopted, trace) = (block(), block());
+    let argument = "headers => outboxevent_trace(new.tracingspancontext)";
+    assert!(document.contains(argument));
+    let last = "event   => new.id)";
+    let with_trace = adopted.replace(last, &last.replace(')', &format!(", {argument})")));
+    assert_ne!(with_trace, adopted);
+    Postgres::execute(pool, trace).await;
+    Postgres::execute(pool, &with_trace).await;
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let traces = [
+        format!(
+            "E'#Tue Dec 01 03:00:00 UTC 2026\\ntraceparent={parent}\\ntracestate=a\\\\=1,b\\\\=2\\n'"
+        ),
+        format!("E'traceparent={parent}\\r\\n'"),
+        "null".to_owned(),
+        "'uber-trace-id=1'".to_owned(),
+    ];
+    for trace in &traces {
+        let insert = format!(
+            "insert into outboxevent values (gen_random_uuid(), 'Order', '7', 'Shipped', '{{}}', {trace})"
+        );
+        Postgres::execute(pool, &insert).await;
+    }
+    let relay = world.relay();
+    let read = async || Stream::read(&world.nats.url(), "ORDERS").await;
+    eventually("all are stored", || async { read().await.len() == 4 }).await;
+    relay.stop().await.unwrap();
+    let stored = read().await.0;
+    let of = |name: &str| -> Vec<String> {
+        let values = stored.iter().map(|message| message.header(name).to_owned());
+        values.collect()
+    };
+    assert_eq!(of("traceparent"), [parent, parent, "", ""]);
+    assert_eq!(of("tracestate"), ["a=1,b=2", "", "", ""]);
+}
+
 /// The function runs with the rights of its owner: a user must not get it to run the user's own code, nor attach it to
 /// a table of the user's.
 async fn no_rights_are_lent(world: &Pg) {

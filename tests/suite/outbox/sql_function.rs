@@ -1,8 +1,9 @@
 //! Events from any language: the SQL function of the Postgres outbox, and the guarantees of its tables.
 
 use sqlx::Postgres;
+use tidings::{Context, EventSubscriber, Failure, Worker};
 
-use crate::support::{Database, World, eventually};
+use crate::support::{Database, Noted, User, World, eventually};
 
 type Pg = World<Postgres>;
 
@@ -32,6 +33,36 @@ async fn the_sql_function_enqueues_in_the_callers_transaction() {
     let uuid: uuid::Uuid = id.parse().unwrap();
     assert_eq!(uuid.get_version_num(), 7);
     assert_eq!(uuid.get_variant(), uuid::Variant::RFC4122);
+}
+
+async fn note_trace(_: User, cx: Context<Noted>) -> Result<(), Failure> {
+    let trace = cx.envelope().lineage().trace_id().unwrap_or_default();
+    cx.state().note(format!("{trace} {}", cx.correlation_id()));
+    Ok(())
+}
+
+/// P7: a trace that begins in SQL reaches the handler, whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_context_from_sql_reaches_the_handler() {
+    let world = Pg::start().await;
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let parent = format!("00-{trace}-b7ad6b7169203331-01");
+    let enqueue = format!(
+        "select tidings.enqueue('user.created', 1, 'ada', '{{\"id\": \"ada\", \"email\": \"a@x\"}}', headers =>
+            '{{\"traceparent\": \"{parent}\", \"tracestate\": \"vendor=7\", \"ce-correlationid\": \"order-7\"}}')"
+    );
+    Postgres::execute(world.outbox.pool(), &enqueue).await;
+    let noted = Noted::default();
+    let subscriber = EventSubscriber::durable("welcome").on(note_trace);
+    let worker = Worker::new(world.bus.clone(), noted.clone()).subscribe(subscriber);
+    let (relay, worker) = (world.relay(), world.run(worker));
+    noted.reach(1).await;
+    relay.stop().await.unwrap();
+    worker.stop().await.unwrap();
+    assert_eq!(noted.all(), [format!("{trace} order-7")]);
+    let message = &world.stored().await.0[0];
+    assert_eq!(message.header("traceparent"), parent);
+    assert_eq!(message.header("tracestate"), "vendor=7");
 }
 
 #[tokio::test(flavor = "multi_thread")]

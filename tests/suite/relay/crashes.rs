@@ -74,6 +74,7 @@ async fn the_next_relay_continues_a_page_that_was_begun<DB: Journal>(world: Worl
     world.forget_ids_after(WINDOW).await;
     let jetstream = world.full_stream().await;
     let full = jetstream.get_stream("FULL").await.unwrap();
+    let mut begun = 0;
     for (round, point) in [Point::Checkpoint, Point::Checkpointed]
         .repeat(2)
         .iter()
@@ -108,10 +109,10 @@ async fn the_next_relay_continues_a_page_that_was_begun<DB: Journal>(world: Worl
         tx.commit().await.unwrap();
 
         dies(&world, 3, *point, 4).await;
-        // How many rows a checkpoint covers depends on the time: the fourth one may end a page.
-        let open = "select count(*) from tidings.relay where page_id is not null";
-        while has_snapshots && DB::number(world.outbox.pool(), open).await == 0 {
-            dies(&world, 3, *point, 1).await;
+        if has_snapshots {
+            // How many rows a checkpoint covers depends on the time: now and then the fourth one ends a page.
+            let open = "select count(*) from tidings.relay where page_id is not null";
+            begun += DB::number(world.outbox.pool(), open).await;
         }
         if let Some(early) = waits {
             early.commit().await.unwrap();
@@ -119,7 +120,16 @@ async fn the_next_relay_continues_a_page_that_was_begun<DB: Journal>(world: Worl
         world.commit_each((0..5).map(|n| format!("key-{n}"))).await;
         full.purge().await.unwrap();
     }
-    the_rest_is_relayed(&world).await;
+    assert_eq!(begun > 0, has_snapshots, "no relay died within a page");
+    let relay = world.relay();
+    // A relay may have died before it had restored what waited for room, and there is room for one event at a time.
+    eventually("the backlog is gone", || async {
+        full.purge().await.unwrap();
+        let status = world.outbox.status().await;
+        status.is_ok_and(|status| status.backlog == 0)
+    })
+    .await;
+    relay.stop().await.unwrap();
     let verdict = world.verdict().await;
     assert_eq!(verdict, verdict.flawless());
     assert_eq!(verdict.events, 4 * if has_snapshots { 67 } else { 66 });

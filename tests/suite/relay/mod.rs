@@ -1,5 +1,6 @@
 //! The relay: from the outbox into streams, in order and once, through faults and refusals.
 
+mod adjusting;
 mod crashes;
 mod discarded_events;
 mod duplicate_id_boundaries;

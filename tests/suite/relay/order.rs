@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tidings::outbox::OutboxTransaction;
+
 use crate::{
     both,
     support::{Counted, Database, World, eventually},
@@ -15,10 +17,20 @@ both!(
 const WRITERS: usize = 32;
 const TRANSACTIONS: usize = 25;
 
+/// Begins a transaction. SQLite does not queue its writers: one may not get the lock within the time that it waits.
+async fn begin<DB: Database>(world: &World<DB>) -> OutboxTransaction<DB> {
+    loop {
+        match world.outbox.begin().await {
+            Err(error) if format!("{error:?}").contains("database is locked") => {}
+            begun => return begun.unwrap(),
+        }
+    }
+}
+
 /// Runs one transaction: counts a key up, publishes the event, and commits; every fifth is rolled back.
 async fn write<DB: Database>(world: &World<DB>, writer: usize, n: usize) -> bool {
     let key = format!("key-{}", (writer * 7 + n * 3) % 5);
-    let mut tx = world.outbox.begin().await.unwrap();
+    let mut tx = begin(world).await;
     let count = DB::count_up(&mut tx, &key).await.unwrap();
     tx.publish(&Counted { key, count }).unwrap();
     if (writer + n).is_multiple_of(5) {

@@ -1,11 +1,13 @@
 //! Subscribers: handlers, batches, retries, flow control, stalls, and where they start.
 
+mod adjusting;
 mod batches;
 mod blocked_threads;
 mod deleted_consumers;
 mod faults;
 mod flow_control;
 mod handlers;
+mod log_context;
 mod older_copies;
 mod resets;
 mod retries;

