@@ -10,7 +10,7 @@ ARGS    ?=
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help servers build check test fuzz chaos demo bench docs deny sbom clean-dev
+.PHONY: help servers build check test fuzz chaos states demo bench docs deny sbom clean-dev
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,14 @@ chaos: servers ## every fault at length, one by one: a table of what was lost, a
 	@rm -f target/chaos.md
 	@TIDINGS_CHAOS="$(CURDIR)/target/chaos.md" $(CARGO) test --locked --package tidings-cli --test chaos $(ARGS) -- --test-threads 1; \
 	status=$$?; printf '\n'; cat target/chaos.md; exit $$status
+
+# So many seconds of healthy states: SECONDS_WELL=600 make states
+SECONDS_WELL ?= 600
+
+states: servers ## produce stuck, degraded and healthy states on real servers: each is named within ten seconds, or not called sick
+	@TIDINGS_STATES=$(SECONDS_WELL) $(CARGO) test --locked --package tidings --test suite ops:: $(ARGS) -- --nocapture
+	@$(CARGO) test --locked --package tidings --test suite preflight $(ARGS)
+	@$(CARGO) test --locked --package tidings-cli --test cli doctor $(ARGS)
 
 demo: servers ## show it at work: servers, relay, worker, faults; ARGS go to `tidings demo`
 	$(CARGO) build --locked --profile $(PROFILE) --package tidings-cli
