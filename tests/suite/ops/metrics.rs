@@ -1,4 +1,4 @@
-//! P9: what moves, what waits and what is given up is counted, from the commit of an event to its handler.
+//! P9: what moves, what waits and what is dead-lettered is counted, from the commit of an event to its handler.
 
 use std::{
     io::{ErrorKind, Write},

@@ -2,6 +2,7 @@
 
 mod blocked;
 mod endpoints;
+mod handlers;
 mod healthy;
 mod metrics;
 mod relay;

@@ -1,40 +1,17 @@
 //! A subscriber: it is ready while attempts end or nothing is due, and tells what stops it.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use serde_json::Value;
-use tidings::{
-    Context, EventPublisher, EventSubscriber, Failure, Worker, subscribers::Subscribers,
-};
-use tokio::sync::Semaphore;
+use tidings::{EventPublisher, EventSubscriber, Worker, subscribers::Subscribers};
 
-use super::endpoints;
+use super::{
+    endpoints,
+    handlers::{Gate, wait},
+};
 use crate::support::{Noted, User, World, eventually, note_id};
 
 type Sqlite = sqlx::Sqlite;
-
-/// Handlers that wait for a permit after they were noted.
-#[derive(Clone)]
-struct Gate {
-    noted: Noted,
-    open: Arc<Semaphore>,
-}
-
-impl Gate {
-    fn closed() -> Self {
-        Self {
-            noted: Noted::default(),
-            open: Arc::new(Semaphore::new(0)),
-        }
-    }
-}
-
-async fn wait(user: User, cx: Context<Gate>) -> Result<(), Failure> {
-    cx.state().noted.note(user.id);
-    let open = Arc::clone(&cx.state().open);
-    open.acquire().await.map_err(Failure::retry)?.forget();
-    Ok(())
-}
 
 #[tokio::test]
 async fn a_paused_subscriber_is_ready_though_events_wait() {

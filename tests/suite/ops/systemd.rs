@@ -1,15 +1,12 @@
 //! What systemd is told: ready, stopping, and progress only while there is some.
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, Condvar, Mutex},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
-use tidings::{Bus, Context, EventPublisher, EventSubscriber, Failure, Worker, ops::Systemd};
-use tokio::{net::UnixDatagram, sync::Semaphore};
+use tidings::{EventPublisher, EventSubscriber, Worker, ops::Systemd};
+use tokio::net::UnixDatagram;
 use tokio_util::sync::CancellationToken;
 
+use super::handlers::{Blocked, Gate, wait};
 use crate::support::{Folder, Noted, User, World, within};
 
 type Sqlite = sqlx::Sqlite;
@@ -75,27 +72,11 @@ impl Listener {
     }
 }
 
-#[derive(Clone)]
-struct Gate {
-    noted: Noted,
-    open: Arc<Semaphore>,
-}
-
-async fn wait(user: User, cx: Context<Gate>) -> Result<(), Failure> {
-    cx.state().noted.note(user.id);
-    let open = Arc::clone(&cx.state().open);
-    open.acquire().await.map_err(Failure::retry)?.forget();
-    Ok(())
-}
-
 #[tokio::test]
 async fn a_worker_is_ready_when_set_up_and_stops_when_it_drains() {
     let world = World::<Sqlite>::start().await;
     let (listener, stop) = (Listener::new(), CancellationToken::new());
-    let gate = Gate {
-        noted: Noted::default(),
-        open: Arc::new(Semaphore::new(0)),
-    };
+    let gate = Gate::closed();
     let worker = Worker::new(world.bus.clone(), gate.clone())
         .with(world.new_relay())
         .subscribe(EventSubscriber::durable("welcome").on(wait))
@@ -152,54 +133,22 @@ async fn a_nats_that_is_away_is_no_reason_to_restart() {
     within("the end", running).await.unwrap().unwrap();
 }
 
-/// Blocks its thread until it is opened.
-#[derive(Clone, Default)]
-struct Blocks {
-    noted: Noted,
-    gate: Arc<(Mutex<bool>, Condvar)>,
-}
-
-async fn block(user: User, cx: Context<Blocks>) -> Result<(), Failure> {
-    cx.state().noted.note(user.id);
-    let (is_open, opened) = &*cx.state().gate;
-    drop(opened.wait_while(is_open.lock().unwrap(), |is_open| !*is_open));
-    Ok(())
-}
-
 #[tokio::test]
 async fn a_runtime_that_is_blocked_makes_no_progress() {
     let world = World::<Sqlite>::start().await;
     let listener = Listener::new();
-    let (blocks, stop) = (Blocks::default(), CancellationToken::new());
-    let (state, stopped, url) = (blocks.clone(), stop.clone(), world.nats.url());
-    let systemd = listener.systemd();
-    // A runtime of its own, with one thread: that of the test goes on.
-    let service = std::thread::spawn(move || {
-        let mut runtime = tokio::runtime::Builder::new_multi_thread();
-        let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
-        let running = runtime.spawn(async move {
-            let bus = Bus::connect(url.as_str()).await.unwrap();
-            let worker = Worker::new(bus, state).with(systemd);
-            let worker = worker.subscribe(EventSubscriber::durable("blocks").on(block));
-            worker.run(stopped.cancelled()).await
-        });
-        runtime.block_on(running).unwrap().unwrap();
-    });
+    let blocked = Blocked::run(world.nats.url(), listener.systemd());
     listener.until("READY=1").await;
     EventPublisher::new(&world.bus)
         .publish(&User::new("ada"))
         .await
         .unwrap();
-    blocks.noted.reach(1).await;
+    blocked.noted.reach(1).await;
     within("silence", listener.hears_no_progress()).await;
 
-    let (is_open, opened) = &*blocks.gate;
-    *is_open.lock().unwrap() = true;
-    opened.notify_all();
+    blocked.open();
     listener.until("WATCHDOG=1").await;
-    stop.cancel();
+    blocked.ends();
     listener.until("STOPPING=1").await;
-    tokio::task::spawn_blocking(move || service.join().unwrap())
-        .await
-        .unwrap();
+    blocked.stop().await;
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde_json::Value;
+use sqlx::{Connection, PgConnection, SqliteConnection};
 use tidings_test_servers::{NatsServer, NatsServerOptions, PostgresServer};
 pub use tidings_test_support::eventually;
 use tidings_test_support::within;
@@ -104,6 +105,38 @@ impl World {
 
     pub async fn run(&self, arguments: &[&str]) -> Ended {
         ended(self.command(arguments)).await
+    }
+
+    /// Runs a statement on both databases, with `tidings.` or `tidings_` before a table.
+    pub async fn execute(&self, statement: &str) {
+        match self.store {
+            Store::Postgres => {
+                let mut connection = PgConnection::connect(&self.database_url).await.unwrap();
+                let statement = sqlx::AssertSqlSafe(statement.replace("tidings_", "tidings."));
+                let executing = sqlx::raw_sql(statement).execute(&mut connection);
+                executing.await.unwrap();
+            }
+            Store::Sqlite => {
+                let connecting = SqliteConnection::connect(&self.database_url);
+                let mut connection = connecting.await.unwrap();
+                let statement = sqlx::AssertSqlSafe(statement.to_owned());
+                let executing = sqlx::raw_sql(statement).execute(&mut connection);
+                executing.await.unwrap();
+            }
+        }
+    }
+
+    /// Writes a row into the outbox whose name cannot be that of an event: the relay parks it.
+    pub async fn inserts_what_is_no_event(&self) {
+        let (id, payload) = match self.store {
+            Store::Postgres => ("gen_random_uuid()", "'1'"),
+            Store::Sqlite => ("randomblob(16)", "x'31'"),
+        };
+        let row = format!(
+            "insert into tidings_outbox (event, name, key, payload)
+             values ({id}, 'Not a name', 'c', {payload})"
+        );
+        self.execute(&row).await;
     }
 
     /// Runs a command that must succeed; its output.

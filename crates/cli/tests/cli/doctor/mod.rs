@@ -6,11 +6,10 @@ mod servers;
 mod subscribers;
 
 use serde_json::Value;
-use sqlx::{Connection, PgConnection, SqliteConnection};
 use tidings::judge::IssueKind;
 use tidings_test_support::DEADLINE;
 
-use crate::support::{Ended, Store, World};
+use crate::support::{Ended, World};
 
 /// What one run of the doctor has said.
 struct Said {
@@ -79,24 +78,6 @@ impl World {
         let data = format!(r#"{{"id":"ada","name":"{text}"}}"#);
         self.ok(&["publish", name, "--key", "ada", "--data", &data])
             .await;
-    }
-
-    async fn execute(&self, statement: &str) {
-        match self.store {
-            Store::Postgres => {
-                let mut connection = PgConnection::connect(&self.database_url).await.unwrap();
-                let statement = sqlx::AssertSqlSafe(statement.replace("tidings_", "tidings."));
-                let executing = sqlx::raw_sql(statement).execute(&mut connection);
-                executing.await.unwrap();
-            }
-            Store::Sqlite => {
-                let connecting = SqliteConnection::connect(&self.database_url);
-                let mut connection = connecting.await.unwrap();
-                let statement = sqlx::AssertSqlSafe(statement.to_owned());
-                let executing = sqlx::raw_sql(statement).execute(&mut connection);
-                executing.await.unwrap();
-            }
-        }
     }
 }
 

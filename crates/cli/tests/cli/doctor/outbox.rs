@@ -66,15 +66,7 @@ async fn what_waits_without_a_relay_becomes_stuck(world: World) {
 async fn what_waits_for_a_decision_is_degraded(world: World) {
     let world = world.set_up().await;
     let relay = world.spawn(&["relay"]);
-    let (id, payload) = match world.store {
-        Store::Postgres => ("gen_random_uuid()", "'1'"),
-        Store::Sqlite => ("randomblob(16)", "x'31'"),
-    };
-    let row = format!(
-        "insert into tidings_outbox (event, name, key, payload)
-         values ({id}, 'Not a name', 'c', {payload})"
-    );
-    world.execute(&row).await;
+    world.inserts_what_is_no_event().await;
     let finding = world
         .finds("outbox/event-parked/tidings", "degraded", 1)
         .await;

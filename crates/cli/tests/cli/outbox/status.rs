@@ -18,30 +18,6 @@ async fn enqueue(world: &World, key: &str) {
         .await;
 }
 
-/// Runs a statement on both databases, with `tidings.` or `tidings_` before a table.
-async fn execute(world: &World, statement: &str) {
-    match world.store {
-        Store::Postgres => {
-            let mut connection = PgConnection::connect(&world.database_url).await.unwrap();
-            let statement = sqlx::AssertSqlSafe(statement.replace("tidings_", "tidings."));
-            sqlx::raw_sql(statement)
-                .execute(&mut connection)
-                .await
-                .unwrap();
-        }
-        Store::Sqlite => {
-            let mut connection = SqliteConnection::connect(&world.database_url)
-                .await
-                .unwrap();
-            let statement = sqlx::AssertSqlSafe(statement.to_owned());
-            sqlx::raw_sql(statement)
-                .execute(&mut connection)
-                .await
-                .unwrap();
-        }
-    }
-}
-
 async fn a_backlog_without_a_relay_is_stuck(world: World) {
     let world = world.set_up().await;
     world.ok(&["outbox", "status"]).await;
@@ -74,15 +50,7 @@ async fn a_backlog_without_a_relay_is_stuck(world: World) {
 async fn a_parked_event_is_stuck(world: World) {
     let world = world.set_up().await;
     let relay = world.spawn(&["relay"]);
-    let (id, payload) = match world.store {
-        Store::Postgres => ("gen_random_uuid()", "'1'"),
-        Store::Sqlite => ("randomblob(16)", "x'31'"),
-    };
-    let row = format!(
-        "insert into tidings_outbox (event, name, key, payload)
-         values ({id}, 'Not a name', 'c', {payload})"
-    );
-    execute(&world, &row).await;
+    world.inserts_what_is_no_event().await;
     eventually("it is parked", || async {
         world.status().await["parked"] == 1
     })
@@ -153,11 +121,9 @@ async fn the_status_of_a_relay_that_cannot_write_comes_over_nats(world: World) {
 
 async fn tables_of_another_version_are_refused(world: World) {
     let world = world.set_up().await;
-    execute(
-        &world,
-        "insert into tidings_migration (version, name) values (99, 'later')",
-    )
-    .await;
+    world
+        .execute("insert into tidings_migration (version, name) values (99, 'later')")
+        .await;
     for command in [
         "outbox status",
         "outbox parked",
