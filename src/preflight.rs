@@ -118,9 +118,10 @@ pub(crate) fn tell(figures: &PreflightFigures, allowance: &Allowance) -> Option<
         let check = kind.as_str();
         match severity {
             Severity::Note => tracing::debug!(check, %about, cause, cure, "preflight note"),
-            Severity::Refuse if ends(kind, allowance) => {
-                refusal.get_or_insert(Refusal { kind, cause, cure });
+            Severity::Refuse if refusal.is_none() && ends(kind, allowance) => {
+                refusal = Some(Refusal { kind, cause, cure });
             }
+            // A second refusal too.
             _ => tracing::warn!(check, %about, cause, cure, "preflight danger"),
         }
     }

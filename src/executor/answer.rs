@@ -78,6 +78,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
     ) -> Disposition {
         for tried in 1..=ANSWER_TRIES {
             let Err(error) = attempt.ack.hand_back(after).await else {
+                self.tally.confirmed();
                 break;
             };
             self.record_unconfirmed(attempt.delivery, "hand back", tried, &error);

@@ -39,7 +39,7 @@ pub(super) struct Looks {
     pub(super) is_set_up: bool,
     interrupted: Lasts,
     idle_with_work: Lasts,
-    /// Attempts that had ended at the last look.
+    /// Deliveries and ends of attempts until the last look.
     ended: u64,
     hindered: Lasts,
     leaseless: Lasts,
@@ -163,7 +163,9 @@ impl SubscriberSource for StatusReporter {
         let ended = counts
             .handled
             .wrapping_add(counts.failed)
-            .wrapping_add(counts.dead_lettered);
+            .wrapping_add(counts.dead_lettered)
+            // Those that are left to other instances end without an attempt.
+            .wrapping_add(self.tally.deliveries());
         if std::mem::replace(&mut looks.ended, ended) != ended {
             looks.idle_with_work.restart();
         }
@@ -186,7 +188,7 @@ impl SubscriberSource for StatusReporter {
         SubscriberFigures {
             name: self.facts.subscriber.clone(),
             ordered: self.facts.ordered,
-            concurrency: self.facts.concurrency,
+            concurrency: self.throttle.concurrency(),
             timeout: Duration::from_millis(self.facts.timeout_ms),
             stuck_after: self.stuck_after,
             activity,

@@ -344,8 +344,12 @@ fn of_background(error: WorkerError) -> Report {
         Err(source) => source,
     };
     match source.downcast::<OpsError>() {
-        Ok(error) => Report::of(Exit::Usage, &*error)
-            .cure("another ops.listen; without one there are no health endpoints"),
+        Ok(error) if matches!(*error, OpsError::Public { .. } | OpsError::Bind { .. }) => {
+            Report::of(Exit::Usage, &*error)
+                .cure("another ops.listen; without one there are no health endpoints")
+        }
+        // A supervisor starts the program again, which may help.
+        Ok(error) => Report::of(Exit::Failed, &*error),
         Err(source) => Report::of(Exit::Failed, &WorkerError::Background { name, source }),
     }
 }
