@@ -117,7 +117,7 @@ fn every_migration_says_what_it_makes_and_why() {
 #[test]
 fn every_compile_error_has_its_expected_text() {
     let mut broken = Vec::new();
-    for path in files(&root().join("tests/ui")) {
+    for path in files(&root().join("crates/compile-tests/tests/ui")) {
         let other = match path.ends_with(".rs") {
             true => path.replace(".rs", ".stderr"),
             false => path.replace(".stderr", ".rs"),

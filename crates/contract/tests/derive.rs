@@ -1,4 +1,4 @@
-//! What `#[derive(Event)]` expands to. What it refuses is in `tests/ui` of the root package.
+//! What `#[derive(Event)]` expands to. What it refuses is in `crates/compile-tests`.
 
 // `EventInTidings` uses the path `::tidings::Event`.
 extern crate tidings_contract as tidings;

@@ -1,7 +1,5 @@
 //! The compile errors of mistakes, and their texts: `tests/ui`. A text that has improved is accepted with
-//! `TRYBUILD=overwrite cargo test --test compile`.
-
-#![cfg(all(feature = "postgres", feature = "sqlite"))] // some texts list the types that implement a trait
+//! `TRYBUILD=overwrite cargo test --package tidings-compile-tests`.
 
 use std::process::Command;
 

@@ -15,7 +15,7 @@ async fn count(_: Vec<Item<UserCreated>>, _: BatchContext<App>) -> Result<BatchR
     Ok(BatchResult::done())
 }
 
-fn subscribe(outbox: &Outbox<sqlx::Sqlite>) -> EventSubscriber<App> {
+fn subscribe(outbox: &Outbox<sqlx::Postgres>) -> EventSubscriber<App> {
     EventSubscriber::durable("counts").on_batch_transactional(outbox, Batching::of(100), count)
 }
 
