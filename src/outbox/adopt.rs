@@ -34,7 +34,12 @@ impl Outbox<Postgres> {
     /// # Errors
     /// [`AdoptError`].
     pub async fn adopt_dry_run(&self) -> Result<Option<Adoption>, AdoptError> {
-        let mut tx = LeasedConnection::begin(&self.shared.pool, Postgres::BEGIN_OWN).await?;
+        let mut tx = LeasedConnection::begin(
+            &self.shared.pool,
+            &self.shared.link.ticks,
+            Postgres::BEGIN_OWN,
+        )
+        .await?;
         let planned = adopt::plan(&mut tx, &self.shared.names).await?;
         tx.roll_back().await?;
         Ok(planned)

@@ -44,7 +44,8 @@ pub(in crate::outbox) struct Link {
     looked: Mutex<Option<Seen>>,
     /// How many connections were found to have lost their server.
     lost: watch::Sender<u64>,
-    ticks: Ticks,
+    /// Notices for all connections of the pool that an answer takes long.
+    pub(in crate::outbox) ticks: Ticks,
 }
 
 /// The result of a probe.
@@ -161,18 +162,22 @@ impl<DB: Store> Outbox<DB> {
         }
     }
 
+    /// Takes a connection of the pool, as soon as it has one.
+    pub(in crate::outbox) async fn leased(&self) -> Result<LeasedConnection<DB>, sqlx::Error> {
+        LeasedConnection::from(&self.shared.pool, &self.shared.link.ticks).await
+    }
+
     async fn take(&self) -> Result<LeasedConnection<DB>, sqlx::Error> {
-        let pool = &self.shared.pool;
+        let (pool, ticks) = (&self.shared.pool, &self.shared.link.ticks);
         if !DB::IS_REMOTE {
-            return LeasedConnection::from(pool).await;
+            return self.leased().await;
         }
         let until = Instant::now() + pool.options().get_acquire_timeout();
         let mut patience = SUSPECT;
         loop {
-            let mut taking = pin!(LeasedConnection::from(pool));
-            let suspect = Instant::now() + patience;
-            let taken = tokio::time::timeout_at(suspect.min(until), &mut taking).await;
-            if let Ok(taken) = taken {
+            let mut taking = pin!(self.leased());
+            let suspect = patience.min(until.saturating_duration_since(Instant::now()));
+            if let Some(taken) = ticks.within(suspect, taking.as_mut()).await {
                 return taken;
             }
             let seen = tokio::select! {

@@ -71,7 +71,6 @@ pub use store::Store;
 use store::chunks::chunks;
 pub use store::delayed::DelayedEvent;
 pub use store::diagnosis::Diagnosis;
-use store::leased_connection::LeasedConnection;
 pub(crate) use store::ledger::{LedgerKind, Passed, PassedQuery, Range, Relayed};
 pub(crate) use store::losses::Settled;
 pub use store::losses::{Loss, StreamState};
@@ -271,7 +270,7 @@ impl<DB: Store> Outbox<DB> {
     /// May be dropped at any time: no connection of the pool is left in a transaction. The futures that end the
     /// transaction may be dropped, too; whether a dropped commit has taken effect is unknown.
     pub async fn begin(&self) -> Result<OutboxTransaction<DB>, OutboxError> {
-        let begun = self.begin_on(LeasedConnection::from(&self.shared.pool).await, DB::BEGIN);
+        let begun = self.begin_on(self.leased().await, DB::BEGIN);
         begun
             .await
             .map(|tx| OutboxTransaction::new(tx, self.clone()))

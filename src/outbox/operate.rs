@@ -42,7 +42,8 @@ impl<DB: Store> Outbox<DB> {
         E: From<sqlx::Error>,
         W: AsyncFnOnce(&mut DB::Connection) -> Result<T, E>,
     {
-        let mut tx = LeasedConnection::begin(&self.shared.pool, begin).await?;
+        let mut tx =
+            LeasedConnection::begin(&self.shared.pool, &self.shared.link.ticks, begin).await?;
         let done = work(&mut tx).await?;
         tx.commit().await?;
         Ok(done)
@@ -52,7 +53,7 @@ impl<DB: Store> Outbox<DB> {
     where
         W: AsyncFnOnce(&mut DB::Connection) -> Result<T, sqlx::Error>,
     {
-        let mut taken = LeasedConnection::from(&self.shared.pool).await?;
+        let mut taken = self.leased().await?;
         match (operation, DB::BEGIN_TO_LOOK) {
             (Operation::Own, _) | (Operation::One, None) => {}
             (_, Some(begin)) => taken.open(begin).await?,

@@ -9,6 +9,7 @@
 
 use std::{
     ops::{Deref, DerefMut},
+    pin::pin,
     time::Duration,
 };
 
@@ -17,6 +18,7 @@ use sqlx_core::transaction::TransactionManager;
 use tokio::runtime::Handle;
 
 use super::Store;
+use crate::task::ticks::Ticks;
 
 /// How long the database may take to answer on a connection that is being returned. The pool itself would wait for as
 /// long as the kernel believes in the connection, and occupy a place of the pool.
@@ -25,6 +27,8 @@ const RETURN: Duration = Duration::from_secs(5);
 /// A connection, and perhaps a transaction on it, which is rolled back unless it is committed.
 pub(in crate::outbox) struct LeasedConnection<DB: Store> {
     connection: PoolConnection<DB>,
+    /// Notices that returning the connection takes long.
+    ticks: Ticks,
     /// A request was sent whose answer decides the connection's state, and the answer has not arrived.
     is_asked: bool,
     /// A transaction was begun here and has not ended.
@@ -32,9 +36,13 @@ pub(in crate::outbox) struct LeasedConnection<DB: Store> {
 }
 
 impl<DB: Store> LeasedConnection<DB> {
-    pub(in crate::outbox) async fn from(pool: &Pool<DB>) -> Result<Self, sqlx::Error> {
+    pub(in crate::outbox) async fn from(
+        pool: &Pool<DB>,
+        ticks: &Ticks,
+    ) -> Result<Self, sqlx::Error> {
         Ok(Self {
             connection: pool.acquire().await?,
+            ticks: ticks.clone(),
             is_asked: false,
             is_open: false,
         })
@@ -43,9 +51,10 @@ impl<DB: Store> LeasedConnection<DB> {
     /// Takes a connection and begins a transaction on it.
     pub(in crate::outbox) async fn begin(
         pool: &Pool<DB>,
+        ticks: &Ticks,
         statement: &'static str,
     ) -> Result<Self, sqlx::Error> {
-        let mut taken = Self::from(pool).await?;
+        let mut taken = Self::from(pool, ticks).await?;
         taken.open(statement).await?;
         Ok(taken)
     }
@@ -149,9 +158,10 @@ impl<DB: Store> Drop for LeasedConnection<DB> {
             DB::TransactionManager::start_rollback(&mut self.connection);
         }
         let returning = self.connection.return_to_pool();
+        let ticks = self.ticks.clone();
         runtime.spawn(async move {
-            // When the timeout drops it, the connection is closed.
-            if tokio::time::timeout(RETURN, returning).await.is_err() {
+            // When it is dropped unfinished, the connection is closed.
+            if ticks.within(RETURN, pin!(returning)).await.is_none() {
                 tracing::debug!("silent connection closed");
             }
         });

@@ -7,11 +7,14 @@ use tidings_contract::EventId;
 use uuid::Uuid;
 
 use super::Tables;
-use crate::outbox::store::{
-    Store,
-    inbox::{Added, Memory},
-    inbox_ring::{DEFAULT_SECONDS, period_of},
-    leased_connection::LeasedConnection,
+use crate::{
+    outbox::store::{
+        Store,
+        inbox::{Added, Memory},
+        inbox_ring::{DEFAULT_SECONDS, period_of},
+        leased_connection::LeasedConnection,
+    },
+    task::ticks::Ticks,
 };
 
 const SCOPE: &str = "mailer";
@@ -32,7 +35,8 @@ async fn remembered<DB: Store>(
     memory: &Memory<'_>,
     commits: bool,
 ) -> Result<Added, sqlx::Error> {
-    let mut tx = LeasedConnection::begin(tables.pool, DB::BEGIN_TO_REMEMBER).await?;
+    let mut tx =
+        LeasedConnection::begin(tables.pool, &Ticks::default(), DB::BEGIN_TO_REMEMBER).await?;
     let remembered = DB::remember(&mut tx, &tables.names, memory).await?;
     match commits {
         true => assert!(DB::conclude(&mut tx).await?),
@@ -113,7 +117,8 @@ pub(super) async fn notes<DB: Store>(tables: &Tables<'_, DB>) -> Result<(), sqlx
     let memory = memory(&ids);
     assert_eq!(remembered(tables, &memory, true).await?, Added::All);
 
-    let mut tx = LeasedConnection::begin(tables.pool, DB::BEGIN_TO_REMEMBER).await?;
+    let mut tx =
+        LeasedConnection::begin(tables.pool, &Ticks::default(), DB::BEGIN_TO_REMEMBER).await?;
     DB::remember(&mut tx, names, &memory).await?;
     assert_eq!(DB::dead_lettered(&mut tx, names, &memory).await?, []);
     assert!(DB::mark(&mut tx, names, &memory, None, Some("one")).await?);
@@ -127,7 +132,8 @@ pub(super) async fn notes<DB: Store>(tables: &Tables<'_, DB>) -> Result<(), sqlx
     ended(tx).await?;
     assert_eq!(remembered(tables, &memory, true).await?, Added::All);
 
-    let mut tx = LeasedConnection::begin(tables.pool, DB::BEGIN_TO_REMEMBER).await?;
+    let mut tx =
+        LeasedConnection::begin(tables.pool, &Ticks::default(), DB::BEGIN_TO_REMEMBER).await?;
     let other = sorted(1);
     let other = self::memory(&other);
     DB::remember(&mut tx, names, &other).await?;

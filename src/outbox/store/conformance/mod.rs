@@ -16,6 +16,7 @@ use super::{
     Bound, Checkpoint, Claim, Names, Page, Positions, Row, Store, Tenure, Written,
     leased_connection::LeasedConnection,
 };
+use crate::task::ticks::Ticks;
 
 const LEASE: Duration = Duration::from_secs(60);
 const OWNER: &str = "host:1:a";
@@ -69,7 +70,8 @@ impl<'a, DB: Store> Tables<'a, DB> {
 
     async fn migrated(self) -> Result<Self, sqlx::Error> {
         for (version, migration) in (1..).zip(DB::MIGRATIONS) {
-            let mut tx = LeasedConnection::begin(self.pool, DB::BEGIN_OWN).await?;
+            let mut tx =
+                LeasedConnection::begin(self.pool, &Ticks::default(), DB::BEGIN_OWN).await?;
             assert_eq!(
                 DB::begin_migration(&mut tx, &self.names).await?,
                 version - 1
@@ -87,7 +89,7 @@ impl<'a, DB: Store> Tables<'a, DB> {
     /// Writes events into the log, and returns its rows.
     async fn written(&self, events: &[Envelope]) -> Result<Vec<Row>, sqlx::Error> {
         let mut connection = self.connection().await?;
-        let mut tx = LeasedConnection::begin(self.pool, DB::BEGIN).await?;
+        let mut tx = LeasedConnection::begin(self.pool, &Ticks::default(), DB::BEGIN).await?;
         DB::insert(&mut tx, &self.names, events).await?;
         tx.commit().await?;
         DB::contents(&mut connection, &self.names).await
@@ -155,7 +157,7 @@ async fn migrations<DB: Store>(tables: &Tables<'_, DB>) -> Result<(), sqlx::Erro
     migrated.migrated().await?;
     let newest = i32::try_from(DB::MIGRATIONS.len()).unwrap();
     assert_eq!(DB::version(&mut connection, names).await?, Some(newest));
-    let mut tx = LeasedConnection::begin(tables.pool, DB::BEGIN_OWN).await?;
+    let mut tx = LeasedConnection::begin(tables.pool, &Ticks::default(), DB::BEGIN_OWN).await?;
     assert_eq!(DB::begin_migration(&mut tx, names).await?, newest);
     tx.roll_back().await
 }
@@ -171,7 +173,7 @@ async fn locks<DB: Store>(tables: &Tables<'_, DB>) -> Result<(), sqlx::Error> {
     let none = super::sessions::Backend { pid: 0, began: 0 };
     assert!(!DB::end_session(&mut other, none).await?);
 
-    let mut holder = LeasedConnection::begin(pool, DB::BEGIN).await?;
+    let mut holder = LeasedConnection::begin(pool, &Ticks::default(), DB::BEGIN).await?;
     DB::claim(&mut holder, names, OWNER, LEASE).await?;
     let mut waiter = DB::Connection::connect_with(&options).await?;
     DB::bound_waits(&mut waiter, names, Duration::from_millis(200)).await?;
