@@ -50,10 +50,15 @@ end $$;
 -- an adoption.
 --
 -- A function without a WHEN condition and without a check constraint on purpose: the server compiles those again for
--- each statement, which costs an insert of one row 30 microseconds; this costs 3.
+-- each statement, which costs an insert of one row 30 microseconds. It prepares each expression of a function again for
+-- each transaction, so a row that is right meets one, which costs 5 microseconds.
 create function tidings.check_event() returns trigger
 language plpgsql as $$
 begin
+    if new.xid = pg_current_xact_id() and new.id > 0 and new.id < 4611686018427387904 and new.version > 0
+       and new.created_at >= '0001-01-01 00:00:00+00' and new.created_at < '10000-01-01 00:00:00+00' then
+        return new;
+    end if;
     if new.id <= 0 or new.id >= 4611686018427387904 or new.version <= 0
        or new.created_at < '0001-01-01 00:00:00+00' or new.created_at >= '10000-01-01 00:00:00+00' then
         raise exception 'tidings: a row with id %, version % and time % cannot be an event',
