@@ -246,7 +246,7 @@ impl<DB: Store> Relay<DB> {
     async fn tenure(&self, state: &RelayState) -> Result<TenureEnd, Fault> {
         let (tuning, changes) = self.control.subscribe();
         let (owner, lease) = (&self.owner, tuning.lease);
-        let looking = tokio::time::timeout(lease, self.look()).await;
+        let looking = tokio::time::timeout(lease, self.look(lease)).await;
         let (connection, home) = looking.map_err(|_| Fault::Silent)??;
         // A lease that is already held may go without renewal no longer than this.
         let new_home = state.is_home(&home, lease / 3).await?;
@@ -305,6 +305,7 @@ impl<DB: Store> Relay<DB> {
             end_of_tenure,
             reports,
             batch: tuning.batch,
+            lease,
         };
         let mut resuming = pin!(self.resume(state, &home, claim, (keys, waiting), channels));
         tokio::select! {
@@ -335,9 +336,9 @@ impl<DB: Store> Relay<DB> {
     }
 
     /// Checks whether a relay may work here, and reads what is known of its NATS, on a connection that stays open.
-    async fn look(&self) -> Result<(DB::Connection, Home), Fault> {
+    async fn look(&self, lease: Duration) -> Result<(DB::Connection, Home), Fault> {
         let names = &self.outbox.shared.names;
-        let mut connection = self.connect().await?;
+        let mut connection = self.connect(lease).await?;
         is_of_version::<DB>(&mut connection, names).await?;
         match DB::origin(&mut connection, names).await? {
             Origin::Own => {}
@@ -426,7 +427,7 @@ impl<DB: Store> Relay<DB> {
             .await?;
         if waiting.is_something() {
             let names = &self.outbox.shared.names;
-            let mut connection = self.connect().await?;
+            let mut connection = self.connect(channels.lease).await?;
             let parked = (&waiting, &*keys, &claim.cursor);
             restore(&self.outbox, &mut connection, parked, returning).await?;
             waiting = DB::waiting(&mut connection, names).await?;
@@ -443,7 +444,7 @@ impl<DB: Store> Relay<DB> {
 
         let (pages, paged) = mpsc::channel(PAGES_AHEAD);
         let (bus, batch) = (&state.bus, channels.batch);
-        let connection = self.connect().await?;
+        let connection = self.connect(channels.lease).await?;
         let reporter = &state.reporter;
         let fetcher = Fetcher::open(&self.outbox, bus, reporter, connection, claim.cursor, batch);
         let fetcher = fetcher.await?;
@@ -499,4 +500,6 @@ struct Channels<C> {
     reports: mpsc::Sender<Report<C>>,
     /// The most events of a batch, in this tenure.
     batch: usize,
+    /// The lease of this tenure.
+    lease: Duration,
 }

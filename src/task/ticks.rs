@@ -32,7 +32,7 @@ struct Inner {
     is_ticking: AtomicBool,
 }
 
-/// Lets the next listener begin the ticking again when the runtime of the task ends.
+/// Lets a listener begin the ticking again when the runtime of the task ends.
 struct Ticking {
     inner: Arc<Inner>,
     has_ended: bool,
@@ -45,33 +45,37 @@ impl Ticks {
         time: Duration,
         mut work: Pin<&mut impl Future<Output = T>>,
     ) -> Option<T> {
-        let mut ticks = self.listen();
+        let Self(inner) = self;
+        let mut ticks = inner.ticks.subscribe();
+        Ticking::ensure(inner);
         let began = Instant::now();
         loop {
             tokio::select! {
                 biased;
                 done = &mut work => return Some(done),
                 // The sender lives as long as `self`.
-                _ = ticks.changed() => if began.elapsed() >= time {
-                    return None;
+                _ = ticks.changed() => {
+                    if began.elapsed() >= time {
+                        return None;
+                    }
+                    // The runtime of the task may have ended.
+                    Ticking::ensure(inner);
                 }
             }
         }
     }
-
-    fn listen(&self) -> watch::Receiver<()> {
-        let Self(inner) = self;
-        let ticks = inner.ticks.subscribe();
-        if !inner.is_ticking.swap(true, Ordering::SeqCst) {
-            let inner = Arc::clone(inner);
-            let has_ended = false;
-            tokio::spawn(Ticking { inner, has_ended }.run());
-        }
-        ticks
-    }
 }
 
 impl Ticking {
+    /// Begins the ticking on this runtime, unless another task ticks.
+    fn ensure(inner: &Arc<Inner>) {
+        if !inner.is_ticking.swap(true, Ordering::SeqCst) {
+            let inner = Arc::clone(inner);
+            let has_ended = false;
+            tokio::spawn(Self { inner, has_ended }.run());
+        }
+    }
+
     async fn run(mut self) {
         let mut idle = 0;
         loop {
@@ -100,6 +104,8 @@ impl Drop for Ticking {
     fn drop(&mut self) {
         if !self.has_ended {
             self.inner.is_ticking.store(false, Ordering::SeqCst);
+            // A listener on another runtime begins it again.
+            self.inner.ticks.send_replace(());
         }
     }
 }
@@ -135,6 +141,28 @@ mod tests {
             sleep(TICK * (IDLE + 2)).await;
             assert!(!ticks.0.is_ticking.load(Ordering::SeqCst));
         }
+    }
+
+    #[test]
+    fn a_listener_outlives_the_runtime_that_ticks() {
+        let runtime = || {
+            tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .enable_time()
+                .build()
+                .unwrap()
+        };
+        let (first, second) = (runtime(), runtime());
+        let ticks = Ticks::default();
+        let listen = |time| {
+            let ticks = ticks.clone();
+            async move { ticks.within(time, pin!(future::pending::<()>())).await }
+        };
+        first.block_on(listen(TICK));
+        let other = second.spawn(listen(TICK * 5));
+        drop(first);
+        let ended = second.block_on(async { tokio::time::timeout(TICK * 100, other).await });
+        assert_eq!(ended.unwrap().unwrap(), None);
     }
 
     #[test]

@@ -262,10 +262,13 @@ impl<C: Cursor> RelayLane<C> {
     /// Settles an answer.
     async fn settle(&mut self, (items, answer): (Vec<Item>, Answer)) -> Result<Settled, Fault> {
         failpoint::reach(&self.context.owner, Point::Answered).await;
-        self.observe(&items, &answer);
-        let refusal = match answer {
+        let answer = match answer {
             Answer::Each(answers) => return self.settle_each(items, answers).await,
-            Answer::Batch(Ok(last)) => {
+            Answer::Batch(answer) => answer,
+        };
+        self.observe_batch(&items, &answer);
+        let refusal = match answer {
+            Ok(last) => {
                 let first = last.sequence.saturating_sub(items.len() as u64 - 1);
                 self.is_behind(self.last_sequence, first)?;
                 self.last_sequence = last.sequence;
@@ -274,7 +277,7 @@ impl<C: Cursor> RelayLane<C> {
                 self.is_open();
                 return Ok(Settled::Stored);
             }
-            Answer::Batch(Err(refusal)) => refusal,
+            Err(refusal) => refusal,
         };
         match refusal {
             Refusal::TooMany { most } => {
@@ -317,34 +320,32 @@ impl<C: Cursor> RelayLane<C> {
         items: Vec<Item>,
         answers: Vec<Result<Confirmed, Refusal>>,
     ) -> Result<Settled, Fault> {
+        let mut fault = None;
+        let mut known = Vec::with_capacity(items.len());
+        for (item, answer) in items.into_iter().zip(answers) {
+            match self.resolved(&item, answer).await {
+                Ok(answer) => known.push((item, answer)),
+                Err(other) => fault = Some(other),
+            }
+        }
+        self.observe_each(known.iter().map(|(item, answer)| (item, answer)));
         let (mut confirmed, mut entries, mut back) = (Vec::new(), Vec::new(), Vec::new());
         let mut settled = Settled::Stored;
-        let mut fault = None;
         let before = self.last_sequence;
-        for (item, answer) in items.into_iter().zip(answers) {
+        for (item, answer) in known {
             let refusal = match answer {
                 Ok(Confirmed {
                     sequence,
-                    is_duplicate: false,
+                    is_duplicate,
                 }) => {
-                    self.is_behind(before, sequence)?;
-                    self.last_sequence = self.last_sequence.max(sequence);
+                    if !is_duplicate {
+                        self.is_behind(before, sequence)?;
+                        self.last_sequence = self.last_sequence.max(sequence);
+                    }
                     self.lane.ledger.add(&mut entries, item.row.id, sequence);
                     confirmed.push(item);
                     continue;
                 }
-                Ok(Confirmed { sequence, .. }) => match self.taken_id(&item, sequence).await {
-                    Ok(None) => {
-                        self.lane.ledger.add(&mut entries, item.row.id, sequence);
-                        confirmed.push(item);
-                        continue;
-                    }
-                    Ok(Some(other)) => Refusal::DuplicateId(other),
-                    Err(other) => {
-                        fault = Some(other);
-                        continue;
-                    }
-                },
                 Err(refusal) => refusal,
             };
             // The reason for a missing answer is looked up once.
@@ -390,21 +391,10 @@ impl<C: Cursor> RelayLane<C> {
             };
             let message = self.lane.messages.message(&item);
             self.sent_at = Instant::now();
-            let answer = match self
-                .context
-                .bus
-                .publish_one(&self.lane.stream, message)
-                .await
-            {
-                Ok(confirmed) if confirmed.is_duplicate => {
-                    match self.taken_id(&item, confirmed.sequence).await? {
-                        Some(other) => Err(Refusal::DuplicateId(other)),
-                        None => Ok(confirmed),
-                    }
-                }
-                answer => answer,
-            };
-            self.observe_each(std::slice::from_ref(&item), std::slice::from_ref(&answer));
+            let bus = &self.context.bus;
+            let answer = bus.publish_one(&self.lane.stream, message).await;
+            let answer = self.resolved(&item, answer).await?;
+            self.observe_each(std::iter::once((&item, &answer)));
             match answer {
                 Ok(Confirmed {
                     sequence,

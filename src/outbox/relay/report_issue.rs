@@ -7,10 +7,9 @@ use super::{Relay, fault::Fault, relay_state::RelayState};
 use crate::outbox::Store;
 
 impl<DB: Store> Relay<DB> {
-    /// Connects with a lock timeout that is shorter than the lease: the fault then names the holder of the lock, and
-    /// the lease is not lost while the relay waits.
-    pub(super) async fn connect(&self) -> Result<DB::Connection, sqlx::Error> {
-        let lease = self.control.tuning().lease;
+    /// Connects with a lock timeout that is shorter than the lease of the tenure: the fault then names the holder of the
+    /// lock, and the lease is not lost while the relay waits.
+    pub(super) async fn connect(&self, lease: Duration) -> Result<DB::Connection, sqlx::Error> {
         self.outbox.connect_for(lease / 2).await
     }
 

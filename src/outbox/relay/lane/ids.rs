@@ -2,7 +2,7 @@
 //! follows.
 
 use super::{Cursor, Fault, Item, Known, LaneContext, RelayLane};
-use crate::nats::Holder;
+use crate::nats::{Confirmed, Holder, Refusal};
 
 impl<C: Cursor> RelayLane<C> {
     /// What the stream held of these rows when the tenure began; empty when it had none of their ids.
@@ -17,13 +17,25 @@ impl<C: Cursor> RelayLane<C> {
         Ok(stored.all_known(bus, &self.lane.stream, identities).await?)
     }
 
-    /// Why a row is not stored although the server reports it as a duplicate: another event has its id. A message
-    /// that is no longer there is taken to be the event, as far as the relay can know.
-    pub(super) async fn taken_id(
+    /// The answer for a row that was sent by itself: a duplicate is stored, unless another event has its id.
+    pub(super) async fn resolved(
         &self,
         item: &Item,
-        sequence: u64,
-    ) -> Result<Option<String>, Fault> {
+        answer: Result<Confirmed, Refusal>,
+    ) -> Result<Result<Confirmed, Refusal>, Fault> {
+        let duplicate = match answer {
+            Ok(confirmed) if confirmed.is_duplicate => confirmed,
+            answer => return Ok(answer),
+        };
+        Ok(match self.taken_id(item, duplicate.sequence).await? {
+            Some(other) => Err(Refusal::DuplicateId(other)),
+            None => Ok(duplicate),
+        })
+    }
+
+    /// Why a row is not stored although the server reports it as a duplicate: another event has its id. A message
+    /// that is no longer there is taken to be the event, as far as the relay can know.
+    async fn taken_id(&self, item: &Item, sequence: u64) -> Result<Option<String>, Fault> {
         let identity = (&item.envelope).into();
         let holder = self
             .context

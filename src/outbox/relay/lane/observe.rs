@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use super::{Answer, Item, RelayLane};
+use super::{Item, RelayLane};
 use crate::{
     nats::{Confirmed, Refusal},
     observer::{
@@ -13,8 +13,8 @@ use crate::{
 };
 
 impl<C: Cursor> RelayLane<C> {
-    pub(super) fn observe(&self, items: &[Item], answer: &Answer) {
-        if let (Some(observer), Answer::Batch(Ok(last))) = (traces::installed(), answer) {
+    pub(super) fn observe_batch(&self, items: &[Item], answer: &Result<Confirmed, Refusal>) {
+        if let (Some(observer), Ok(last)) = (traces::installed(), answer) {
             let before = last.sequence.saturating_sub(items.len() as u64);
             self.trace(
                 observer,
@@ -22,27 +22,24 @@ impl<C: Cursor> RelayLane<C> {
                 true,
             );
         }
-        match answer {
-            Answer::Batch(answer) => {
-                self.tell(Path::Batch, items.iter(), answer.as_ref().err());
-            }
-            Answer::Each(answers) => self.observe_each(items, answers),
-        }
+        self.tell(Path::Batch, items.iter(), answer.as_ref().err());
     }
 
     /// Tells the rows that were sent each by itself: the stored ones at once, each refused one with its reason.
-    pub(super) fn observe_each(&self, items: &[Item], answers: &[Result<Confirmed, Refusal>]) {
-        let ends = || items.iter().zip(answers);
+    pub(super) fn observe_each<'a>(
+        &self,
+        ends: impl Iterator<Item = (&'a Item, &'a Result<Confirmed, Refusal>)> + Clone,
+    ) {
         if let Some(observer) = traces::installed() {
-            let new = ends().filter_map(|(item, answer)| match answer {
+            let new = ends.clone().filter_map(|(item, answer)| match answer {
                 Ok(confirmed) if !confirmed.is_duplicate => Some((item, confirmed.sequence)),
                 _ => None,
             });
             self.trace(observer, new, true);
         }
-        let stored = ends().filter(|(_, answer)| answer.is_ok());
+        let stored = ends.clone().filter(|(_, answer)| answer.is_ok());
         self.tell(Path::Single, stored.map(|(item, _)| item), None);
-        for (item, answer) in ends() {
+        for (item, answer) in ends {
             if let Err(refusal) = answer {
                 self.tell(Path::Single, std::iter::once(item), Some(refusal));
             }
