@@ -12,14 +12,17 @@ use crate::{
         Contents, Erased, Handler, Typed,
         batch::{BatchHandler, Batching, Many, Plain},
     },
-    policy::{breaker::CircuitBreaker, rate::Rate, retry::Retry, start::StartFrom},
+    policy::{
+        adjustment::CONCURRENCY, breaker::CircuitBreaker, rate::Rate, retry::Retry,
+        start::StartFrom,
+    },
     replay::tag::Replaying,
 };
 
 use shadow::Shadow;
 
 /// The maximum number of deliveries that the server leaves ack pending at once.
-pub(crate) const MAX_CONCURRENCY: usize = 10_000;
+pub(crate) const MAX_CONCURRENCY: usize = CONCURRENCY.most();
 
 /// The default limit of bytes in flight.
 const MEMORY: usize = 64 * 1024 * 1024;
@@ -203,7 +206,7 @@ impl<S: Send + Sync + 'static> EventSubscriber<S> {
     /// handlers: how many batches.
     #[must_use]
     pub fn concurrency(mut self, concurrency: usize) -> Self {
-        self.concurrency = concurrency.clamp(1, MAX_CONCURRENCY);
+        self.concurrency = CONCURRENCY.nearest(concurrency);
         self
     }
 

@@ -145,7 +145,7 @@ impl<DB: Store> Relay<DB> {
         &self.owner
     }
 
-    /// Sets how long a standby waits for a relay that died; default 5 s.
+    /// Sets how long a standby waits for a relay that died: 100 ms to 1 h; default 5 s.
     #[must_use]
     pub fn lease(self, lease: Duration) -> Self {
         self.control.set(|tuning| tuning.lease = lease);
@@ -155,12 +155,11 @@ impl<DB: Store> Relay<DB> {
     /// Sets the most events of one atomic batch: 1 to 1000, which is the server's limit and the default.
     #[must_use]
     pub fn batch(self, events: usize) -> Self {
-        self.control
-            .set(|tuning| tuning.batch = events.clamp(1, 1000));
+        self.control.set(|tuning| tuning.batch = events);
         self
     }
 
-    /// Sets how long confirmed events stay in the outbox at least; default 18 h. Postgres frees them one slot at a
+    /// Sets how long confirmed events stay in the outbox at least, at most 100 years; default 18 h. Postgres frees them one slot at a
     /// time, so they stay up to a sixth longer. It may differ from one run to the next: the slots are adapted.
     #[must_use]
     pub fn retention(self, retention: Duration) -> Self {
@@ -173,7 +172,6 @@ impl<DB: Store> Relay<DB> {
     /// a single stream they are not parked.
     #[must_use]
     pub fn stall_timeout(self, stall_timeout: Duration) -> Self {
-        let stall_timeout = stall_timeout.max(Duration::from_millis(1));
         self.control
             .set(|tuning| tuning.stall_timeout = stall_timeout);
         self

@@ -1,18 +1,30 @@
-//! Settings that change while a worker runs: which ones, and which values are refused. Plain values: changes nothing.
+//! Settings that change while a worker runs: which ones, and the bounds of their values, which the builders and the
+//! configuration keep too. Plain values: changes nothing.
 
 use std::{fmt, ops::RangeInclusive, time::Duration};
 
 use super::{breaker::CircuitBreaker, rate::Rate};
 
-/// How many events of one stream a subscriber may handle at once.
-const CONCURRENCY: RangeInclusive<usize> = 1..=10_000;
-/// How many events an atomic batch may have.
-const BATCH: RangeInclusive<usize> = 1..=1000;
+/// How many events of one stream a subscriber may handle at once: as many deliveries as the server leaves ack pending.
+pub(crate) const CONCURRENCY: Bounds<usize> = Bounds(1..=10_000, "write 1 to 10000");
+/// How many events an atomic batch may have: the server's limit.
+const BATCH: Bounds<usize> = Bounds(1..=1000, "write 1 to 1000");
 /// A shorter lease cannot be renewed in time, and with a longer one nothing is relayed for too long after a relay dies.
-const LEASE: RangeInclusive<Shown> =
-    Shown(Duration::from_millis(100))..=Shown(Duration::from_secs(3600));
-/// The longest retention and stall timeout: what is longer makes no difference, and no database can count it.
+const LEASE: Bounds<Duration> = Bounds(
+    Duration::from_millis(100)..=Duration::from_secs(3600),
+    "write 100ms to 1h: a standby waits for this long when a relay dies",
+);
+/// What is longer makes no difference, and no database can count it.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
+const RETENTION: Bounds<Duration> =
+    Bounds(Duration::ZERO..=LONGEST, "write at most 100 years, 36500d");
+const STALL_TIMEOUT: Bounds<Duration> = Bounds(
+    Duration::from_millis(1)..=LONGEST,
+    "write 1ms to 100 years, 36500d",
+);
+
+/// The values that a setting takes, and what to write instead of another one.
+pub(crate) struct Bounds<T>(RangeInclusive<T>, &'static str);
 
 /// New values for settings of what a worker runs; see [`WorkerHandle::adjust`](crate::worker::WorkerHandle::adjust). A
 /// setting without a new value stays as it is.
@@ -164,9 +176,12 @@ impl SubscriberAdjustment {
         self
     }
 
-    fn check(&self) -> Result<(), AdjustError> {
-        let reason = "it is 1 to 10000";
-        is_in(&CONCURRENCY, self.concurrency, "concurrency", reason)
+    /// Checks the values, as an adjustment does before it changes anything.
+    ///
+    /// # Errors
+    /// [`AdjustError::Invalid`] for the first one that is out of its bounds.
+    pub fn check(&self) -> Result<(), AdjustError> {
+        CONCURRENCY.check(self.concurrency, "concurrency")
     }
 }
 
@@ -207,25 +222,30 @@ impl RelayAdjustment {
         self
     }
 
-    pub(crate) fn check(&self) -> Result<(), AdjustError> {
-        is_in(&LEASE, self.lease.map(Shown), "lease", "it is 100ms to 1h")?;
-        is_in(&BATCH, self.batch, "batch", "it is 1 to 1000")?;
-        let any = Shown(Duration::ZERO)..=Shown(LONGEST);
-        let some = Shown(Duration::from_millis(1))..=Shown(LONGEST);
-        let reason = "it is at most 100 years";
-        is_in(&any, self.retention.map(Shown), "retention", reason)?;
-        let reason = "it is 1ms to 100 years";
-        is_in(
-            &some,
-            self.stall_timeout.map(Shown),
-            "stall_timeout",
-            reason,
-        )
+    /// Checks the values, as an adjustment does before it changes anything.
+    ///
+    /// # Errors
+    /// [`AdjustError::Invalid`] for the first one that is out of its bounds.
+    pub fn check(&self) -> Result<(), AdjustError> {
+        LEASE.check(self.lease, "lease")?;
+        BATCH.check(self.batch, "batch")?;
+        RETENTION.check(self.retention, "retention")?;
+        STALL_TIMEOUT.check(self.stall_timeout, "stall_timeout")
     }
 }
 
 #[cfg(feature = "outbox")]
 impl RelayTuning {
+    /// The same with each value that is out of its bounds at the nearest one.
+    pub(crate) fn bounded(self) -> Self {
+        Self {
+            lease: LEASE.nearest(self.lease),
+            batch: BATCH.nearest(self.batch),
+            retention: RETENTION.nearest(self.retention),
+            stall_timeout: STALL_TIMEOUT.nearest(self.stall_timeout),
+        }
+    }
+
     /// Takes the new values over; returns what has changed.
     pub(crate) fn adjust(&mut self, to: &RelayAdjustment) -> Vec<Changed> {
         let mut changed = Vec::new();
@@ -258,7 +278,7 @@ impl Changed {
 }
 
 /// A duration as it is shown.
-#[derive(Clone, Copy, PartialEq, PartialOrd)]
+#[derive(Clone, Copy)]
 struct Shown(Duration);
 
 impl fmt::Display for Shown {
@@ -267,19 +287,29 @@ impl fmt::Display for Shown {
     }
 }
 
-fn is_in<T: PartialOrd + fmt::Display>(
-    range: &RangeInclusive<T>,
-    value: Option<T>,
-    setting: &'static str,
-    reason: &'static str,
-) -> Result<(), AdjustError> {
-    match value {
-        Some(value) if !range.contains(&value) => Err(AdjustError::Invalid {
-            setting,
-            value: value.to_string(),
-            reason,
-        }),
-        _ => Ok(()),
+impl Bounds<usize> {
+    pub(crate) const fn most(&self) -> usize {
+        *self.0.end()
+    }
+}
+
+impl<T: Ord + Copy + fmt::Debug> Bounds<T> {
+    /// The value, or the bound that is nearest to it.
+    pub(crate) fn nearest(&self, value: T) -> T {
+        let Self(range, _) = self;
+        value.clamp(*range.start(), *range.end())
+    }
+
+    fn check(&self, value: Option<T>, setting: &'static str) -> Result<(), AdjustError> {
+        let Self(range, reason) = self;
+        match value {
+            Some(value) if !range.contains(&value) => Err(AdjustError::Invalid {
+                setting,
+                value: format!("{value:?}"),
+                reason,
+            }),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -313,7 +343,7 @@ mod tests {
             let said = refused(Adjustment::subscriber("a").concurrency(concurrency));
             assert_eq!(
                 said,
-                format!("concurrency cannot be {concurrency}: it is 1 to 10000")
+                format!("concurrency cannot be {concurrency}: write 1 to 10000")
             );
         }
         for (adjustment, setting) in [

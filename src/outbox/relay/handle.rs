@@ -105,9 +105,12 @@ impl RelayControl {
         }
     }
 
-    /// Changes a setting before the relay runs.
+    /// Changes a setting before the relay runs. A value that is out of its bounds becomes the nearest one.
     pub(super) fn set(&self, change: impl FnOnce(&mut RelayTuning)) {
-        self.tuning.send_modify(change);
+        self.tuning.send_modify(|tuning| {
+            change(tuning);
+            *tuning = tuning.bounded();
+        });
     }
 
     pub(super) fn outbox(&self) -> &str {

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 use tidings::{
     StreamSpec,
     judge::{CHECKS, IssueKind},
+    worker::{AdjustError, Adjustment, RelayAdjustment},
 };
 use tracing_subscriber::EnvFilter;
 
@@ -71,10 +72,13 @@ impl Values {
     }
 
     fn relay(&self, faults: &mut Faults) -> Option<RelaySettings> {
+        let lease = |text: &str| bounded(text, RelayAdjustment::lease);
         let lease = faults.keep(self.read(&settings::RELAY_LEASE, lease));
         let batch = faults.keep(self.read(&settings::RELAY_BATCH, batch));
-        let retention = faults.keep(self.read(&settings::RELAY_RETENTION, duration::parse));
-        let stall_timeout = self.read(&settings::RELAY_STALL_TIMEOUT, duration::parse);
+        let retention = |text: &str| bounded(text, RelayAdjustment::retention);
+        let retention = faults.keep(self.read(&settings::RELAY_RETENTION, retention));
+        let stall_timeout = |text: &str| bounded(text, RelayAdjustment::stall_timeout);
+        let stall_timeout = self.read(&settings::RELAY_STALL_TIMEOUT, stall_timeout);
         let stall_timeout = faults.keep(stall_timeout);
         Some(RelaySettings {
             lease: lease?,
@@ -239,26 +243,25 @@ pub(super) fn copies(text: &str) -> Result<u8, &'static str> {
     }
 }
 
-/// Parses the lease. A shorter one cannot be renewed in time; with a longer one nothing is relayed for too long after a
-/// relay dies.
-fn lease(text: &str) -> Result<Duration, String> {
-    const SHORTEST: Duration = Duration::from_millis(100);
-    const LONGEST: Duration = Duration::from_secs(3600);
-    match duration::parse(text) {
-        Ok(Duration::ZERO) => Err("it must be more than 0".to_owned()),
-        Ok(lease) if (SHORTEST..=LONGEST).contains(&lease) => Ok(lease),
-        Ok(_) => {
-            Err("write 100ms to 1h: a standby waits for this long when a relay dies".to_owned())
-        }
-        Err(error) => Err(error.to_string()),
-    }
+/// Parses a duration of the relay, within the bounds that the library has for it.
+fn bounded(
+    text: &str,
+    setting: impl FnOnce(RelayAdjustment, Duration) -> RelayAdjustment,
+) -> Result<Duration, String> {
+    let duration = duration::parse(text).map_err(|error| error.to_string())?;
+    within(setting(Adjustment::relay(), duration)).map(|()| duration)
 }
 
-fn batch(text: &str) -> Result<usize, &'static str> {
-    match text.parse() {
-        Ok(events @ 1..=1000) => Ok(events),
-        _ => Err("write a whole number from 1 to 1000"),
-    }
+fn batch(text: &str) -> Result<usize, String> {
+    let events = text.parse().map_err(|_| "write a whole number")?;
+    within(Adjustment::relay().batch(events)).map(|()| events)
+}
+
+fn within(setting: RelayAdjustment) -> Result<(), String> {
+    setting.check().map_err(|error| match error {
+        AdjustError::Invalid { reason, .. } => reason.to_owned(),
+        other => other.to_string(),
+    })
 }
 
 /// How many threads. More only wait for each other.
