@@ -17,6 +17,12 @@ pub trait Background: Send + 'static {
         let _ = process;
     }
 
+    /// Whether it asks NATS. Then it runs on a connection of its own, so that it does not share the fate of the worker's:
+    /// a message that a client cannot read ends its connection for all who use it.
+    fn asks_nats(&self) -> bool {
+        true
+    }
+
     /// Runs until `stop` is cancelled, then finishes what is in flight and returns. The work recovers from temporary
     /// failures by itself. An error means that it can never run with its configuration; it ends the worker.
     fn run(

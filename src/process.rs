@@ -17,11 +17,14 @@ use chrono::Utc;
 
 use crate::{
     executor::in_flight::InFlight,
+    nats::Bus,
     observer::{Observer, Observers},
     policy::adjustment::Adjustment,
     preflight::Refusal,
 };
-use figures::{Phase, ProcessFigures, RelayFigures, RuntimeFigures, SubscriberFigures};
+use figures::{
+    ConnectionFigures, Phase, ProcessFigures, RelayFigures, RuntimeFigures, SubscriberFigures,
+};
 pub(crate) use lasts::Lasts;
 
 /// A process: the subscribers of a worker, and the background work that runs with it. Cheap to clone; the clones are
@@ -50,6 +53,8 @@ struct Inner {
     seen: u64,
     silent: Duration,
     adjustable: Vec<Arc<dyn Adjustable>>,
+    /// Those of the worker, and of the work that runs with it.
+    connections: Vec<Bus>,
 }
 
 /// What has settings that can change while it runs.
@@ -81,7 +86,7 @@ pub(crate) struct Living {
 impl Process {
     /// Adds an observer of everything that ends in this process. Call it before the worker runs: what runs already has
     /// its observers.
-    #[allow(dead_code)] // metrics and traces
+    #[cfg(feature = "ops")]
     pub(crate) fn observe(&self, observer: Arc<dyn Observer>) {
         let mut inner = self.0.inner();
         inner.observers = inner.observers.and(observer);
@@ -121,6 +126,17 @@ impl Process {
         let relay = Arc::downgrade(relay);
         let source: Weak<dyn RelaySource> = relay;
         self.0.inner().relays.push(source);
+    }
+
+    /// Notes the connections to NATS, with duplicates; none when the worker ends.
+    pub(crate) fn has_connections(&self, all: Vec<Bus>) {
+        let mut distinct: Vec<Bus> = Vec::new();
+        for bus in all {
+            if !distinct.iter().any(|known| known.is_same(&bus)) {
+                distinct.push(bus);
+            }
+        }
+        self.0.inner().connections = distinct;
     }
 
     /// Enters the calls of handlers.
@@ -169,6 +185,11 @@ impl Process {
         let (phase, silent) = (inner.phase, inner.silent);
         let (in_flight, ended_tasks) = (inner.in_flight.clone(), inner.ended.clone());
         let refusals = inner.refusals.clone();
+        let connections = inner.connections.iter().map(|bus| ConnectionFigures {
+            is_connected: bus.is_connected(),
+            lost: *bus.losses().borrow(),
+        });
+        let connections = connections.collect();
         // A source may take locks of its own.
         drop(inner);
         let mut subscribers: Vec<SubscriberFigures> =
@@ -191,6 +212,7 @@ impl Process {
             },
             ended_tasks,
             refusals,
+            connections,
             relays: relays.iter().map(|one| one.figures(now)).collect(),
             subscribers,
         }

@@ -216,14 +216,21 @@ impl<S: Send + Sync + 'static> Worker<S> {
             .into_iter()
             .map(|runner| runner.run(pulling.clone(), handling.clone()))
             .collect();
+        let mut connections = vec![self.bus.clone()];
         let mut background: JoinSet<Ended> = JoinSet::new();
         for work in std::mem::take(&mut self.background) {
             let name = work.name();
-            let running = work.run(self.bus.another().await?, relaying.clone());
+            let bus = match work.asks_nats() {
+                true => self.bus.another().await?,
+                false => self.bus.clone(),
+            };
+            connections.push(bus.clone());
+            let running = work.run(bus, relaying.clone());
             background.spawn(async move { (name, running.await) });
         }
         // Declared last, so that it is dropped first: what ends with the worker has not ended by itself.
         let phases = Phases(self.process.clone());
+        phases.0.has_connections(connections);
         phases.0.enters(Phase::Running);
         tracing::info!("worker running");
 
@@ -321,6 +328,7 @@ struct Phases(Process);
 impl Drop for Phases {
     fn drop(&mut self) {
         self.0.enters(Phase::Draining);
+        self.0.has_connections(Vec::new());
     }
 }
 

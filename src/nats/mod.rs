@@ -200,6 +200,11 @@ impl Bus {
         self.client.is_connected()
     }
 
+    /// Whether both are the same connection.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.client.is_same(&other.client)
+    }
+
     /// Sends what is buffered and closes the connection. Call it after all publishes are confirmed.
     ///
     /// # Errors

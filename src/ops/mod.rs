@@ -206,6 +206,10 @@ impl Background for Ops {
         self.server = Some(self.start(process));
     }
 
+    fn asks_nats(&self) -> bool {
+        false
+    }
+
     fn run(
         self: Box<Self>,
         _: Bus,

@@ -8,9 +8,25 @@ use super::{
     Outbox, OutboxError, Store,
     losses::REPAIR,
     operate::Operation,
-    store::status::{HeldSlot, Issue, Status},
+    store::{
+        losses::Loss,
+        status::{HeldSlot, Issue, Status},
+    },
 };
 use crate::policy::{issue_kind::IssueKind, start::shifted};
+
+impl Loss {
+    /// The loss as an issue.
+    pub(in crate::outbox) fn issue(&self) -> Issue {
+        Issue {
+            place: format!("stream {}", self.stream),
+            kind: self.state.kind(),
+            since: self.since,
+            cause: format!("it {}", self.state),
+            cure: REPAIR.to_owned(),
+        }
+    }
+}
 
 impl Status {
     /// Whether a relay has the lease now.
@@ -27,14 +43,7 @@ impl Status {
 
     /// The same, for a status that was read at this time.
     pub(crate) fn stuck_at(&self, read_at: DateTime<Utc>) -> Vec<Issue> {
-        let losses = self.losses.iter().map(|loss| Issue {
-            place: format!("stream {}", loss.stream),
-            kind: loss.state.kind(),
-            since: loss.since,
-            cause: format!("it {}", loss.state),
-            cure: REPAIR.to_owned(),
-        });
-        let mut stuck: Vec<Issue> = losses.collect();
+        let mut stuck: Vec<Issue> = self.losses.iter().map(Loss::issue).collect();
         let mut add = |place: &str, kind: IssueKind, age_s: f64, cause: String, cure: &str| {
             stuck.push(Issue {
                 place: place.to_owned(),

@@ -23,6 +23,8 @@ pub(crate) struct ProcessFigures {
     pub(crate) ended_tasks: Vec<String>,
     /// What the checks at the start refuse.
     pub(crate) refusals: Vec<Refusal>,
+    /// The connections to NATS of the worker, and of the work that runs with it.
+    pub(crate) connections: Vec<ConnectionFigures>,
     pub(crate) relays: Vec<RelayFigures>,
     pub(crate) subscribers: Vec<SubscriberFigures>,
 }
@@ -36,6 +38,14 @@ pub(crate) enum Phase {
     Running,
     /// It was told to stop.
     Draining,
+}
+
+/// A connection to NATS.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ConnectionFigures {
+    pub(crate) is_connected: bool,
+    /// How often it was lost.
+    pub(crate) lost: u64,
 }
 
 /// The runtime that the worker runs on.
@@ -81,6 +91,8 @@ pub(crate) struct RelayFigures {
     /// When a confirmation was last written to the database.
     pub(crate) confirmed_at: Option<DateTime<Utc>>,
     pub(crate) issues: Vec<RelayIssue>,
+    /// Losses of streams that are neither repaired nor acknowledged, while it has the lease. They hold no event up.
+    pub(crate) losses: Vec<RelayIssue>,
 }
 
 /// An issue of a relay.

@@ -147,7 +147,7 @@ fn standby(relay: &RelayFigures) -> Judged {
 
 /// A part of the events does not move, or all of them have stopped a moment ago.
 fn degraded(relay: &RelayFigures, judging: &Judging<'_>) -> Judged {
-    if let Some(issue) = worst(relay) {
+    if let Some(issue) = worst(relay).or(relay.losses.first()) {
         let finding = told(relay, issue, Health::Degraded, judging);
         return Some((Health::Degraded, Some(finding)));
     }

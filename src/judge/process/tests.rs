@@ -31,6 +31,7 @@ fn process() -> ProcessFigures {
         runtime: RuntimeFigures::default(),
         ended_tasks: Vec::new(),
         refusals: Vec::new(),
+        connections: Vec::new(),
         relays: Vec::new(),
         subscribers: Vec::new(),
     }
@@ -56,6 +57,7 @@ fn a_relay() -> RelayFigures {
         confirmed: 0,
         confirmed_at: None,
         issues: Vec::new(),
+        losses: Vec::new(),
     }
 }
 
@@ -256,6 +258,29 @@ fn a_process_without_nats_and_database_is_alive() {
         ..a_subscriber()
     });
     assert!(not_alive(&figures).is_empty());
+}
+
+#[test]
+fn a_loss_of_a_stream_is_shown_and_leaves_the_relay_ready() {
+    let loss = RelayIssue {
+        place: "stream EVENTS".to_owned(),
+        kind: IssueKind::StreamGone,
+        since: at(),
+        cause: "it is gone".to_owned(),
+        cure: "tidings verify --repair".to_owned(),
+    };
+    let of = of_relay(|relay| relay.losses = vec![loss.clone()]);
+    assert_eq!(of, (Health::Degraded, Some(IssueKind::StreamGone)));
+    assert!(Health::Degraded.is_ready());
+    let of = of_relay(|relay| {
+        relay.losses = vec![loss];
+        (relay.open_rows, relay.unmoved) = (7, Duration::from_secs(60));
+    });
+    assert_eq!(
+        of,
+        (Health::Stuck, Some(IssueKind::StandsStill)),
+        "it explains nothing"
+    );
 }
 
 #[test]

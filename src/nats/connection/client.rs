@@ -167,6 +167,10 @@ impl Client {
         self.now()
     }
 
+    pub(in crate::nats) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     pub(in crate::nats) fn is_closed(&self) -> bool {
         self.0.is_closed.load(Ordering::Relaxed)
     }

@@ -50,7 +50,7 @@ families! {
         BUILD_INFO Gauge "tidings_build_info" ["version"]
             "1, with the version of Tidings as a label",
         NATS_CONNECTED Gauge "tidings_nats_connected" []
-            "Whether the process is connected to NATS: 1 or 0",
+            "Whether all connections of the process to NATS are there: 1 or 0",
         NATS_DISCONNECTS Counter "tidings_nats_disconnects_total" []
             "Connections to NATS that were lost",
         WORKER_PHASE Gauge "tidings_worker_phase" ["phase"]

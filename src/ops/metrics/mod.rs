@@ -39,7 +39,8 @@ use sheet::Sheet;
 
 /// The metrics of a process. Cheap to clone; the clones share the counts.
 ///
-/// Give it to the [`Worker`](crate::Worker) of the process, and name the outboxes that it writes to. The metrics can be
+/// Give it to the [`Worker`](crate::Worker) of the process, or a clone to each of several, and name the outboxes that it
+/// writes to. The metrics can be
 /// encoded, or added to a registry of the application.
 ///
 /// ```
@@ -62,8 +63,6 @@ struct Shared {
     /// Separate, because a process owns its observers.
     counts: Arc<Counts>,
     processes: Mutex<Vec<Process>>,
-    /// The connection of the worker that runs this.
-    bus: Mutex<Option<Bus>>,
     #[cfg(feature = "outbox")]
     outboxes: outbox::Outboxes,
 }
@@ -128,11 +127,6 @@ impl Metrics {
         self.processes().push(process.clone());
     }
 
-    /// Shows the state of this connection.
-    pub(crate) fn connected_by(&self, bus: Bus) {
-        *self.0.bus.lock().unwrap_or_else(PoisonError::into_inner) = Some(bus);
-    }
-
     fn processes(&self) -> MutexGuard<'_, Vec<Process>> {
         self.0
             .processes
@@ -144,15 +138,15 @@ impl Metrics {
         let mut sheet = Sheet::default();
         let version = env!("CARGO_PKG_VERSION").into();
         sheet.gauge(&is::BUILD_INFO, [&version], 1.0);
-        let bus = self.0.bus.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bus) = &*bus {
-            process::write_connection(bus.is_connected(), *bus.losses().borrow(), &mut sheet);
-        }
-        drop(bus);
         self.0.counts.write(&mut sheet);
         let mut issues = process::Issues::default();
-        for process in &*self.processes() {
-            process::write(process, &mut issues, &mut sheet);
+        let figures: Vec<_> = self.processes().iter().map(Process::figures).collect();
+        process::write_connections(&figures, &mut sheet);
+        for figures in &figures {
+            process::write(figures, &mut issues, &mut sheet);
+        }
+        if figures.len() > 1 {
+            sheet.merge();
         }
         #[cfg(feature = "outbox")]
         self.0.outboxes.write(&mut issues, &mut sheet);
@@ -183,13 +177,16 @@ impl Background for Metrics {
         self.observe(process);
     }
 
+    fn asks_nats(&self) -> bool {
+        false
+    }
+
     fn run(
         self: Box<Self>,
-        bus: Bus,
+        _: Bus,
         stop: CancellationToken,
     ) -> BoxFuture<'static, Result<(), Box<dyn std::error::Error + Send + Sync>>> {
         async move {
-            self.connected_by(bus);
             stop.cancelled().await;
             Ok(())
         }

@@ -11,10 +11,7 @@ use super::{
 use crate::{
     instance::Activity,
     policy::{breaker::CircuitState, issue_kind::IssueKind},
-    process::{
-        Process,
-        figures::{Phase, RelayFigures, ServerFigures, SubscriberFigures},
-    },
+    process::figures::{Phase, ProcessFigures, RelayFigures, ServerFigures, SubscriberFigures},
 };
 
 /// The most issues that have series.
@@ -45,13 +42,20 @@ impl Issues {
     }
 }
 
-pub(super) fn write_connection(is_connected: bool, lost: u64, sheet: &mut Sheet) {
+/// Writes whether all connections of the process are there, and how often one was lost.
+pub(super) fn write_connections(all: &[ProcessFigures], sheet: &mut Sheet) {
+    let mut connections = all.iter().flat_map(|one| &one.connections).peekable();
+    if connections.peek().is_none() {
+        return;
+    }
+    let (is_connected, lost) = connections.fold((true, 0), |(all, lost), one| {
+        (all && one.is_connected, lost + one.lost)
+    });
     sheet.gauge(&is::NATS_CONNECTED, [], f64::from(is_connected));
     sheet.count(&is::NATS_DISCONNECTS, [], lost);
 }
 
-pub(super) fn write(process: &Process, issues: &mut Issues, sheet: &mut Sheet) {
-    let figures = process.figures();
+pub(super) fn write(figures: &ProcessFigures, issues: &mut Issues, sheet: &mut Sheet) {
     for (phase, word) in [
         (Phase::Starting, "starting"),
         (Phase::Running, "running"),

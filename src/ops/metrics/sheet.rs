@@ -84,6 +84,26 @@ impl Sheet {
         });
     }
 
+    /// Makes one series of those with the same labels, which two workers of a process have: of gauges the largest, of
+    /// counters the sum.
+    pub(super) fn merge(&mut self) {
+        for series in self.0.values_mut() {
+            series.sort_by(|one, other| one.labels.cmp(&other.labels));
+            series.dedup_by(|other, one| {
+                let is_same = one.labels == other.labels;
+                if is_same {
+                    match (&mut one.value, &other.value) {
+                        (Value::Number(one), Value::Number(other)) => *one = one.max(*other),
+                        (Value::Count(one), Value::Count(other)) => *one += other,
+                        // A process has one of each histogram: all workers count in it.
+                        _ => {}
+                    }
+                }
+                is_same
+            });
+        }
+    }
+
     /// Writes all series. A metric without one is left out.
     pub(super) fn encode(mut self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         for row in ALL {

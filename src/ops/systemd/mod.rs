@@ -134,6 +134,10 @@ impl Background for Systemd {
         self.process = process.clone();
     }
 
+    fn asks_nats(&self) -> bool {
+        false
+    }
+
     fn run(
         self: Box<Self>,
         _: Bus,

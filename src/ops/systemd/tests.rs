@@ -10,6 +10,7 @@ fn figures(phase: Phase) -> ProcessFigures {
         runtime: RuntimeFigures::default(),
         ended_tasks: Vec::new(),
         refusals: Vec::new(),
+        connections: Vec::new(),
         relays: Vec::new(),
         subscribers: Vec::new(),
     }

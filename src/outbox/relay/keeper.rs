@@ -32,7 +32,10 @@ use crate::{
     outbox::{
         Outbox, Store,
         losses::store_new,
-        store::{Checkpoint, Entry, Position, Positions, Tenure, losses::losses_from},
+        store::{
+            Checkpoint, Entry, Position, Positions, Tenure,
+            losses::{Losses, losses_from},
+        },
     },
     policy::adjustment::RelayTuning,
     task::fence::Fence,
@@ -178,7 +181,7 @@ impl<DB: Store> Keeper<DB> {
                     if self.losses.are_open() {
                         let names = &self.context.outbox.shared.names;
                         let stored = DB::losses(&mut self.context.connection, names).await?;
-                        self.losses.know(losses_from(&stored)?);
+                        self.know(losses_from(&stored)?);
                     }
                     say_at = Instant::now() + SAY_AGAIN;
                 }
@@ -202,6 +205,12 @@ impl<DB: Store> Keeper<DB> {
         Ok(())
     }
 
+    /// Logs the losses, and shows them in the health of the process.
+    fn know(&mut self, stored: Losses) {
+        self.losses.know(stored);
+        self.context.reporter.has_losses(self.losses.issues());
+    }
+
     async fn take(&mut self, report: Report<DB::Cursor>) -> Result<(), Fault> {
         match report {
             Report::Began {
@@ -215,7 +224,7 @@ impl<DB: Store> Keeper<DB> {
                 self.streams.extend(resets);
                 let names = &self.context.outbox.shared.names;
                 let stored = store_new::<DB>(&mut self.context.connection, names, losses).await?;
-                self.losses.know(stored);
+                self.know(stored);
                 self.dirty = true;
             }
             Report::Page {

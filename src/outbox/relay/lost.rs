@@ -5,7 +5,10 @@ use chrono::Utc;
 
 use crate::outbox::{
     losses::REPAIR,
-    store::losses::{Losses, StreamState},
+    store::{
+        losses::{Loss, Losses, StreamState, open},
+        status::Issue,
+    },
 };
 
 /// The known losses.
@@ -34,6 +37,11 @@ impl Lost {
             }
         }
         self.0 = stored;
+    }
+
+    /// The losses that are neither repaired nor acknowledged, as issues.
+    pub(super) fn issues(&self) -> Vec<Issue> {
+        open(&self.0).iter().map(Loss::issue).collect()
     }
 
     /// Whether any known loss is neither repaired nor acknowledged.

@@ -17,6 +17,7 @@ use crate::{
 };
 
 both!(
+    two_workers_of_a_process_share_its_metrics,
     an_event_is_counted_from_its_commit_to_its_handler,
     an_outbox_without_tables_has_a_reason_and_no_figures,
     what_waits_in_the_outbox_is_shown_without_a_relay,
@@ -48,6 +49,44 @@ async fn shows(metrics: &Metrics, series: &str, expected: f64) -> String {
     })
     .await;
     metrics.scrape(OPEN_METRICS).await.1
+}
+
+/// Two series with the same name and labels make a scrape invalid.
+async fn two_workers_of_a_process_share_its_metrics<DB: Database>(world: World<DB>) {
+    let metrics = Metrics::new();
+    let noted = Noted::default();
+    let subscribing = |name| {
+        Worker::new(world.bus.clone(), noted.clone())
+            .subscribe(EventSubscriber::durable(name).on(note))
+            .with(metrics.clone())
+    };
+    let first = subscribing("mailer").with(Relay::new(world.outbox.clone()));
+    let (first, second) = (world.run(first), world.run(subscribing("counts")));
+    world.publish([&User::new("a")]).await;
+    let acked = |name| {
+        format!(
+            "tidings_subscriber_attempts_total{{subscriber=\"{name}\",name=\"{}\",outcome=\"ack\"}}",
+            User::NAME
+        )
+    };
+    shows(&metrics, &acked("mailer"), 1.0).await;
+    shows(&metrics, &acked("counts"), 1.0).await;
+    let text = shows(&metrics, "tidings_nats_connected", 1.0).await;
+    let series = text.lines().filter(|line| !line.starts_with('#'));
+    let mut series: Vec<&str> = series
+        .map(|line| match line.find("} ") {
+            Some(end) => &line[..=end],
+            None => line.split(' ').next().unwrap_or(line),
+        })
+        .collect();
+    let all = series.len();
+    series.sort_unstable();
+    series.dedup();
+    assert_eq!(series.len(), all, "{text}");
+    first.stop().await.unwrap();
+    second.stop().await.unwrap();
+    let (_, text) = metrics.scrape(None).await;
+    assert_eq!(value(&text, "tidings_nats_connected"), None, "{text}");
 }
 
 async fn an_event_is_counted_from_its_commit_to_its_handler<DB: Database>(world: World<DB>) {

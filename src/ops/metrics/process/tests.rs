@@ -22,7 +22,10 @@ use crate::{
     policy::{breaker::CircuitState, issue_kind::IssueKind},
     process::{
         Process, RelaySource, SubscriberSource,
-        figures::{RelayFigures, RelayIssue, ServerFigures, SubscriberFigures},
+        figures::{
+            ConnectionFigures, ProcessFigures, RelayFigures, RelayIssue, ServerFigures,
+            SubscriberFigures,
+        },
     },
 };
 
@@ -56,6 +59,7 @@ impl RelaySource for OneRelay {
                 cause: "secret cause".to_owned(),
                 cure: "secret cure".to_owned(),
             }],
+            losses: Vec::new(),
         }
     }
 }
@@ -146,11 +150,47 @@ fn everything(age: Duration) -> String {
     let mut sheet = Sheet::default();
     metrics.0.counts.write(&mut sheet);
     let mut issues = process::Issues::default();
-    process::write(&process, &mut issues, &mut sheet);
-    process::write_connection(true, 2, &mut sheet);
+    let figures = ProcessFigures {
+        connections: vec![ConnectionFigures {
+            is_connected: true,
+            lost: 2,
+        }],
+        ..process.figures()
+    };
+    process::write(&figures, &mut issues, &mut sheet);
+    process::write_connections(&[figures], &mut sheet);
     write_status(&"shop".into(), &status(), &mut issues, &mut sheet);
     issues.write(&mut sheet);
     sheet.into_text()
+}
+
+#[test]
+fn workers_with_the_same_parts_have_one_series() {
+    let process = Process::default();
+    let subscriber = Arc::new(OneSubscriber(Duration::ZERO));
+    process.has_subscriber(&subscriber);
+    let connection = |is_connected, lost| ProcessFigures {
+        connections: vec![ConnectionFigures { is_connected, lost }],
+        ..process.figures()
+    };
+    let both = [connection(true, 2), connection(false, 3)];
+    let (mut sheet, mut issues) = (Sheet::default(), process::Issues::default());
+    for figures in &both {
+        process::write(figures, &mut issues, &mut sheet);
+    }
+    process::write_connections(&both, &mut sheet);
+    sheet.merge();
+    let text = sheet.into_text();
+    let paused = text
+        .lines()
+        .filter(|line| line.starts_with("tidings_subscriber_paused{"));
+    assert_eq!(paused.count(), 1, "{text}");
+    assert_eq!(value(&text, "tidings_nats_connected"), Some(0.0), "{text}");
+    assert_eq!(
+        value(&text, "tidings_nats_disconnects_total"),
+        Some(5.0),
+        "{text}"
+    );
 }
 
 #[test]

@@ -6,9 +6,12 @@ use std::{
 };
 
 use super::Reporter;
-use crate::process::{
-    RelaySource,
-    figures::{RelayFigures, RelayIssue},
+use crate::{
+    outbox::store::status::Issue,
+    process::{
+        RelaySource,
+        figures::{RelayFigures, RelayIssue},
+    },
 };
 
 /// What a relay has done, and when.
@@ -28,6 +31,7 @@ pub(super) struct Moves {
     overdue_since: Option<Instant>,
     has_waiting: bool,
     confirmed: u64,
+    losses: Vec<Issue>,
 }
 
 impl Moves {
@@ -42,6 +46,7 @@ impl Moves {
             overdue_since: None,
             has_waiting: false,
             confirmed: 0,
+            losses: Vec::new(),
         }
     }
 
@@ -58,6 +63,7 @@ impl Moves {
         self.is_set_up = true;
         self.open_rows = 0;
         self.has_waiting = false;
+        self.losses.clear();
         self.moved_at = now;
     }
 
@@ -132,6 +138,11 @@ impl Reporter {
         self.moves().fetches_since = begins.then(Instant::now);
     }
 
+    /// These losses of streams are neither repaired nor acknowledged.
+    pub(in crate::outbox::relay) fn has_losses(&self, losses: Vec<Issue>) {
+        self.moves().losses = losses;
+    }
+
     /// Whether delayed events are due that were not moved.
     pub(in crate::outbox::relay) fn delayed(&self, are_due: bool) {
         self.moves().delayed(are_due, Instant::now());
@@ -141,13 +152,7 @@ impl Reporter {
 impl RelaySource for Reporter {
     fn figures(&self, at: Instant) -> RelayFigures {
         let age = |since: Instant| at.saturating_duration_since(since);
-        let issues = self.issues.all().into_iter().map(|issue| RelayIssue {
-            place: issue.place,
-            kind: issue.kind,
-            since: issue.since,
-            cause: issue.cause,
-            cure: issue.cure,
-        });
+        let issues = self.issues.all().into_iter().map(RelayIssue::from);
         let issues = issues.collect();
         let (activity, epoch, confirmed_at) = {
             let now = self.now();
@@ -172,6 +177,19 @@ impl RelaySource for Reporter {
             confirmed: moves.confirmed,
             confirmed_at,
             issues,
+            losses: moves.losses.iter().cloned().map(RelayIssue::from).collect(),
+        }
+    }
+}
+
+impl From<Issue> for RelayIssue {
+    fn from(issue: Issue) -> Self {
+        Self {
+            place: issue.place,
+            kind: issue.kind,
+            since: issue.since,
+            cause: issue.cause,
+            cure: issue.cure,
         }
     }
 }
