@@ -20,7 +20,7 @@ pub(crate) const WITHIN: Duration = Duration::from_secs(3);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{cause}; try: {cure}")]
 #[non_exhaustive]
-pub struct Refusal {
+pub struct PreflightRefusal {
     /// The kind of the finding.
     pub kind: IssueKind,
     /// What is wrong.
@@ -104,7 +104,7 @@ async fn may_ask_account(bus: &Bus) -> bool {
 }
 
 /// Logs what is wrong, a line for each danger; returns the first finding that ends the start.
-pub(crate) fn tell(figures: &PreflightFigures, allowance: &Allowance) -> Option<Refusal> {
+pub(crate) fn tell(figures: &PreflightFigures, allowance: &Allowance) -> Option<PreflightRefusal> {
     let mut refusal = None;
     for concern in concerns(figures, &allowance.kinds) {
         let Concern {
@@ -119,7 +119,7 @@ pub(crate) fn tell(figures: &PreflightFigures, allowance: &Allowance) -> Option<
         match severity {
             Severity::Note => tracing::debug!(check, %about, cause, cure, "preflight note"),
             Severity::Refuse if refusal.is_none() && ends(kind, allowance) => {
-                refusal = Some(Refusal { kind, cause, cure });
+                refusal = Some(PreflightRefusal { kind, cause, cure });
             }
             // A second refusal too.
             _ => tracing::warn!(check, %about, cause, cure, "preflight danger"),

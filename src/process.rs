@@ -20,7 +20,7 @@ use crate::{
     nats::Bus,
     observer::{Observer, Observers},
     policy::adjustment::Adjustment,
-    preflight::Refusal,
+    preflight::PreflightRefusal,
 };
 use figures::{
     ConnectionFigures, Phase, ProcessFigures, RelayFigures, RuntimeFigures, SubscriberFigures,
@@ -48,7 +48,7 @@ struct Inner {
     in_flight: Option<Arc<InFlight>>,
     /// Tasks that have ended though the process goes on.
     ended: Vec<String>,
-    refusals: Vec<Refusal>,
+    refusals: Vec<PreflightRefusal>,
     /// The turns at the last look, and for how long there was no new one.
     seen: u64,
     silent: Duration,
@@ -145,7 +145,7 @@ impl Process {
     }
 
     /// Notes that a check at the start refuses: the process is about to end.
-    pub(crate) fn refuses(&self, refusal: &Refusal) {
+    pub(crate) fn refuses(&self, refusal: &PreflightRefusal) {
         self.0.inner().refusals.push(refusal.clone());
     }
 

@@ -37,7 +37,7 @@ pub use crate::policy::{
     issue_kind::IssueKind,
     preflight::{CHECKS, Check, PreflightFigures, Severity, is_check},
 };
-pub use crate::preflight::Refusal;
+pub use crate::preflight::PreflightRefusal;
 pub use finding::{Component, Finding};
 #[cfg(feature = "outbox")]
 pub use outbox::stuck;

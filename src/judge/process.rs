@@ -9,10 +9,9 @@ mod tests;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::Serialize;
 
 use super::{
-    Health, IssueKind,
+    Health, IssueKind, Unseen,
     finding::{Component, Finding},
 };
 use crate::{
@@ -32,7 +31,7 @@ pub(crate) struct ProcessVerdict {
     /// The process as a whole comes first.
     pub(crate) parts: Vec<Part>,
     /// What cannot be seen from here.
-    pub(crate) unseen: Vec<NotSeen>,
+    pub(crate) unseen: Vec<Unseen>,
 }
 
 /// One part of a process.
@@ -48,13 +47,6 @@ pub(crate) struct Part {
     pub(crate) progress: Vec<(&'static str, serde_json::Value)>,
 }
 
-/// What cannot be seen, and why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct NotSeen {
-    pub(crate) what: String,
-    pub(crate) why: String,
-}
-
 /// Judges a process. A part is stuck when it has work and makes no progress for `stuck_after`.
 pub(crate) fn judge_process(figures: &ProcessFigures, stuck_after: Duration) -> ProcessVerdict {
     let judging = Judging {
@@ -67,7 +59,7 @@ pub(crate) fn judge_process(figures: &ProcessFigures, stuck_after: Duration) -> 
     parts.extend(figures.relays.iter().map(|one| relay::part(one, &judging)));
     let subscribers = figures.subscribers.iter();
     parts.extend(subscribers.map(|one| subscriber::part(one, &judging)));
-    let mut unseen: Vec<NotSeen> = Vec::new();
+    let mut unseen: Vec<Unseen> = Vec::new();
     unseen.extend(figures.relays.iter().filter_map(relay::unseen));
     unseen.extend(figures.subscribers.iter().filter_map(subscriber::unseen));
     let worst = parts.iter().map(|part| part.status).max();

@@ -24,7 +24,7 @@ use serde::Serialize;
 use tokio::time::timeout;
 
 use super::{
-    preflight::Asked,
+    preflight::PreflightRequest,
     subscribers::{SubscriberOverview, Subscribers},
 };
 use crate::{
@@ -48,7 +48,7 @@ pub struct Doctor {
     #[cfg(feature = "outbox")]
     outbox: Option<LookedAt>,
     sees_subscribers: bool,
-    pub(super) preflight: Asked,
+    pub(super) preflight: PreflightRequest,
 }
 
 /// The figures of one look.
@@ -129,7 +129,7 @@ impl Doctor {
             #[cfg(feature = "outbox")]
             outbox: None,
             sees_subscribers: true,
-            preflight: Asked::default(),
+            preflight: PreflightRequest::default(),
         }
     }
 
@@ -141,7 +141,7 @@ impl Doctor {
             #[cfg(feature = "outbox")]
             outbox: None,
             sees_subscribers: true,
-            preflight: Asked::default(),
+            preflight: PreflightRequest::default(),
         }
     }
 

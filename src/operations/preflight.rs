@@ -15,7 +15,7 @@ use crate::{
     nats::{Bus, Role, StreamSpec, names},
     policy::{
         issue_kind::IssueKind,
-        preflight::{RelayFigures, StreamFigures, SubscriberFigures},
+        preflight::{RelaySetup, StreamFigures, SubscriberSetup},
     },
     preflight::{LookedStream, look_at_nats},
 };
@@ -25,10 +25,10 @@ const STREAMS: Duration = Duration::from_secs(3);
 
 /// What the doctor knows of the preflight.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Asked {
+pub(super) struct PreflightRequest {
     pub(super) is_wanted: bool,
     pub(super) allowed: BTreeSet<IssueKind>,
-    pub(super) relay: Option<RelayFigures>,
+    pub(super) relay: Option<RelaySetup>,
 }
 
 impl Doctor {
@@ -119,7 +119,7 @@ fn streams(
 }
 
 /// The settings that the instances report.
-fn instances(overview: Option<&SubscriberOverview>) -> Vec<SubscriberFigures> {
+fn instances(overview: Option<&SubscriberOverview>) -> Vec<SubscriberSetup> {
     let subscribers = overview.into_iter().flat_map(|all| &all.subscribers);
     let longest = subscribers.filter_map(|one| {
         let timeout = one
@@ -127,10 +127,10 @@ fn instances(overview: Option<&SubscriberOverview>) -> Vec<SubscriberFigures> {
             .iter()
             .map(|instance| instance.timeout_ms)
             .max()?;
-        Some(SubscriberFigures {
+        Some(SubscriberSetup {
             name: one.name.clone(),
             timeout: Duration::from_millis(timeout),
-            ..SubscriberFigures::default()
+            ..SubscriberSetup::default()
         })
     });
     longest.collect()

@@ -10,8 +10,9 @@ use super::Health;
 use crate::{
     judge::{
         Component, Finding, Health as Status, IssueKind,
-        process::{NotSeen, Part, ProcessVerdict, judge_process},
+        process::{Part, ProcessVerdict, judge_process},
     },
+    operations::doctor::Unseen,
     process::{
         Process,
         figures::{ProcessFigures, ServerFigures, SubscriberFigures},
@@ -92,7 +93,7 @@ pub(super) struct Healthz {
     at: DateTime<Utc>,
     process: About,
     components: Vec<OneComponent>,
-    unseen: Vec<NotSeen>,
+    unseen: Vec<Unseen>,
 }
 
 #[derive(Debug, Serialize)]

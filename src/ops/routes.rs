@@ -20,7 +20,7 @@ use crate::judge::{
     process::{Part, ProcessVerdict, not_alive},
 };
 
-type Asked = Query<HashMap<String, String>>;
+type Parameters = Query<HashMap<String, String>>;
 
 pub(super) fn routes<S: Clone + Send + Sync + 'static>(health: Health) -> Router<S> {
     Router::new()
@@ -33,11 +33,11 @@ pub(super) fn routes<S: Clone + Send + Sync + 'static>(health: Health) -> Router
         .with_state(health)
 }
 
-async fn livez(State(health): State<Health>, Query(asked): Asked) -> Response {
+async fn livez(State(health): State<Health>, Query(parameters): Parameters) -> Response {
     let figures = health.figures();
     let causes = not_alive(&figures);
     let status = status(causes.is_empty());
-    if asked.contains_key("verbose") {
+    if parameters.contains_key("verbose") {
         return fresh((status, Json(Livez::new(&figures, causes))));
     }
     match causes.is_empty() {
@@ -46,12 +46,12 @@ async fn livez(State(health): State<Health>, Query(asked): Asked) -> Response {
     }
 }
 
-async fn readyz(State(health): State<Health>, Query(asked): Asked) -> Response {
-    ready(health.verdict().parts.iter(), &asked)
+async fn readyz(State(health): State<Health>, Query(parameters): Parameters) -> Response {
+    ready(health.verdict().parts.iter(), &parameters)
 }
 
-async fn readyz_relay(State(health): State<Health>, Query(asked): Asked) -> Response {
-    one(&health.verdict(), &asked, "relay", |part| {
+async fn readyz_relay(State(health): State<Health>, Query(parameters): Parameters) -> Response {
+    one(&health.verdict(), &parameters, "relay", |part| {
         part.component == Component::Relay
     })
 }
@@ -59,11 +59,11 @@ async fn readyz_relay(State(health): State<Health>, Query(asked): Asked) -> Resp
 async fn readyz_subscriber(
     State(health): State<Health>,
     Path(name): Path<String>,
-    Query(asked): Asked,
+    Query(parameters): Parameters,
 ) -> Response {
     one(
         &health.verdict(),
-        &asked,
+        &parameters,
         "subscriber of this name",
         |part| part.component == Component::Subscriber && part.of == name,
     )
@@ -93,13 +93,13 @@ async fn scale(State(health): State<Health>, Path(name): Path<String>) -> Respon
 /// The parts that match. A part that is not there may still come while the process starts.
 fn one(
     verdict: &ProcessVerdict,
-    asked: &HashMap<String, String>,
+    parameters: &HashMap<String, String>,
     what: &str,
     is_it: impl Fn(&Part) -> bool,
 ) -> Response {
     let found: Vec<&Part> = verdict.parts.iter().filter(|part| is_it(part)).collect();
     if !found.is_empty() {
-        return ready(found.into_iter(), asked);
+        return ready(found.into_iter(), parameters);
     }
     let whole: Vec<&Part> = verdict.parts.iter().take(1).collect();
     match whole.iter().all(|part| part.is_started()) {
@@ -107,15 +107,15 @@ fn one(
             StatusCode::NOT_FOUND,
             format!("this process has no {what}\n"),
         )),
-        false => ready(whole.into_iter(), asked),
+        false => ready(whole.into_iter(), parameters),
     }
 }
 
 fn ready<'a>(
     parts: impl Iterator<Item = &'a Part> + Clone,
-    asked: &HashMap<String, String>,
+    parameters: &HashMap<String, String>,
 ) -> Response {
-    let is_ready = match asked.get("of").map(|of| &**of) {
+    let is_ready = match parameters.get("of").map(|of| &**of) {
         None => parts.clone().all(|part| part.status.is_ready()),
         Some("startup") => parts.clone().all(Part::is_started),
         Some(_) => {

@@ -164,8 +164,8 @@ pub struct PreflightFigures {
     pub(crate) nats: Option<NatsFigures>,
     pub(crate) streams: Vec<StreamFigures>,
     pub(crate) database: Option<DatabaseFigures>,
-    pub(crate) relay: Option<RelayFigures>,
-    pub(crate) subscribers: Vec<SubscriberFigures>,
+    pub(crate) relay: Option<RelaySetup>,
+    pub(crate) subscribers: Vec<SubscriberSetup>,
 }
 
 /// The connection to NATS.
@@ -243,7 +243,7 @@ pub(crate) struct MissingRight {
 
 /// The settings of a relay.
 #[derive(Debug, Clone)]
-pub(crate) struct RelayFigures {
+pub(crate) struct RelaySetup {
     pub(crate) schema: String,
     pub(crate) lease: Duration,
     pub(crate) stall_timeout: Duration,
@@ -252,7 +252,7 @@ pub(crate) struct RelayFigures {
 
 /// The settings of a subscriber.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct SubscriberFigures {
+pub(crate) struct SubscriberSetup {
     pub(crate) name: String,
     pub(crate) timeout: Duration,
     pub(crate) concurrency: usize,

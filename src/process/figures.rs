@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use crate::{
     instance::Activity,
     policy::{breaker::CircuitState, issue_kind::IssueKind},
-    preflight::Refusal,
+    preflight::PreflightRefusal,
 };
 
 /// From this age on, what waited at the server is not known any more.
@@ -22,7 +22,7 @@ pub(crate) struct ProcessFigures {
     /// The tasks that have ended, though they have to live.
     pub(crate) ended_tasks: Vec<String>,
     /// What the checks at the start refuse.
-    pub(crate) refusals: Vec<Refusal>,
+    pub(crate) refusals: Vec<PreflightRefusal>,
     /// The connections to NATS of the worker, and of the work that runs with it.
     pub(crate) connections: Vec<ConnectionFigures>,
     pub(crate) relays: Vec<RelayFigures>,

@@ -5,7 +5,7 @@ use std::error::Error;
 use crate::{
     handler::subscriber::SubscriberError,
     nats::{BusError, ConnectError},
-    preflight::Refusal,
+    preflight::PreflightRefusal,
 };
 
 /// Why a worker did not start, or ended by itself.
@@ -63,7 +63,7 @@ pub enum WorkerError {
     },
     /// A check at the start has found what loses events; the worker has drained.
     #[error(transparent)]
-    Refused(Refusal),
+    Refused(PreflightRefusal),
     /// An internal task of the worker panicked; the worker has drained.
     #[error("a task of the worker panicked: {0}")]
     Panicked(String),

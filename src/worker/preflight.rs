@@ -6,15 +6,15 @@ use super::{Inspection, Runner};
 use crate::{
     handler::subscriber::EventSubscriber,
     nats::{Bus, Role, names},
-    policy::preflight::{Allowance, SubscriberFigures},
-    preflight::{LookedStream, Refusal, WITHIN, look_at_nats, tell, tell_unchecked},
+    policy::preflight::{Allowance, SubscriberSetup},
+    preflight::{LookedStream, PreflightRefusal, WITHIN, look_at_nats, tell, tell_unchecked},
 };
 
 /// What the checks look at.
 pub(super) struct Checks {
     bus: Bus,
     streams: BTreeSet<LookedStream>,
-    subscribers: Vec<SubscriberFigures>,
+    subscribers: Vec<SubscriberSetup>,
     allowance: Allowance,
 }
 
@@ -48,7 +48,7 @@ impl Checks {
     }
 
     /// Ends only with a finding that refuses the start. What cannot be seen in time is not checked.
-    pub(super) async fn run(self) -> Refusal {
+    pub(super) async fn run(self) -> PreflightRefusal {
         if self.subscribers.is_empty() {
             return std::future::pending().await;
         }
@@ -74,9 +74,9 @@ impl Checks {
 fn figures<S: Send + Sync + 'static>(
     subscriber: &EventSubscriber<S>,
     shutdown_timeout: Duration,
-) -> SubscriberFigures {
+) -> SubscriberSetup {
     let pools = subscriber.housekeeping().filter_map(|needed| needed.pool);
-    SubscriberFigures {
+    SubscriberSetup {
         name: subscriber.name().to_owned(),
         timeout: subscriber.timeout,
         concurrency: subscriber.concurrency,

@@ -26,7 +26,7 @@ use super::{
     parks::{Parks, key_of, may_pass},
     replays::{ReplayContext, ReplayRegistry, Replays},
     source::until,
-    status_reporter::{Asked, Figures, StatusReporter},
+    status_reporter::{FigureRequests, Figures, StatusReporter},
     task_pool::{Begun, Dependencies, Finished, TaskPool},
 };
 use crate::{
@@ -88,7 +88,7 @@ struct Run<S> {
     /// What is in flight, for each source.
     in_flight: Vec<Arc<InFlightTable>>,
     reporter: Arc<StatusReporter>,
-    asked: Asked,
+    requests: FigureRequests,
     halt: CancellationToken,
 }
 
@@ -245,7 +245,7 @@ impl<S: Send + Sync + 'static> Runner<S> {
             throttle: Arc::clone(self.executor.throttle()),
             later: None,
             pulls: Pulls::All,
-            asked: self.reporter.works(&in_flight),
+            requests: self.reporter.works(&in_flight),
             reporter: Arc::clone(&self.reporter),
             in_flight,
             halt: halt.clone(),
@@ -275,10 +275,10 @@ impl<S: Send + Sync + 'static> Run<S> {
                 () = self.tasks.has_done() => {}
                 1.. = arriving.recv_many(&mut came, AT_A_TIME) => {}
                 () = until(due), if due.is_some() => self.wake(),
-                Some(asked) = self.asked.recv() => {
+                Some(request) = self.requests.recv() => {
                     let figures = Figures::of(self.attempts(), self.resting.len(), &self.lanes);
                     // The requester may have timed out.
-                    let _ = asked.send(figures);
+                    let _ = request.send(figures);
                     self.adjust();
                 }
             }

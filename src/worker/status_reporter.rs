@@ -45,7 +45,7 @@ pub(super) struct Figures {
 }
 
 /// Where the runner receives requests for its figures.
-pub(super) type Asked = mpsc::Receiver<oneshot::Sender<Figures>>;
+pub(super) type FigureRequests = mpsc::Receiver<oneshot::Sender<Figures>>;
 
 /// Written by the runner, read by the task that answers requests.
 pub(super) struct StatusReporter {
@@ -125,15 +125,15 @@ impl StatusReporter {
     }
 
     /// The subscriber is active, with these deliveries in flight.
-    pub(super) fn works(&self, in_flight: &[Arc<InFlightTable>]) -> Asked {
-        let (to, asked) = mpsc::channel(QUESTIONS);
+    pub(super) fn works(&self, in_flight: &[Arc<InFlightTable>]) -> FigureRequests {
+        let (to, requests) = mpsc::channel(QUESTIONS);
         let mut inner = self.inner();
         inner.activity = Activity::Active;
         inner.in_flight = in_flight.to_vec();
         inner.issue = None;
         inner.runner = Some(to);
         inner.looks.is_set_up = true;
-        asked
+        requests
     }
 
     /// The subscriber was told to stop.

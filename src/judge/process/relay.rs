@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Component, Finding, Health, IssueKind, Judging, NotSeen, Part};
+use super::{Component, Finding, Health, IssueKind, Judging, Part, Unseen};
 use crate::{
     instance::Activity,
     process::figures::{RelayFigures, RelayIssue},
@@ -12,6 +12,8 @@ use crate::{
 
 /// The place of an issue that concerns all of a relay.
 const RELAY: &str = "relay";
+/// The cure of an interruption that has just begun.
+const GOES_ON: &str = "none is needed: it goes on by itself";
 
 pub(super) fn part(relay: &RelayFigures, judging: &Judging<'_>) -> Part {
     let of = (Component::Relay, &*relay.outbox);
@@ -30,14 +32,19 @@ pub(super) fn part(relay: &RelayFigures, judging: &Judging<'_>) -> Part {
 }
 
 /// The log of an interrupted relay is not read: whether events wait is not known.
-pub(super) fn unseen(relay: &RelayFigures) -> Option<NotSeen> {
+pub(super) fn unseen(relay: &RelayFigures) -> Option<Unseen> {
     let is_seen = relay.is_relaying || relay.activity == Activity::Standby;
-    (!is_seen).then(|| NotSeen {
-        what: format!("the log of the outbox {}", relay.outbox),
-        why: match worst(relay) {
-            Some(issue) => issue.cause.clone(),
-            None => "its relay has not resumed yet".to_owned(),
-        },
+    (!is_seen).then(|| {
+        let what = format!("the log of the outbox {}", relay.outbox);
+        match worst(relay) {
+            Some(issue) => Unseen::new(what, issue.kind, &*issue.cause, &*issue.cure),
+            None => Unseen::new(
+                what,
+                IssueKind::RelayInterrupted,
+                "its relay has not resumed yet",
+                GOES_ON,
+            ),
+        }
     })
 }
 
@@ -158,7 +165,7 @@ fn degraded(relay: &RelayFigures, judging: &Judging<'_>) -> Judged {
     let kind = IssueKind::RelayInterrupted;
     let cause = "the relay resumes, and does not read the log yet";
     let finding = judging.finding(of, kind, Health::Degraded, cause);
-    let finding = finding.cure("none is needed: it goes on by itself");
+    let finding = finding.cure(GOES_ON);
     Some((Health::Degraded, Some(finding)))
 }
 

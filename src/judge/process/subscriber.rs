@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Component, Finding, Health, IssueKind, Judging, NotSeen, Part};
+use super::{Component, Finding, Health, IssueKind, Judging, Part, Unseen};
 use crate::{
     instance::Activity, policy::breaker::CircuitState, process::figures::SubscriberFigures,
 };
@@ -15,6 +15,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 const LEASELESS: Duration = Duration::from_secs(7);
 /// The consumers are looked at every two seconds.
 const SEEN: Duration = Duration::from_secs(10);
+const SEE_LOG: &str = "see the log of the process";
 
 pub(super) fn part(subscriber: &SubscriberFigures, judging: &Judging<'_>) -> Part {
     let of = (Component::Subscriber, &*subscriber.name);
@@ -34,7 +35,7 @@ pub(super) fn part(subscriber: &SubscriberFigures, judging: &Judging<'_>) -> Par
 }
 
 /// What waits at the server is known for as long as the looks are answered.
-pub(super) fn unseen(subscriber: &SubscriberFigures) -> Option<NotSeen> {
+pub(super) fn unseen(subscriber: &SubscriberFigures) -> Option<Unseen> {
     if subscriber.activity != Activity::Active {
         return None;
     }
@@ -42,12 +43,15 @@ pub(super) fn unseen(subscriber: &SubscriberFigures) -> Option<NotSeen> {
     if age.is_none_or(|age| age < SEEN) {
         return None;
     }
-    Some(NotSeen {
-        what: format!("what waits for {} at the server", subscriber.name),
-        why: match &subscriber.hindrance {
-            Some((why, _)) => why.clone(),
-            None => "the server has not answered".to_owned(),
-        },
+    let what = format!("what waits for {} at the server", subscriber.name);
+    Some(match &subscriber.hindrance {
+        Some((why, _)) => Unseen::new(what, IssueKind::Instance, &**why, SEE_LOG),
+        None => Unseen::new(
+            what,
+            IssueKind::NatsSilent,
+            "the server has not answered",
+            "check whether the nats-server is frozen, overloaded or cut off",
+        ),
     })
 }
 
@@ -90,7 +94,7 @@ fn hindered(subscriber: &SubscriberFigures, judging: &Judging<'_>) -> Judged {
         let cause = "it was active before, and has not begun again";
         judging
             .stuck(of, IssueKind::Instance, age, cause)
-            .cure("see the log of the process")
+            .cure(SEE_LOG)
     };
     Some((Health::Stuck, Some(finding)))
 }

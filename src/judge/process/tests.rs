@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     instance::Activity,
     policy::breaker::CircuitState,
-    preflight::Refusal,
+    preflight::PreflightRefusal,
     process::figures::{RelayFigures, RelayIssue, ServerFigures, SubscriberFigures},
 };
 
@@ -187,7 +187,7 @@ fn a_worker_that_drains_is_not_ready() {
 #[test]
 fn a_check_at_the_start_that_refuses_is_not_ready() {
     let verdict = whole_of(|figures| {
-        figures.refusals.push(Refusal {
+        figures.refusals.push(PreflightRefusal {
             kind: IssueKind::Window,
             cause: "the duplicate window is 1 s".to_owned(),
             cure: "set it to 2 min".to_owned(),

@@ -234,13 +234,13 @@ impl Bus {
         spec: &ConsumerSpec,
     ) -> Result<(u64, Option<DateTime<Utc>>), BusError> {
         #[derive(Deserialize)]
-        struct Asked {
+        struct Answer {
             ack_floor: Place,
             #[serde(default)]
             ts: Option<DateTime<Utc>>,
         }
         let subject = api::consumer_info(&spec.stream, &spec.durable);
-        let Asked { ack_floor, ts } = self.api(&subject, &json!({})).await?;
+        let Answer { ack_floor, ts } = self.api(&subject, &json!({})).await?;
         Ok((ack_floor.stream_seq, ts))
     }
 

@@ -43,13 +43,13 @@ pub(super) struct LookedAt {
 }
 
 /// What the database has answered.
-struct Asked {
+struct Answers {
     status: Result<Status, Unseen>,
     home: Result<(), Unseen>,
     preflight: Option<Result<PreflightFigures, Unseen>>,
 }
 
-impl Asked {
+impl Answers {
     fn unseen(why: Unseen) -> Self {
         Self {
             status: Err(why),
@@ -95,7 +95,7 @@ impl Doctor {
 impl LookedAt {
     pub(super) async fn look(&self, bus: Option<&Bus>, is_ahead: bool) -> Figures {
         let (asked, relays) = future::join(self.ask(bus, is_ahead), self.relays(bus)).await;
-        let Asked {
+        let Answers {
             status,
             home,
             preflight,
@@ -118,13 +118,13 @@ impl LookedAt {
         }
     }
 
-    async fn ask(&self, bus: Option<&Bus>, is_ahead: bool) -> Asked {
+    async fn ask(&self, bus: Option<&Bus>, is_ahead: bool) -> Answers {
         let outbox = match &self.outbox {
             Ok(outbox) => outbox,
-            Err(why) => return Asked::unseen(why.clone()),
+            Err(why) => return Answers::unseen(why.clone()),
         };
         if let Err(why) = outbox.version().await {
-            return Asked::unseen(why);
+            return Answers::unseen(why);
         }
         let preflight = async {
             match is_ahead {
@@ -139,7 +139,7 @@ impl LookedAt {
             }
         };
         let (status, home, preflight) = future::join3(outbox.status(), home, preflight).await;
-        Asked {
+        Answers {
             status,
             home,
             preflight,

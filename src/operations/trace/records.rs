@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use tidings_contract::{Envelope, EventId};
 
 use super::{
-    Sought,
+    TraceQuery,
     report::{OutboxTrace, TracedBatch},
 };
 
@@ -33,7 +33,7 @@ pub(super) trait Records: Debug + Send + Sync {
     /// The rows that match, the newest first. Of relayed rows, only those written since `since`.
     fn rows<'a>(
         &'a self,
-        sought: &'a Sought,
+        query: &'a TraceQuery,
         since: Option<DateTime<Utc>>,
         limit: usize,
     ) -> Answer<'a, Vec<Noted>>;
@@ -64,7 +64,7 @@ pub(super) trait Records: Debug + Send + Sync {
 
 #[cfg(feature = "outbox")]
 mod of_an_outbox {
-    use super::{Answer, DateTime, EventId, Noted, OutboxTrace, Records, Sought, TracedBatch, Utc};
+    use super::{Answer, DateTime, EventId, Noted, OutboxTrace, Records, TraceQuery, TracedBatch, Utc};
     use crate::outbox::{
         self, Outbox, Store, StreamSequence, TraceQuery, TracedRow, TracedState, Wanted,
     };
@@ -72,14 +72,14 @@ mod of_an_outbox {
     impl<DB: Store> Records for Outbox<DB> {
         fn rows<'a>(
             &'a self,
-            sought: &'a Sought,
+            query: &'a TraceQuery,
             since: Option<DateTime<Utc>>,
             limit: usize,
         ) -> Answer<'a, Vec<Noted>> {
-            let wanted = match sought {
-                Sought::Event(event) => Wanted::Event(*event),
-                Sought::Key(key) => Wanted::Key(key),
-                Sought::Correlation(id) => Wanted::Correlation(id),
+            let wanted = match query {
+                TraceQuery::Event(event) => Wanted::Event(*event),
+                TraceQuery::Key(key) => Wanted::Key(key),
+                TraceQuery::Correlation(id) => Wanted::Correlation(id),
             };
             let asked = TraceQuery::of(wanted, since, limit);
             Box::pin(async move {

@@ -1,7 +1,7 @@
 //! When a process is ready, makes progress, and stops; and what the line of its status says.
 
 use super::*;
-use crate::{policy::issue_kind::IssueKind, preflight::Refusal, process::figures::RuntimeFigures};
+use crate::{policy::issue_kind::IssueKind, preflight::PreflightRefusal, process::figures::RuntimeFigures};
 
 fn figures(phase: Phase) -> ProcessFigures {
     ProcessFigures {
@@ -58,7 +58,7 @@ fn a_worker_is_ready_from_its_start_to_its_drain() {
 #[test]
 fn a_worker_that_refuses_is_not_ready() {
     let mut refuses = figures(Phase::Running);
-    refuses.refusals.push(Refusal {
+    refuses.refusals.push(PreflightRefusal {
         kind: IssueKind::SchemaOlder,
         cause: "the tables are older".to_owned(),
         cure: "tidings migrate".to_owned(),

@@ -3,7 +3,7 @@
 use super::Fault;
 use crate::{
     outbox::{DatabaseError, Store, home::USE_NATS, store::origin::ADOPT, version_sentence},
-    preflight::Refusal,
+    preflight::PreflightRefusal,
 };
 
 /// Why a relay can never work as it is.
@@ -37,7 +37,7 @@ pub enum RelayError {
     },
     /// A check at the start has found that it cannot work, or that it loses events.
     #[error(transparent)]
-    Refused(Refusal),
+    Refused(PreflightRefusal),
 }
 
 impl RelayError {

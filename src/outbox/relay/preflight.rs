@@ -11,9 +11,9 @@ use crate::{
     policy::{
         adjustment::RelayTuning,
         issue_kind::IssueKind,
-        preflight::{Allowance, RelayFigures},
+        preflight::{Allowance, RelaySetup},
     },
-    preflight::{LookedStream, Refusal, WITHIN, look_at_nats, tell, tell_unchecked},
+    preflight::{LookedStream, PreflightRefusal, WITHIN, look_at_nats, tell, tell_unchecked},
 };
 
 impl<DB: Store> Relay<DB> {
@@ -73,14 +73,14 @@ impl<DB: Store> Relay<DB> {
     }
 
     /// The settings that the checks look at.
-    pub(crate) fn figures(&self) -> RelayFigures {
+    pub(crate) fn figures(&self) -> RelaySetup {
         let RelayTuning {
             lease,
             stall_timeout,
             retention,
             ..
         } = self.control.tuning();
-        RelayFigures {
+        RelaySetup {
             schema: self.outbox.shared.names.schema().to_owned(),
             lease,
             stall_timeout,
@@ -92,10 +92,10 @@ impl<DB: Store> Relay<DB> {
 /// What cannot be seen in time is not checked: the relay itself reports why it cannot work.
 async fn check<DB: Store>(
     outbox: Outbox<DB>,
-    relay: RelayFigures,
+    relay: RelaySetup,
     allowance: Allowance,
     bus: Bus,
-) -> Option<Refusal> {
+) -> Option<PreflightRefusal> {
     let looking = async {
         let seen = match outbox.preflight(false).await {
             Ok(seen) => seen,

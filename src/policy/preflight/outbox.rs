@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    About, Concern, DatabaseFigures, MissingRight, PreflightFigures, RelayFigures, Severity, clock,
+    About, Concern, DatabaseFigures, MissingRight, PreflightFigures, RelaySetup, Severity, clock,
 };
 use crate::policy::issue_kind::IssueKind;
 
@@ -123,8 +123,8 @@ fn max_payload(database: &DatabaseFigures, server: usize) -> Option<Concern> {
     })
 }
 
-fn lease(relay: &RelayFigures) -> Option<Concern> {
-    let RelayFigures {
+fn lease(relay: &RelaySetup) -> Option<Concern> {
+    let RelaySetup {
         lease,
         stall_timeout,
         ..

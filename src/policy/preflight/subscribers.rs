@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{About, Concern, Severity, SubscriberFigures};
+use super::{About, Concern, Severity, SubscriberSetup};
 use crate::policy::issue_kind::IssueKind;
 
 /// How long the server waits for the acknowledgement of a delivery.
@@ -10,18 +10,18 @@ const ACK_WAIT: Duration = Duration::from_secs(30);
 /// A longer attempt looks like one that hangs.
 const LONGEST_ATTEMPT: Duration = Duration::from_secs(600);
 
-pub(super) fn concerns(subscribers: &[SubscriberFigures]) -> Vec<Concern> {
+pub(super) fn concerns(subscribers: &[SubscriberSetup]) -> Vec<Concern> {
     let each = subscribers.iter();
     each.flat_map(|one| [pool(one), drain(one), timeout(one)])
         .flatten()
         .collect()
 }
 
-fn about(one: &SubscriberFigures) -> About {
+fn about(one: &SubscriberSetup) -> About {
     About::Subscriber(one.name.clone())
 }
 
-fn pool(one: &SubscriberFigures) -> Option<Concern> {
+fn pool(one: &SubscriberSetup) -> Option<Concern> {
     let pool = one.pool?;
     let needed = one.concurrency.saturating_add(2);
     let (cause, cure) = if pool.connections < needed {
@@ -55,7 +55,7 @@ fn pool(one: &SubscriberFigures) -> Option<Concern> {
     ))
 }
 
-fn drain(one: &SubscriberFigures) -> Option<Concern> {
+fn drain(one: &SubscriberSetup) -> Option<Concern> {
     let drain = one.shutdown_timeout?;
     (one.timeout > drain).then(|| {
         Concern::new(
@@ -72,7 +72,7 @@ fn drain(one: &SubscriberFigures) -> Option<Concern> {
     })
 }
 
-fn timeout(one: &SubscriberFigures) -> Option<Concern> {
+fn timeout(one: &SubscriberSetup) -> Option<Concern> {
     (one.timeout > LONGEST_ATTEMPT).then(|| {
         Concern::new(
             IssueKind::Timeout,

@@ -49,7 +49,7 @@ fn well() -> PreflightFigures {
             max_payload: Some(1_048_576),
             ..DatabaseFigures::default()
         }),
-        relay: Some(RelayFigures {
+        relay: Some(RelaySetup {
             schema: "tidings".to_owned(),
             lease: Duration::from_secs(5),
             stall_timeout: Duration::from_secs(5),
@@ -59,8 +59,8 @@ fn well() -> PreflightFigures {
     }
 }
 
-fn subscriber() -> SubscriberFigures {
-    SubscriberFigures {
+fn subscriber() -> SubscriberSetup {
+    SubscriberSetup {
         name: "invoices".to_owned(),
         timeout: Duration::from_secs(20),
         concurrency: 16,
@@ -290,7 +290,7 @@ fn a_lease_that_is_short_or_long_is_a_danger() {
 
 #[test]
 fn a_small_pool_is_a_danger_and_long_attempts_are_notes() {
-    let change = |change: fn(&mut SubscriberFigures)| {
+    let change = |change: fn(&mut SubscriberSetup)| {
         found(move |figures| change(&mut figures.subscribers[0]))
     };
     let small = change(|one| one.pool.as_mut().unwrap().connections = 17);

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sqlx::Sqlite;
 use tidings::{
     Context, EventSubscriber, Failure, Retry, StartFrom, Worker,
-    trace::{Sought, Trace},
+    trace::{Trace, TraceQuery},
     verify::Verify,
 };
 
@@ -173,7 +173,7 @@ async fn a_delete_marker_is_not_read_traced_or_verified() {
         "{found:?}"
     );
     let trace = Trace::new(&world.bus).streams(["EVENTS"]);
-    let found = within("it is traced", trace.run(&Sought::Key("bob".to_owned())))
+    let found = within("it is traced", trace.run(&TraceQuery::Key("bob".to_owned())))
         .await
         .unwrap();
     assert_eq!(found.events.len(), 1, "{found:?}");

@@ -10,7 +10,7 @@ use tidings::{
     replays::ReplayState,
     trace::{
         DeadLetterTrace, DeliveryTrace, InboxTrace, OutboxTrace, ReplayTrace, RetryTrace, Searched,
-        Sought, SubscriberTrace, Trace, Traced, TracedBatch, TracedEvent, TracedOutcome,
+        SubscriberTrace, Trace, TraceQuery, Traced, TracedBatch, TracedEvent, TracedOutcome,
     },
 };
 
@@ -81,7 +81,7 @@ impl RunTrace {
             Err(report) if is_absent(&config.database) => trace.without_outbox(report.what()),
             Err(report) => trace.unseen_outbox(report.what()),
         };
-        let found = trace.run(&self.sought()).await?;
+        let found = trace.run(&self.query()).await?;
         match self.json {
             true => output::json(&found)?,
             false => print(&found)?,
@@ -119,23 +119,23 @@ impl RunTrace {
         }
     }
 
-    fn sought(&self) -> Sought {
+    fn query(&self) -> TraceQuery {
         match &self.wanted {
             WantedEvents {
                 event: Some(event), ..
-            } => Sought::Event(*event),
-            WantedEvents { key: Some(key), .. } => Sought::Key(key.clone()),
+            } => TraceQuery::Event(*event),
+            WantedEvents { key: Some(key), .. } => TraceQuery::Key(key.clone()),
             WantedEvents { correlation, .. } => {
-                Sought::Correlation(correlation.clone().unwrap_or_default())
+                TraceQuery::Correlation(correlation.clone().unwrap_or_default())
             }
         }
     }
 
     fn name(&self) -> String {
-        match self.sought() {
-            Sought::Event(event) => format!("the event {event}"),
-            Sought::Key(key) => format!("an event of the key {key}"),
-            Sought::Correlation(id) => format!("an event of the correlation {id}"),
+        match self.query() {
+            TraceQuery::Event(event) => format!("the event {event}"),
+            TraceQuery::Key(key) => format!("an event of the key {key}"),
+            TraceQuery::Correlation(id) => format!("an event of the correlation {id}"),
             _ => "it".to_owned(),
         }
     }

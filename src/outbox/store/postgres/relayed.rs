@@ -182,9 +182,9 @@ pub(super) async fn ahead(
     rows.iter().map(|row| row.try_get(0)).collect()
 }
 
-type Asked<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
+type BoundQuery<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 
-fn asked<'q>(names: &Names, ask: &'static str, selection: &'q PassedQuery<'_>) -> Asked<'q> {
+fn asked<'q>(names: &Names, ask: &'static str, selection: &'q PassedQuery<'_>) -> BoundQuery<'q> {
     let page = selection.passed.page.as_ref();
     query(names, ask)
         .bind(selection.behind)

@@ -154,13 +154,13 @@ pub(super) async fn ahead(
     rows.iter().map(|row| row.try_get(0)).collect()
 }
 
-type Asked = sqlx::query::Query<'static, Sqlite, SqliteArguments>;
+type BoundQuery = sqlx::query::Query<'static, Sqlite, SqliteArguments>;
 
 fn asked(
     names: &Names,
     ask: &'static str,
     selection: &PassedQuery<'_>,
-) -> Result<Asked, sqlx::Error> {
+) -> Result<BoundQuery, sqlx::Error> {
     let wanted = serde_json::to_string(&selection.range.names)
         .map_err(|error| sqlx::Error::Encode(error.into()))?;
     Ok(sqlx::query(names.sql(ask, '_'))

@@ -4,7 +4,7 @@ use std::error::Error;
 
 use tidings::{
     dead_letters::DeadLettersError,
-    judge::Refusal,
+    judge::PreflightRefusal,
     nats::{BusError, BusErrorKind, ConnectError, PublishError, ReaderError},
     ops::OpsError,
     outbox::{
@@ -354,7 +354,7 @@ fn of_background(error: WorkerError) -> Report {
     }
 }
 
-fn of_refusal(refusal: &Refusal) -> Report {
+fn of_refusal(refusal: &PreflightRefusal) -> Report {
     Report::new(Exit::Failed, refusal.cause.clone()).cure(format!("{}; or --force", refusal.cure))
 }
 
