@@ -15,6 +15,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+pub use tidings_contract::Traceparent;
 use tidings_contract::{Envelope, EventId};
 
 pub use self::traces::{

@@ -7,7 +7,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use tidings_contract::{Envelope, Lineage};
+use tidings_contract::{Envelope, Lineage, Traceparent};
 
 use crate::replay::tag::ReplayId;
 
@@ -230,13 +230,13 @@ impl TraceContext {
     /// The id of the trace, if `traceparent` is valid.
     #[must_use]
     pub fn trace_id(&self) -> Option<&str> {
-        Lineage::ids_of(&self.traceparent).map(|(trace, _)| trace)
+        Traceparent::parse(&self.traceparent).map(|parts| parts.trace_id)
     }
 
     /// The id of the span, if `traceparent` is valid.
     #[must_use]
     pub fn span_id(&self) -> Option<&str> {
-        Lineage::ids_of(&self.traceparent).map(|(_, span)| span)
+        Traceparent::parse(&self.traceparent).map(|parts| parts.span_id)
     }
 
     /// The context of an event, if it has a valid one.

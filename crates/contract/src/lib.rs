@@ -54,6 +54,7 @@ mod id;
 mod lineage;
 mod name;
 mod subject;
+mod traceparent;
 pub mod wire;
 
 pub use envelope::{Envelope, EnvelopeError, IntoEnvelope};
@@ -65,6 +66,7 @@ pub use lineage::Lineage;
 pub use name::{Name, NameError};
 pub use subject::{Pattern, PatternError};
 pub use tidings_derive::Event;
+pub use traceparent::Traceparent;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -4,23 +4,23 @@ use opentelemetry::{
     Context, SpanId, TraceFlags, TraceId,
     trace::{SpanContext, TraceContextExt, TraceState},
 };
-use tidings::{Envelope, observer::TraceContext};
+use tidings::{Envelope, observer::{TraceContext, Traceparent}};
 
 /// The span that created an event.
 pub(crate) fn creation_context(event: &Envelope) -> Option<SpanContext> {
     let lineage = event.lineage();
-    let trace = lineage.trace_id()?;
-    // Every part has a fixed place, since the whole is valid.
-    let parent = lineage.traceparent.as_deref()?;
-    let (span, flags) = (parent.get(36..52)?, parent.get(53..55)?);
-    let flags = TraceFlags::new(u8::from_str_radix(flags, 16).ok()?);
+    let parent = Traceparent::parse(lineage.traceparent.as_deref()?)?;
+    let flags = match parent.is_sampled {
+        true => TraceFlags::SAMPLED,
+        false => TraceFlags::NOT_SAMPLED,
+    };
     // A state that cannot be read is dropped; the rest of the context holds without it.
     let state = lineage.tracestate.as_deref();
     let state = state.and_then(|state| state.parse().ok());
     let context = SpanContext::new(
-        TraceId::from_hex(trace).ok()?,
-        SpanId::from_hex(span).ok()?,
-        flags & TraceFlags::SAMPLED,
+        TraceId::from_hex(parent.trace_id).ok()?,
+        SpanId::from_hex(parent.span_id).ok()?,
+        flags,
         true,
         state.unwrap_or(TraceState::NONE),
     );

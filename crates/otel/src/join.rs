@@ -16,7 +16,7 @@ pub enum Join {
     /// decides long before, and a trace that lasts for days helps no reader.
     #[default]
     Auto,
-    /// Always a child; not in batches of several events.
+    /// Always a child, except for a batch of several events.
     Parent,
     /// Never a child.
     Link,

@@ -3,6 +3,7 @@
 use std::fmt::{self, Write};
 
 use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder};
+use tidings_contract::Traceparent;
 
 /// A trace id of W3C: 32 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -17,22 +18,10 @@ pub(super) fn exemplar(traceparent: &str) -> Option<Exemplar> {
 }
 
 impl TraceId {
-    /// `00-<trace id>-<span id>-<flags>`; a later version may append more.
     fn of(traceparent: &str) -> Option<Self> {
-        let mut parts = traceparent.split('-');
-        let (version, id) = (parts.next()?, parts.next()?);
-        let (span, flags) = (parts.next()?, parts.next()?);
-        let is_hex = |text: &str| {
-            text.bytes()
-                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-        };
-        let is_sampled = u8::from_str_radix(flags, 16).is_ok_and(|flags| flags & 1 == 1);
-        let is_known = version.len() == 2 && version != "ff" && span.len() == 16;
-        if !is_known || !is_sampled || !is_hex(version) || !is_hex(id) || !is_hex(span) {
-            return None;
-        }
-        let id: [u8; 32] = id.as_bytes().try_into().ok()?;
-        id.iter().any(|byte| *byte != b'0').then_some(Self(id))
+        let parts = Traceparent::parse(traceparent).filter(|parts| parts.is_sampled)?;
+        let id = parts.trace_id.as_bytes().try_into().ok()?;
+        Some(Self(id))
     }
 }
 
