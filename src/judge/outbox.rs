@@ -179,7 +179,7 @@ fn of_delayed(finding: Finding, status: &Status) -> Finding {
 
 /// Names the transaction that holds delayed events.
 fn held_back(mut finding: Finding, status: &Status) -> Finding {
-    let mut held = status.held.iter();
+    let mut held = status.held_slots.iter();
     let Some(held) = held.find(|held| held.is_of_delayed()) else {
         return finding;
     };
@@ -238,7 +238,7 @@ fn idle(schema: &str, status: &Status, found: &[Finding], at: DateTime<Utc>) -> 
 
 /// Transactions that hold slots of the log: they delay only the freeing.
 fn held(schema: &str, status: &Status) -> Vec<Finding> {
-    let held = status.held.iter().filter(|held| !held.is_of_delayed());
+    let held = status.held_slots.iter().filter(|held| !held.is_of_delayed());
     let told = held.map(|held| {
         let health = match held.age_seconds.is_some_and(|age| age >= HELD_LONG_S) {
             true => Health::Degraded,

@@ -261,7 +261,7 @@ fn delayed_events_that_do_not_move_name_who_holds_them() {
         told(&late),
         one("outbox/delayed-late/tidings", Health::Stuck, 2)
     );
-    status.held.push(held("tidings.delayed", 60.0));
+    status.held_slots.push(held("tidings.delayed", 60.0));
     let verdict = judge(&outbox(Some(status), Vec::new()));
     let [finding] = &verdict.findings[..] else {
         panic!("{verdict:?}")
@@ -278,7 +278,7 @@ fn delayed_events_that_do_not_move_name_who_holds_them() {
 fn a_slot_that_is_held_is_a_notice_until_the_log_has_grown() {
     for (age, health, exit) in [(60.0, Health::Notice, 0), (7200.0, Health::Degraded, 1)] {
         let mut status = relayed();
-        status.held.push(held("tidings.outbox_1", age));
+        status.held_slots.push(held("tidings.outbox_1", age));
         let figures = outbox(Some(status), Vec::new());
         assert_eq!(
             told(&figures),

@@ -214,7 +214,7 @@ fn dead_letter(of: DeadLetterFacts<'_>, end: DeadLetterEnd) {
     let event = event.map(tracing::field::display);
     match end {
         DeadLetterEnd::Redriven => tracing::info!(
-            letter = sequence,
+            dead_letter = sequence,
             subscriber,
             event.id = event,
             event.name = name,
@@ -222,7 +222,7 @@ fn dead_letter(of: DeadLetterFacts<'_>, end: DeadLetterEnd) {
             "dead letter redriven"
         ),
         DeadLetterEnd::Discarded => tracing::warn!(
-            letter = sequence,
+            dead_letter = sequence,
             subscriber,
             event.id = event,
             event.name = name,

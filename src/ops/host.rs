@@ -1,5 +1,6 @@
-//! Answers only requests that name this host as a loopback address: a web page that has its own name resolved to
-//! 127.0.0.1 (DNS rebinding) must not read what a browser of this host can reach. Never looks at anything else.
+//! Answers only requests whose `Host` is `localhost` or an IP address: a web page that has its own name resolved to
+//! 127.0.0.1 (DNS rebinding) sends that name, and must not read what a browser of this host can reach. Never looks at
+//! another header, or at the address of the client.
 
 use axum::{
     Router,
@@ -9,14 +10,14 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-pub(super) fn only_local(routes: Router) -> Router {
+pub(super) fn without_host_names(routes: Router) -> Router {
     routes.layer(middleware::from_fn(check))
 }
 
 async fn check(request: Request, next: Next) -> Response {
     let host = request.headers().get(HOST).map(|host| host.to_str());
     match host {
-        Some(Ok(host)) if is_local(host) => next.run(request).await,
+        Some(Ok(host)) if is_no_name(host) => next.run(request).await,
         _ => (
             StatusCode::MISDIRECTED_REQUEST,
             "the Host of the request is neither localhost nor an IP address\n",
@@ -26,7 +27,7 @@ async fn check(request: Request, next: Next) -> Response {
 }
 
 /// Whether a `Host` is `localhost` or an IP address, with or without a port.
-fn is_local(host: &str) -> bool {
+fn is_no_name(host: &str) -> bool {
     let is_port = |port: &str| port.is_empty() || port.parse::<u16>().is_ok();
     if let Some(rest) = host.strip_prefix('[') {
         let Some((address, port)) = rest.split_once(']') else {
@@ -45,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_localhost_and_addresses_are_local() {
+    fn only_localhost_and_addresses_are_answered() {
         for host in [
             "localhost",
             "LOCALHOST:80",
@@ -54,7 +55,7 @@ mod tests {
             "[::1]:9464",
             "[::1]",
         ] {
-            assert!(is_local(host), "{host}");
+            assert!(is_no_name(host), "{host}");
         }
         for host in [
             "",
@@ -64,7 +65,7 @@ mod tests {
             "[::1",
             "a:b",
         ] {
-            assert!(!is_local(host), "{host}");
+            assert!(!is_no_name(host), "{host}");
         }
     }
 }

@@ -180,7 +180,7 @@ impl Ops {
                 let routes = self.router().merge(std::mem::take(&mut self.also));
                 let routes = match self.is_public {
                     true => routes,
-                    false => host::only_local(routes),
+                    false => host::without_host_names(routes),
                 };
                 self.listener.take().map(|listener| (listener, routes))
             }

@@ -73,7 +73,8 @@ async fn healthz(State(health): State<Health>) -> Response {
     fresh(Json(Healthz::new(health.verdict(), health.started_at())))
 }
 
-/// What waits for a subscriber as a whole, for an autoscaler: any of its instances knows it.
+/// What waits for a subscriber as a whole, for an autoscaler. Each active instance knows it; one on standby looks at no
+/// consumer, and answers 503.
 async fn scale(State(health): State<Health>, Path(name): Path<String>) -> Response {
     let figures = health.figures();
     let found = figures.subscribers.iter().find(|one| one.name == name);
@@ -85,7 +86,7 @@ async fn scale(State(health): State<Health>, Path(name): Path<String>) -> Respon
         Some(scale) => fresh(Json(scale)),
         None => fresh((
             StatusCode::SERVICE_UNAVAILABLE,
-            "what waits is not known: NATS does not answer, or has not yet\n",
+            "what waits is not known: NATS has not answered, or this instance is on standby\n",
         )),
     }
 }

@@ -141,7 +141,7 @@ impl Status {
 
     /// The kind of issue when delayed events are overdue.
     fn why_late(&self) -> IssueKind {
-        match self.held.iter().any(HeldSlot::is_of_delayed) {
+        match self.held_slots.iter().any(HeldSlot::is_of_delayed) {
             true => IssueKind::DelayedHeld,
             false => IssueKind::DelayedLate,
         }
@@ -228,7 +228,7 @@ impl<DB: Store> Outbox<DB> {
             let home = DB::home(connection, names).await?;
             Ok(Status {
                 nats: home.stored.map(|stored| stored.nats),
-                held: DB::held(connection, names).await?,
+                held_slots: DB::held(connection, names).await?,
                 refuses: origin.refusal(),
                 refuses_as: origin.kind(),
                 ..status

@@ -28,7 +28,7 @@ macro_rules! kinds {
         }
 
         impl IssueKind {
-            /// All kinds that this version knows.
+            /// All kinds of this version; the last one is [`Unknown`](Self::Unknown).
             pub const ALL: &[Self] = &[$(Self::$name,)+ Self::Unknown];
 
             /// The word for JSON and scripts.

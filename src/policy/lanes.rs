@@ -224,8 +224,8 @@ impl<T> Lanes<T> {
         // would soon have all of them.
         let is_idle = self.running == self.replays_running && self.live.is_empty();
         let has_share = self.replays_running < (self.limit / REPLAY_SHARE).max(1);
-        let is_its_turn = self.live.is_empty() || self.passed + 1 >= REPLAY_SHARE;
-        if is_idle || has_share && is_its_turn {
+        let is_share_due = self.live.is_empty() || self.passed + 1 >= REPLAY_SHARE;
+        if is_idle || has_share && is_share_due {
             self.passed = 0;
             return self.replays.pop_front();
         }

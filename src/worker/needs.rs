@@ -42,9 +42,9 @@ pub(super) fn needs(
         needs.push(Need::publish(letter, "storing dead letters"));
     }
     if is_ordered {
-        let letters = api::message_get(dead_letters);
+        let reading = api::message_get(dead_letters);
         needs.push(Need::publish(
-            letters,
+            reading,
             "reading the dead letters of a parked key",
         ));
         let lease = keys::subject(&keys::lease(name));

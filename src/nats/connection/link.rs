@@ -44,11 +44,11 @@ impl Link {
     }
 
     /// Sends a request that any server answers at once, if only that there are no responders or that the user may not
-    /// publish to it, and waits for the answer up to `patience`. [`Link::received`] shows whether it came.
-    pub(in crate::nats) async fn knock(&self, patience: Duration) {
-        let request = Request::new().timeout(Some(patience));
-        let asking = self.client.send_request(NO_LISTENER, request);
-        let _ = tokio::time::timeout(patience, asking).await;
+    /// publish to it, and waits for the answer up to `timeout`. [`Link::received`] shows whether it came.
+    pub(in crate::nats) async fn probe(&self, timeout: Duration) {
+        let request = Request::new().timeout(Some(timeout));
+        let probing = self.client.send_request(NO_LISTENER, request);
+        let _ = tokio::time::timeout(timeout, probing).await;
     }
 
     /// Reconnects. It does so once per connection, however many callers find it dead.

@@ -25,7 +25,7 @@ impl Bus {
         stream: &str,
         subscriber: &str,
     ) -> Result<u64, BusError> {
-        let mut letters = 0;
+        let mut dead_letters = 0;
         let all = [
             subjects::scheduled_retry(subscriber, ">"),
             subjects::retry(subscriber, ">"),
@@ -37,11 +37,11 @@ impl Bus {
                     break;
                 }
                 for kept in page {
-                    letters += u64::from(self.retire(stream, subscriber, &kept).await?);
+                    dead_letters += u64::from(self.retire(stream, subscriber, &kept).await?);
                 }
             }
         }
-        Ok(letters)
+        Ok(dead_letters)
     }
 
     /// Whether it was an event, and not a question.

@@ -127,9 +127,9 @@ impl Bus {
     }
 
     /// How many dead letters a subscriber has; `None` when their stream is missing.
-    pub(crate) async fn letter_count(&self, subscriber: &str) -> Result<Option<u64>, BusError> {
-        let letters = subjects::dead_letters_of(subscriber);
-        match self.count_of(names::DEAD_LETTERS, &letters).await {
+    pub(crate) async fn dead_letter_count(&self, subscriber: &str) -> Result<Option<u64>, BusError> {
+        let subject = subjects::dead_letters_of(subscriber);
+        match self.count_of(names::DEAD_LETTERS, &subject).await {
             Ok(count) => Ok(Some(count)),
             Err(BusError::NoResponders { .. }) => Ok(None),
             Err(error) => Err(error),

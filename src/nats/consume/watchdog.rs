@@ -139,7 +139,7 @@ impl Watchdog {
             Looked::Consumer(Err(error @ BusError::Timeout { .. })) if is_silent => {
                 let bus = self.bus.clone();
                 self.look.spawn(async move {
-                    bus.link.knock(PATIENCE).await;
+                    bus.link.probe(PATIENCE).await;
                     Looked::Link(error)
                 });
                 None

@@ -17,7 +17,7 @@ use crate::{
 impl DeadLetterMessage<'_> {
     /// Stores the dead letter, and returns its sequence after the server has confirmed it.
     pub(in crate::nats) async fn publish(&self, bus: &Bus) -> Result<u64, BusError> {
-        bus.check_keeps_letters().await?;
+        bus.check_keeps_dead_letters().await?;
         let (headers, payload) = self.fitting(bus.max_payload(), Utc::now());
         let storing = bus.store(self.stored_under(), headers, payload);
         Ok(storing.await?.seq)

@@ -55,7 +55,7 @@ pub(crate) struct StreamInfo {
 impl Bus {
     /// Fails when the stream of dead letters confirms a dead letter and does not store it: with `interest` it stores
     /// only what a consumer waits for, and there is none.
-    pub(in crate::nats) async fn check_keeps_letters(&self) -> Result<(), BusError> {
+    pub(in crate::nats) async fn check_keeps_dead_letters(&self) -> Result<(), BusError> {
         let stream = StreamSpec::dead_letters().name;
         let info = match self.stream_info(&stream).await {
             Ok(info) => info,

@@ -101,7 +101,7 @@ impl AckHandle {
     /// Whether a dead letter of the event, or another retry of it, is stored.
     async fn is_held(&self, noted: &Noted) -> Result<bool, BusError> {
         let subject = &self.message().subject;
-        let letters = self.dead_letter_message(&noted.why).stored_under();
+        let dead_letters = self.dead_letter_message(&noted.why).stored_under();
         let waiting = subjects::scheduled_retry(self.subscriber(), ">");
         let due = subjects::retry(self.subscriber(), subject);
         let identities = [
@@ -109,7 +109,7 @@ impl AckHandle {
             position::identity(&noted.stream, noted.sequence, noted.stored_at),
         ];
         for (stream, subjects, about) in [
-            (names::DEAD_LETTERS, letters, dead::IDENTITY),
+            (names::DEAD_LETTERS, dead_letters, dead::IDENTITY),
             (names::RETRIES, due, retry::IDENTITY),
             (names::RETRIES, waiting, retry::IDENTITY),
         ] {

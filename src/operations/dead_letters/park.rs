@@ -175,8 +175,8 @@ impl KeyRedrive {
     pub async fn next(&mut self) -> Result<KeyStep, DeadLettersError> {
         loop {
             while let Some(sequence) = self.queue.pop_front() {
-                let letters = DeadLetters::new(&self.redriver.bus);
-                let redriven = match letters.find(sequence).await {
+                let dead_letters = DeadLetters::new(&self.redriver.bus);
+                let redriven = match dead_letters.find(sequence).await {
                     Ok(letter) => {
                         let passing = self.redriver.redrive_passing(&letter, self.parked.park);
                         passing.await.map(|()| letter)
@@ -218,13 +218,13 @@ impl KeyRedrive {
     async fn begin_round(&mut self) -> Result<bool, DeadLettersError> {
         let (subscriber, key) = (&self.parked.subscriber, &self.parked.key);
         let bus = &self.redriver.bus;
-        let (stream, letters) = (stream(), subjects::dead_letters_of(subscriber));
+        let (stream, subject) = (stream(), subjects::dead_letters_of(subscriber));
         // A lagging replica must show everything that the leader has before its end counts as the end.
         let last = retried(|| bus.last_letter(subscriber)).await?;
         let mut found = Vec::new();
         while self.listed < last {
             let start = StartFrom::Sequence(self.listed.saturating_add(1));
-            let page = retried(|| bus.page(&stream, &letters, start)).await?;
+            let page = retried(|| bus.page(&stream, &subject, start)).await?;
             if page.is_empty() {
                 if retried(|| bus.last_letter(subscriber)).await? <= self.listed {
                     break;

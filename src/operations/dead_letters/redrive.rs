@@ -97,14 +97,14 @@ impl Edit {
 
 impl Redriver {
     pub(super) async fn open(bus: &Bus) -> Result<Self, DeadLettersError> {
-        let letters = upkeep(bus, stream()).await?;
+        let upkept = upkeep(bus, stream()).await?;
         upkeep(bus, streams::StreamSpec::retries().name).await?;
-        if !letters.can_remove {
+        if !upkept.can_remove {
             return Err(DeadLettersError::Undeletable { stream: stream() });
         }
         Ok(Self {
             bus: bus.clone(),
-            incarnation: letters.incarnation,
+            incarnation: upkept.incarnation,
             takers: Arc::default(),
             observers: Observers::default(),
         })
@@ -187,8 +187,8 @@ impl Redriver {
         } = redrive;
         // The dead letter was read earlier: another process may have redriven or discarded it, and the window may be
         // over.
-        let letters = stream();
-        let kept = retried(|| self.bus.kept(&letters, sequence)).await?;
+        let dead_letters = stream();
+        let kept = retried(|| self.bus.kept(&dead_letters, sequence)).await?;
         if kept.is_none_or(|kept| kept.stored_at != letter.stored_at) {
             return Err(DeadLettersError::Gone { sequence });
         }
@@ -196,7 +196,7 @@ impl Redriver {
         let retries = streams::StreamSpec::retries().name;
         let storing = || self.bus.store_again(&retries, subject, headers, payload);
         retried(storing).await?;
-        let deleted = retried(|| self.bus.remove(&letters, sequence)).await;
+        let deleted = retried(|| self.bus.remove(&dead_letters, sequence)).await;
         deleted.map_err(|error| match error {
             BusError::Refused { .. } => DeadLettersError::Undeletable { stream: stream() },
             error => error.into(),

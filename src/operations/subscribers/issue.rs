@@ -46,7 +46,7 @@ pub(super) struct Seen {
     pub(super) ends: BTreeMap<String, u64>,
     /// Whether the streams of its retries and of its dead letters exist, as far as that is known.
     pub(super) has_retries: Option<bool>,
-    pub(super) has_letters: Option<bool>,
+    pub(super) has_dead_letters: Option<bool>,
     /// The names of all existing streams, whatever subjects they have.
     pub(super) there: Vec<String>,
     pub(super) lease: Option<LeaseSign>,
@@ -145,7 +145,7 @@ fn streams(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssue> {
             ),
         ),
         (
-            seen.has_letters,
+            seen.has_dead_letters,
             Kind::DeadLettersGone,
             format!(
                 "no stream takes {}: DEAD_LETTERS is gone with its dead letters, and no event can be dead-lettered",

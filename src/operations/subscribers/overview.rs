@@ -243,12 +243,12 @@ impl Subscribers {
         let sees = sees_streams(&ground.durables);
         let unpark_requested_at = Utc::now();
         let retries = subjects::retry(name, ">");
-        let letters = subjects::dead_letter(name, "any");
+        let dead_letters = subjects::dead_letter(name, "any");
         let subject = subjects::status_of(name);
-        let (answers, retries, letters, lease) = futures::join!(
+        let (answers, retries, dead_letters, lease) = futures::join!(
             self.bus.scatter_gather(&subject),
             found_stream(&self.bus, sees, &retries),
-            found_stream(&self.bus, sees, &letters),
+            found_stream(&self.bus, sees, &dead_letters),
             self.lease(sees, name),
         );
         let heard_at = Utc::now();
@@ -275,9 +275,9 @@ impl Subscribers {
             Ok(found) => sees.then_some(found.is_some()),
             Err(_) => None,
         };
-        let (has_retries, has_letters) = (is_there(&retries), is_there(&letters));
+        let (has_retries, has_dead_letters) = (is_there(&retries), is_there(&dead_letters));
         let signs = kept(signs, "its retries", &mut unseen);
-        kept(letters, "the stream of its dead letters", &mut unseen);
+        kept(dead_letters, "the stream of its dead letters", &mut unseen);
         let lease = kept(lease, "its lease", &mut unseen);
         let mut last_seen_at = durables.iter().filter_map(|one| one.last_active_at()).max();
         let held = lease.filter(|lease| lease.is_held);
@@ -311,7 +311,7 @@ impl Subscribers {
             are_asked,
             ends: ground.ends.clone(),
             has_retries,
-            has_letters,
+            has_dead_letters,
             there: ground.durables.streams.clone(),
             lease,
             clocks: clocks(

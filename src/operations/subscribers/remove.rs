@@ -110,7 +110,7 @@ impl Subscribers {
         Ok(SubscriberRemoval {
             subscriber: name.to_owned(),
             retries,
-            dead_letters: self.bus.letter_count(name).await?,
+            dead_letters: self.bus.dead_letter_count(name).await?,
             replays: replays.iter().map(|replay| replay.id).collect(),
             parked_keys: entries.iter().filter(is_parked).count(),
             entries,
@@ -138,7 +138,7 @@ impl Subscribers {
         }
         let of_retries = subjects::retry(name, ">");
         let stream = self.bus.stream_of(&of_retries).await?;
-        let mut letters = retire(&self.bus, stream.as_deref(), name).await?;
+        let mut dead_letters = retire(&self.bus, stream.as_deref(), name).await?;
         for entry in self.bus.entries_of(name).await? {
             self.bus.clear_state(EMPTY, &entry).await?;
         }
@@ -153,9 +153,9 @@ impl Subscribers {
         }
         // Retries that have become due meanwhile.
         let late = retire(&self.bus, stream.as_deref(), name).await;
-        letters += late.map_err(|source| partly(name, &done, source))?;
-        tracing::warn!(subscriber = name, letters, "subscriber removed");
-        Ok(letters)
+        dead_letters += late.map_err(|source| partly(name, &done, source))?;
+        tracing::warn!(subscriber = name, dead_letters, "subscriber removed");
+        Ok(dead_letters)
     }
 
     /// Ends a replay that no process works on, and deletes its consumers.

@@ -55,11 +55,11 @@ impl TracedEvent {
     pub(super) fn first_seen_at(&self) -> DateTime<Utc> {
         let stored = self.stored.iter().filter_map(|stored| stored.stored_at);
         let earliest = stored.chain(self.written_at()).min();
-        let letters = || {
+        let dead_lettered = || {
             let all = self.subscribers.iter().flat_map(|one| &one.dead_letters);
             all.map(|letter| letter.at).min()
         };
-        let earliest = earliest.or_else(letters).or_else(|| made_at(self.event));
+        let earliest = earliest.or_else(dead_lettered).or_else(|| made_at(self.event));
         earliest.unwrap_or(DateTime::UNIX_EPOCH)
     }
 }

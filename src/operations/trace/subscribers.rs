@@ -113,9 +113,9 @@ impl Search<'_> {
         read: &mut usize,
     ) -> Result<(), DeadLettersError> {
         let selection = DeadLetterSelection::default().since(self.earliest());
-        let mut letters = DeadLetters::new(bus).read(selection).await?;
+        let mut dead_letters = DeadLetters::new(bus).read(selection).await?;
         while *read < MOST
-            && let Some(letter) = letters.next().await?
+            && let Some(letter) = dead_letters.next().await?
         {
             *read += 1;
             self.is_given_up(&letter);

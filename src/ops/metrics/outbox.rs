@@ -226,7 +226,7 @@ impl Drop for Looking {
 #[allow(clippy::cast_precision_loss)] // counts of rows
 pub(super) fn write_status(of: &Label, status: &Status, issues: &mut Issues, sheet: &mut Sheet) {
     let overdue = status.next_due_seconds.map_or(0.0, |wait| (-wait).max(0.0));
-    let held = status.held.iter().filter_map(|held| held.age_seconds);
+    let held = status.held_slots.iter().filter_map(|held| held.age_seconds);
     for (family, value) in [
         (&is::BACKLOG, status.backlog as f64),
         (

@@ -209,10 +209,10 @@ fn each_end_is_counted_under_its_labels() {
         assert_value(&text, &attempts(outcome), times);
     }
     let of = "{subscriber=\"mailer\"}";
-    let letters = format!(
+    let dead_letters = format!(
         "tidings_dead_letters_total{{subscriber=\"mailer\",name=\"{NAME}\",cause=\"exhausted\"}}"
     );
-    assert_value(&text, &letters, 1.0);
+    assert_value(&text, &dead_letters, 1.0);
     let duration = format!(
         "tidings_subscriber_attempt_duration_seconds_count{{subscriber=\"mailer\",name=\"{NAME}\"}}"
     );

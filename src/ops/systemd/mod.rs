@@ -100,7 +100,7 @@ impl Systemd {
         let pause = interval.map_or(LOOK, |interval| interval.min(LOOK));
         let socket = Socket::new(&self.socket);
         let mut told = Told::new(interval);
-        let untold = Lasting::default();
+        let failures = Lasting::default();
         loop {
             let look = look(&self.process.figures(), self.stuck_after);
             let (text, next) = told.after(look, Instant::now());
@@ -108,7 +108,7 @@ impl Systemd {
                 Ok(()) => told = next,
                 Err(error) => {
                     let error = error.to_string();
-                    if let Some(unsaid) = untold.again_as(&error, Instant::now()) {
+                    if let Some(unsaid) = failures.again_as(&error, Instant::now()) {
                         tracing::warn!(error, unsaid, "systemd not notified: it is told again");
                     }
                 }

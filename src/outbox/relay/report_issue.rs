@@ -36,7 +36,7 @@ impl<DB: Store> Relay<DB> {
         if matches!(fault, Fault::Version { .. }) {
             return is_said;
         }
-        let complaining = async {
+        let writing = async {
             // A statement that waits for a lock would go on waiting after this call has timed out.
             let mut connection = self.outbox.connect_for(WITHIN).await?;
             let names = &self.outbox.shared.names;
@@ -44,7 +44,7 @@ impl<DB: Store> Relay<DB> {
             let text = issues.text(state.reporter.configuration())?;
             DB::write_issues(&mut connection, names, owner, &text).await
         };
-        match tokio::time::timeout(WITHIN, complaining).await {
+        match tokio::time::timeout(WITHIN, writing).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "relay issue not stored"),
             Err(_) => tracing::debug!("relay issue write timed out"),

@@ -101,7 +101,7 @@ pub struct Status {
     /// Slots of the log that should be free, and the transactions that hold them: these delay only the freeing. Also
     /// the table of delayed events, when some are due and open transactions have cancelled events in it: these events,
     /// and the later ones of their keys, are not moved until those transactions end.
-    pub held: Vec<HeldSlot>,
+    pub held_slots: Vec<HeldSlot>,
     /// Streams that have lost confirmed events, or may have, until an operator has settled it.
     pub losses: Vec<Loss>,
 }
@@ -295,7 +295,7 @@ impl Status {
             next_due_seconds: row.try_get(11)?,
             refuses: None,
             refuses_as: IssueKind::Unknown,
-            held: Vec::new(),
+            held_slots: Vec::new(),
             waiting: unsigned(row.try_get(13)?),
             returning,
             undecided: parked.saturating_sub(returning),

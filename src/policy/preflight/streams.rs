@@ -12,7 +12,7 @@ const LEASE: Duration = Duration::from_secs(5);
 /// How many ping intervals two lost connections take to be noticed: two pings may be without an answer.
 const PINGS: u32 = 6;
 /// Dead letters have to outlast a holiday.
-const LETTERS: Duration = Duration::from_secs(7 * 86_400);
+const LEAST_AGE_OF_DEAD_LETTERS: Duration = Duration::from_secs(7 * 86_400);
 
 pub(super) fn concerns(figures: &PreflightFigures) -> Vec<Concern> {
     let mut found = Vec::new();
@@ -26,7 +26,7 @@ pub(super) fn concerns(figures: &PreflightFigures) -> Vec<Concern> {
                 found.extend(retention_policy(stream));
                 found.extend(keeps_less(stream, figures));
             }
-            Holds::DeadLetters => found.extend(keeps_letters(stream)),
+            Holds::DeadLetters => found.extend(keeps_dead_letters(stream)),
             Holds::Retries | Holds::Bucket => {}
         }
     }
@@ -158,9 +158,9 @@ fn keeps_less(stream: &StreamFigures, figures: &PreflightFigures) -> Option<Conc
     })
 }
 
-fn keeps_letters(stream: &StreamFigures) -> Option<Concern> {
+fn keeps_dead_letters(stream: &StreamFigures) -> Option<Concern> {
     let (name, age) = (&stream.name, stream.max_age);
-    (!age.is_zero() && age < LETTERS).then(|| {
+    (!age.is_zero() && age < LEAST_AGE_OF_DEAD_LETTERS).then(|| {
         Concern::new(
             IssueKind::KeepsLess,
             Severity::Danger,

@@ -196,8 +196,8 @@ fn a_stream_that_keeps_less_than_is_needed_is_a_danger() {
         (events.max_age, events.is_fed) = (MINUTE, false);
     });
     assert_eq!(of_others, []);
-    let letters = found(|figures| figures.streams[1].max_age = 24 * 60 * MINUTE);
-    assert_eq!(letters, one(IssueKind::KeepsLess, Danger));
+    let dead_letters = found(|figures| figures.streams[1].max_age = 24 * 60 * MINUTE);
+    assert_eq!(dead_letters, one(IssueKind::KeepsLess, Danger));
     let retries = "max_age is 1h: RETRIES drops. Remove the limit".to_owned();
     let mut figures = well();
     figures.streams[2].drops.push(retries);

@@ -32,7 +32,8 @@ pub(in crate::worker) struct Gauges {
     is_full: AtomicBool,
 }
 
-/// What is noted each time the process looks, at least once a second.
+/// What is noted each time the figures are read: every 500 ms by the endpoints or the notifier of systemd, and at each
+/// request.
 #[derive(Debug, Default)]
 pub(super) struct Looks {
     /// It has stood by or been active before.

@@ -213,7 +213,7 @@ async fn a_client_with_an_open_cancel_is_named() {
     say(&mut holder, &cancel).await;
     eventually("it is named", || async {
         let status = world.outbox.status().await.unwrap();
-        status.held.iter().any(|held| {
+        status.held_slots.iter().any(|held| {
             held.slot == "tidings.delayed"
                 && held.application.as_deref() == Some("checkout")
                 && held.pid.is_some()
@@ -225,7 +225,7 @@ async fn a_client_with_an_open_cancel_is_named() {
     })
     .await;
     say(&mut holder, "rollback").await;
-    assert_eq!(world.outbox.status().await.unwrap().held, []);
+    assert_eq!(world.outbox.status().await.unwrap().held_slots, []);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -82,7 +82,7 @@ async fn a_slot_holder_delays_only_its_freeing_and_is_named() {
     publish(&world, 10).await;
     world.backlog_is_gone().await;
     eventually("the status names them", || async {
-        world.outbox.status().await.unwrap().held.len() == 2
+        world.outbox.status().await.unwrap().held_slots.len() == 2
     })
     .await;
     eventually("the log names them", || async {
@@ -96,7 +96,7 @@ async fn a_slot_holder_delays_only_its_freeing_and_is_named() {
         "{said:?}"
     );
     assert_eq!(rows(&world).await, 20);
-    let held = world.outbox.status().await.unwrap().held;
+    let held = world.outbox.status().await.unwrap().held_slots;
     let reading = held.iter().find(|held| held.pid == Some(pid)).unwrap();
     assert_eq!(
         (&reading.slot, reading.application.as_deref()),
@@ -116,7 +116,7 @@ async fn a_slot_holder_delays_only_its_freeing_and_is_named() {
     })
     .await;
     relay.stop().await.unwrap();
-    assert_eq!(world.outbox.status().await.unwrap().held, []);
+    assert_eq!(world.outbox.status().await.unwrap().held_slots, []);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

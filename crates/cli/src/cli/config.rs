@@ -39,7 +39,7 @@ pub(super) struct Check {
 }
 
 impl ShowConfig {
-    /// The check, if it is asked for: it reads the configuration by itself.
+    /// The subcommand `check`, which reads the configuration by itself.
     pub(super) fn check(&self) -> Option<&Check> {
         let ConfigCommand::Check(check) = self.command.as_ref()?;
         Some(check)

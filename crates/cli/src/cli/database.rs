@@ -95,7 +95,7 @@ impl Database {
                         .cure("postgres://USER:PASSWORD@HOST:PORT/DATABASE")
                 })?;
                 let options = options.application_name("tidings");
-                knock(&options)
+                probe(&options)
                     .await
                     .map_err(|error| unreachable(error.into()))?;
                 let pool = PgPoolOptions::new()
@@ -116,7 +116,7 @@ fn configured<DB: tidings::outbox::Store>(
 }
 
 /// Connects once without the pool, which would replace the cause by its own timeout.
-async fn knock(options: &PgConnectOptions) -> Result<(), sqlx::Error> {
+async fn probe(options: &PgConnectOptions) -> Result<(), sqlx::Error> {
     let connecting = PgConnection::connect_with(options);
     match tokio::time::timeout(PATIENCE, connecting).await {
         Ok(connection) => connection?.close().await,

@@ -14,7 +14,7 @@ fn seen() -> Seen {
         now: now(),
         are_asked: true,
         has_retries: Some(true),
-        has_letters: Some(true),
+        has_dead_letters: Some(true),
         ..Seen::default()
     }
 }
@@ -157,7 +157,7 @@ fn an_open_circuit_an_issue_and_full_slots_block_events() {
     assert_eq!(kinds(&full, &seen()), [("ack-pending-full", true)]);
     let gone = Seen {
         has_retries: Some(false),
-        has_letters: Some(false),
+        has_dead_letters: Some(false),
         ..seen()
     };
     let found = [("retries-gone", true), ("dead-letters-gone", true)];

@@ -129,7 +129,7 @@ fn status() -> Status {
         since: Utc::now(),
         state: StreamState::Missing,
     }];
-    status.held = vec![HeldSlot {
+    status.held_slots = vec![HeldSlot {
         slot: "tidings.outbox_1".to_owned(),
         pid: Some(1),
         application: None,

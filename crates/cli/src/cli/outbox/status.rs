@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use tidings::{
     judge::stuck,
-    outbox::{HeldSlot, Issue, LastBatch, LeaseStatus, Loss, RelayInstance, Status},
+    outbox::{Issue, LastBatch, LeaseStatus, Loss, RelayInstance, Status},
 };
 
 use crate::{
@@ -145,7 +145,7 @@ fn rows(status: &Status, relays: Option<&[RelayInstance]>) -> Vec<[String; 2]> {
     });
     rows.extend(stands_still);
     rows.extend(status.losses.iter().map(|loss| ["lost".into(), lost(loss)]));
-    rows.extend(status.held.iter().map(|slot| ["held".into(), held(slot)]));
+    rows.extend(status.held.iter().map(|slot| ["held slot".into(), slot.to_string()]));
     rows.extend(status.refuses.clone().map(|why| ["refuses".into(), why]));
     rows
 }
@@ -208,10 +208,6 @@ fn lost(loss: &Loss) -> String {
         "stream {}, since {since}: it {}; try: {REPAIR}",
         loss.stream, loss.state
     )
-}
-
-fn held(held: &HeldSlot) -> String {
-    held.to_string()
 }
 
 fn relay(lease: &LeaseStatus, answered: &[RelayInstance]) -> String {
