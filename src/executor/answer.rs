@@ -67,11 +67,11 @@ impl<S: Send + Sync + 'static> Executor<S> {
         if self.subscriber.ordered {
             return Disposition::Abandoned;
         }
-        self.hand_back(attempt, Duration::ZERO).await
+        self.hand_back_after(attempt, Duration::ZERO).await
     }
 
     /// Has the event redelivered after this time, as if it had not been delivered.
-    pub(super) async fn hand_back<A: Acknowledger>(
+    pub(super) async fn hand_back_after<A: Acknowledger>(
         &self,
         attempt: &Attempt<'_, A>,
         after: Duration,

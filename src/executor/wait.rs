@@ -95,7 +95,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         if self.subscriber.ordered {
             return Disposition::RetryLocally(after);
         }
-        self.hand_back(&attempt, after).await
+        self.hand_back_after(&attempt, after).await
     }
 }
 
