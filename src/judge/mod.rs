@@ -40,7 +40,8 @@ pub use crate::policy::{
 pub use crate::preflight::PreflightRefusal;
 pub use finding::{Component, Finding};
 #[cfg(feature = "outbox")]
-pub use outbox::stuck;
+pub use outbox::{judge_outbox, stuck};
+pub use subscribers::judge_subscribers;
 
 /// The state of a component, or of the whole: one set of words for every place that tells it. A later one in this list
 /// is worse.
@@ -140,16 +141,16 @@ pub fn judge(figures: &Figures) -> Verdict {
     let mut well = Well::default();
     #[cfg(feature = "outbox")]
     if let Some(outbox) = &figures.outbox {
-        findings.extend(outbox::findings(outbox, figures.at));
+        let (status, relays) = (outbox.status.as_ref(), &outbox.relays);
+        findings.extend(outbox::findings(&outbox.schema, status, relays, figures.at));
         well.outbox = outbox.status.as_ref().map(outbox::well);
     }
     if let Some(overview) = &figures.subscribers {
         let found = subscribers::findings(overview, &figures.dead_letters, figures.at);
-        let is_well = |name: &str| !found.iter().any(|finding| finding.is_of_subscriber(name));
-        let all = &overview.subscribers;
-        well.all_subscribers = all.len();
-        well.subscribers = all.iter().filter(|one| is_well(&one.name)).count();
-        well.instances = all.iter().map(|one| one.instances.len()).sum();
+        well = Well {
+            outbox: well.outbox,
+            ..subscribers::well(overview, &found)
+        };
         unseen.extend(subscribers::unseen(overview));
         findings.extend(found);
     }

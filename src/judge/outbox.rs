@@ -3,11 +3,10 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
-    Health, IssueKind, WellOutbox,
+    Health, IssueKind, Verdict, Well, WellOutbox,
     finding::{Component, Finding},
 };
 use crate::{
-    operations::doctor::OutboxFigures,
     outbox::{HeldSlot, Issue, RelayInstance, Status},
     policy::start::shifted,
 };
@@ -59,13 +58,33 @@ fn without_lease(relays: &[RelayInstance]) -> impl Iterator<Item = &Issue> {
     relays.flat_map(|relay| &relay.issues)
 }
 
-pub(super) fn findings(figures: &OutboxFigures, at: DateTime<Utc>) -> Vec<Finding> {
-    let OutboxFigures {
-        schema,
-        status,
-        relays,
-        ..
-    } = figures;
+/// Judges an outbox alone, by its status and by the relays that answer over NATS, as [`judge`](super::judge()) does.
+/// Give no answers while a relay has the lease, unless it is among them.
+#[must_use]
+pub fn judge_outbox(
+    schema: &str,
+    status: &Status,
+    answered: &[RelayInstance],
+    at: DateTime<Utc>,
+) -> Verdict {
+    let well = Well {
+        outbox: Some(well(status)),
+        ..Well::default()
+    };
+    Verdict::of(
+        at,
+        findings(schema, Some(status), answered, at),
+        Vec::new(),
+        well,
+    )
+}
+
+pub(super) fn findings(
+    schema: &str,
+    status: Option<&Status>,
+    relays: &[RelayInstance],
+    at: DateTime<Utc>,
+) -> Vec<Finding> {
     let Some(status) = status else {
         // The relays may know why the database cannot be read.
         let told = relays.iter().flat_map(|relay| &relay.issues);

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::{
-    Health, IssueKind,
+    Health, IssueKind, Verdict, Well,
     finding::{Component, Finding},
 };
 use crate::operations::{
@@ -21,6 +21,25 @@ use crate::operations::{
 const LOOK_AGAIN: &str = "run it again when NATS answers; deploy/nats/permissions.conf has the permissions that the \
                           program needs";
 
+/// Judges subscribers alone, as [`judge`](super::judge()) does. Their dead letters are not in an overview.
+#[must_use]
+pub fn judge_subscribers(overview: &SubscriberOverview, at: DateTime<Utc>) -> Verdict {
+    let findings = findings(overview, &BTreeMap::new(), at);
+    let well = well(overview, &findings);
+    Verdict::of(at, findings, unseen(overview), well)
+}
+
+pub(super) fn well(overview: &SubscriberOverview, found: &[Finding]) -> Well {
+    let is_well = |name: &str| !found.iter().any(|finding| finding.is_of_subscriber(name));
+    let all = &overview.subscribers;
+    Well {
+        subscribers: all.iter().filter(|one| is_well(&one.name)).count(),
+        all_subscribers: all.len(),
+        instances: all.iter().map(|one| one.instances.len()).sum(),
+        ..Well::default()
+    }
+}
+
 pub(super) fn findings(
     overview: &SubscriberOverview,
     dead_letters: &BTreeMap<String, u64>,
@@ -29,9 +48,9 @@ pub(super) fn findings(
     let whole = overview.issues.iter().map(|issue| of_account(issue, at));
     let each = overview.subscribers.iter();
     let each = each.flat_map(|one| of_subscriber(one, at));
-    let letters = dead_letters.iter().filter(|(_, count)| **count > 0);
-    let letters = letters.map(|(name, count)| of_letters(name, *count));
-    whole.chain(each).chain(letters).collect()
+    let waiting = dead_letters.iter().filter(|(_, count)| **count > 0);
+    let waiting = waiting.map(|(name, count)| of_dead_letters(name, *count));
+    whole.chain(each).chain(waiting).collect()
 }
 
 /// The places that could not be seen, each one once.
@@ -125,7 +144,7 @@ fn figures(finding: Finding, state: &SubscriberState) -> Finding {
         )
 }
 
-fn of_letters(name: &str, count: u64) -> Finding {
+fn of_dead_letters(name: &str, count: u64) -> Finding {
     let what = if count == 1 {
         "dead letter waits"
     } else {

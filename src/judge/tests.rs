@@ -94,6 +94,16 @@ fn an_idle_outbox_with_a_relay_is_well() {
 }
 
 #[test]
+fn an_outbox_alone_is_judged_as_by_the_doctor() {
+    let mut expired = relayed();
+    expired.lease.remaining_seconds = -60.0;
+    for status in [relayed(), waiting(3), expired, Status::default()] {
+        let alone = judge_outbox("tidings", &status, &[], at());
+        assert_eq!(alone, judge(&outbox(Some(status), Vec::new())));
+    }
+}
+
+#[test]
 fn without_a_relay_it_depends_on_what_waits() {
     let idle = outbox(Some(Status::default()), Vec::new());
     assert_eq!(

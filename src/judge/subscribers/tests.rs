@@ -37,6 +37,20 @@ fn subscriber(kind: IssueKind, is_stuck: bool) -> SubscriberState {
 }
 
 #[test]
+fn subscribers_alone_are_judged_as_by_the_doctor() {
+    for (kind, is_stuck) in [
+        (IssueKind::NoInstance, true),
+        (IssueKind::ReplayStuck, true),
+        (IssueKind::Clock, false),
+        (IssueKind::Drift, false),
+    ] {
+        let figures = subscribers(vec![subscriber(kind, is_stuck)]);
+        let alone = judge_subscribers(figures.subscribers.as_ref().unwrap(), at());
+        assert_eq!(alone, judge(&figures), "{kind}");
+    }
+}
+
+#[test]
 fn what_subscribers_list_calls_stuck_is_a_finding() {
     for kind in [
         IssueKind::NoInstance,

@@ -10,6 +10,7 @@ mod demo;
 mod doctor;
 mod folder;
 mod healthcheck;
+mod judged;
 mod logging;
 mod migrate;
 mod outbox;

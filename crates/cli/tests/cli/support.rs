@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 use sqlx::{Connection, PgConnection, SqliteConnection};
 use tidings_test_servers::{NatsServer, NatsServerOptions, PostgresServer};
-pub use tidings_test_support::eventually;
+pub use tidings_test_support::{eventually, signal};
 use tidings_test_support::within;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
@@ -267,14 +267,8 @@ impl Running {
     }
 
     /// Sends a signal, such as TERM, and waits for the end; the exit code.
-    pub async fn signalled(mut self, signal: &str) -> Option<i32> {
-        let id = self.child.id().expect("it runs").to_string();
-        let kill = Command::new("kill")
-            .arg(format!("-{signal}"))
-            .arg(id)
-            .status()
-            .await;
-        assert!(kill.expect("kill").success());
+    pub async fn signalled(mut self, name: &str) -> Option<i32> {
+        signal(name, self.id()).await;
         self.code().await
     }
 

@@ -24,8 +24,8 @@ enum Action {
     /// Print the backlog, the active relay, the last confirmed batch, parked events, issues of the relay, and streams
     /// that have lost events
     ///
-    /// Exits with 1 when something is stuck, lost, not relayed, or waits for a decision. When no relay renews the
-    /// lease, or the database cannot be read, the relays are asked over NATS.
+    /// Exits with 1 when `tidings doctor` finds the outbox or its relay degraded, stuck or refused. When no relay renews
+    /// the lease, or the database cannot be read, the relays are asked over NATS.
     Status(status::ShowStatus),
     /// List the events that NATS refuses and the events that wait for them, in the order in which they were written
     Parked(parked::ListParked),

@@ -6,7 +6,7 @@ use chrono::{SecondsFormat, Utc};
 use clap::Args;
 use serde::Serialize;
 use tidings::{
-    judge::stuck,
+    judge::{Finding, judge_outbox, stuck},
     outbox::{Issue, LastBatch, LeaseStatus, Loss, RelayInstance, Status},
 };
 
@@ -14,7 +14,7 @@ use crate::{
     cli::{
         connect,
         database::{Database, with_outbox},
-        output,
+        judged, output,
         report::{Exit, Outcome, Report},
     },
     config::Config,
@@ -37,8 +37,10 @@ pub(super) struct ShowStatus {
 struct Shown<'a> {
     #[serde(flatten)]
     status: &'a Status,
-    /// The reasons for exit code 1.
+    /// What is stuck, lost, not relayed, or waits for a decision.
     stuck: &'a [Issue],
+    /// What the doctor finds; one that is more than a notice ends the command with 1.
+    findings: &'a [Finding],
     /// The relays that answered over NATS; null when they were not asked, or NATS could not be reached.
     relays: &'a Option<Vec<RelayInstance>>,
 }
@@ -53,32 +55,42 @@ impl ShowStatus {
             true => None,
             false => ask(config).await,
         };
-        let stuck = stuck(&status, relays.as_deref().unwrap_or_default(), Utc::now());
+        let (answered, at) = (relays.as_deref().unwrap_or_default(), Utc::now());
+        let stuck = stuck(&status, answered, at);
+        let verdict = judge_outbox(&config.schema, &status, answered, at);
         match self.json {
             true => output::json(&Shown {
                 status: &status,
                 stuck: &stuck,
+                findings: &verdict.findings,
                 relays: &relays,
             })?,
             false => output::table(&rows(&status, relays.as_deref()))?,
         }
-        let [first, more @ ..] = &stuck[..] else {
-            return Ok(());
-        };
-        let Issue {
-            place, cause, cure, ..
-        } = first;
-        let what = match (&status.losses[..], more.len()) {
-            ([Loss { stream, state, .. }, ..], _) => format!("stream {stream} {state}"),
-            (_, 0) => format!("{place}: {cause}"),
-            (_, more) => format!("{place}: {cause}; and {more} more"),
-        };
-        let cure = match status.losses.is_empty() {
-            true => cure,
-            false => REPAIR,
-        };
-        Err(Report::new(Exit::Failed, what).cure(cure))
+        match judged::worst(&verdict) {
+            Some(worst) => Err(report(worst, &status.losses, &stuck)),
+            None => Ok(()),
+        }
     }
+}
+
+/// Names a loss first, then what is stuck, else the worst finding.
+fn report(worst: &Finding, losses: &[Loss], stuck: &[Issue]) -> Report {
+    let (what, cure) = match (losses, stuck) {
+        ([Loss { stream, state, .. }, ..], _) => (format!("stream {stream} {state}"), REPAIR),
+        (_, [first, more @ ..]) => {
+            let Issue {
+                place, cause, cure, ..
+            } = first;
+            let more = match more.len() {
+                0 => String::new(),
+                more => format!("; and {more} more"),
+            };
+            (format!("{place}: {cause}{more}"), &**cure)
+        }
+        (_, []) => (worst.cause.clone(), &*worst.cure),
+    };
+    Report::new(Exit::Failed, what).cure(cure)
 }
 
 async fn read(config: &Config) -> Result<Status, Report> {

@@ -1,15 +1,16 @@
 //! `tidings subscribers list`: the state of all subscribers. Never changes anything.
 
+use chrono::Utc;
 use clap::Args;
 use serde_json::json;
-use tidings::subscribers::{Activity, SubscriberOverview, SubscriberState, Subscribers};
+use tidings::{
+    judge::judge_subscribers,
+    subscribers::{Activity, SubscriberOverview, SubscriberState, Subscribers},
+};
 
 use super::{issue, pause, retries};
 use crate::{
-    cli::{
-        connect, output,
-        report::{Exit, Outcome, Report},
-    },
+    cli::{connect, judged, output, report::Outcome},
     config::Config,
 };
 
@@ -39,23 +40,7 @@ impl List {
             true => print_json(&found)?,
             false => print(&found)?,
         }
-        judge(&found)
-    }
-}
-
-/// Exits with 1 when something holds events up, else with 3 when something could not be seen.
-fn judge(found: &SubscriberOverview) -> Outcome {
-    if let Some((subscriber, issue)) = found.worst() {
-        let whose = subscriber.map_or_else(String::new, |name| format!("{name}: "));
-        let report = Report::new(Exit::Failed, format!("{whose}{}", issue.cause));
-        return Err(match &issue.cure {
-            Some(cure) => report.cure(cure),
-            None => report,
-        });
-    }
-    match unseen(found).first() {
-        Some(unseen) => Err(super::unseen(unseen)),
-        None => Ok(()),
+        judged::ends(&judge_subscribers(&found, Utc::now()))
     }
 }
 

@@ -11,10 +11,7 @@ use chrono::{DateTime, Datelike, Utc};
 use clap::Subcommand;
 use tidings::subscribers::{SubscriberIssue, WaitingRetries};
 
-use super::{
-    output,
-    report::{Exit, Outcome, Report},
-};
+use super::{output, report::Outcome};
 use crate::config::Config;
 
 #[derive(clap::Args)]
@@ -27,8 +24,9 @@ pub(super) struct SubscribersCommand {
 enum Action {
     /// List subscribers: pending, ack pending and retried events, the end of a pause, running instances, and issues
     ///
-    /// Pending events were never delivered: a new subscriber still has to catch up on them. Exits with 1 when something
-    /// holds events up or may have lost some (a pause does not count), and with 3 when something could not be seen.
+    /// Pending events were never delivered: a new subscriber still has to catch up on them. Exits with 1 when
+    /// `tidings doctor` finds a subscriber in danger, degraded or stuck (dead letters do not count here), and with 3
+    /// when something could not be seen.
     List(list::List),
     /// Print one subscriber in full: each consumer and how its configuration differs, each instance, retries, hot keys,
     /// and issues
@@ -117,15 +115,6 @@ fn retries(retries: Option<&WaitingRetries>) -> String {
         Some(at) => format!("{count}, until {}", output::second(at)),
         None => count.to_string(),
     }
-}
-
-/// The report of a command that has found no issue but could not see everything.
-fn unseen(what: &str) -> Report {
-    let report = Report::new(
-        Exit::Unreachable,
-        format!("not everything could be seen: {what}"),
-    );
-    report.cure("run the same command again when it answers; permissions.conf has the permissions that the program needs")
 }
 
 /// The end of a pause, in words that follow `paused until`.

@@ -3,16 +3,17 @@
 use chrono::{DateTime, Utc};
 use clap::Args;
 use tidings::{
+    judge::judge_subscribers,
     nats::setting_text,
-    subscribers::{Instance, SubscriberConsumer, SubscriberState, Subscribers, WaitingRetries},
+    subscribers::{
+        Instance, SubscriberConsumer, SubscriberOverview, SubscriberState, Subscribers,
+        WaitingRetries,
+    },
 };
 
-use super::{issue, pause, retries, unseen};
+use super::{issue, pause, retries};
 use crate::{
-    cli::{
-        connect, output,
-        report::{Exit, Outcome, Report},
-    },
+    cli::{connect, judged, output, report::Outcome},
     config::{Config, duration},
 };
 
@@ -33,23 +34,9 @@ impl Show {
             true => output::json(&subscriber)?,
             false => output::table(&rows(&subscriber))?,
         }
-        judge(&subscriber)
-    }
-}
-
-/// Exits with 1 when something holds events up, else with 3 when something could not be seen.
-fn judge(subscriber: &SubscriberState) -> Outcome {
-    let stuck = subscriber.issues.iter().find(|issue| issue.is_stuck);
-    if let Some(issue) = stuck {
-        let report = Report::new(Exit::Failed, &issue.cause);
-        return Err(match &issue.cure {
-            Some(cure) => report.cure(cure),
-            None => report,
-        });
-    }
-    match subscriber.unseen.first() {
-        Some(what) => Err(unseen(what)),
-        None => Ok(()),
+        let mut alone = SubscriberOverview::default();
+        alone.subscribers.push(subscriber);
+        judged::ends(&judge_subscribers(&alone, Utc::now()))
     }
 }
 

@@ -50,11 +50,7 @@ impl Process {
 
     /// Sends a signal, such as STOP.
     pub async fn signal(&self, signal: &str) {
-        let kill = Command::new("kill")
-            .arg(format!("-{signal}"))
-            .arg(self.id().to_string())
-            .status();
-        assert!(kill.await.expect("kill").success());
+        crate::support::signal(signal, self.id()).await;
     }
 
     /// Ends it with SIGKILL.

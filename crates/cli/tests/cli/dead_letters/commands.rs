@@ -17,7 +17,7 @@ use tidings::{
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Running, Store, World, ended_after, eventually};
+use crate::support::{Running, Store, World, ended_after, eventually, signal};
 
 #[derive(Debug, Clone, Serialize, Deserialize, Event)]
 #[event(name = "user.counted", version = 1, key = key)]
@@ -315,8 +315,7 @@ async fn a_redrive_keeps_its_rate_and_continues_after_a_stop() {
         "{:?}",
         began.elapsed()
     );
-    let told = world_signal(&running).await;
-    assert!(told);
+    signal("TERM", running.id()).await;
     let report: Value = serde_json::from_str(&running.line().await.unwrap()).unwrap();
     assert_eq!(report["complete"], false);
     let left = list(&world).await.len();
@@ -327,13 +326,6 @@ async fn a_redrive_keeps_its_rate_and_continues_after_a_stop() {
     shop.reaches(8).await;
     service.stop().await;
     assert_done(&shop, 8);
-}
-
-async fn world_signal(running: &Running) -> bool {
-    let kill = tokio::process::Command::new("kill")
-        .arg(running.id().to_string())
-        .status();
-    kill.await.unwrap().success()
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use tidings_test_servers::PostgresServer;
 
 use super::has;
-use crate::support::{Store, World};
+use crate::support::{Store, World, signal};
 
 #[tokio::test]
 async fn a_relay_that_is_frozen_with_the_lease_is_silent() {
@@ -96,10 +96,4 @@ async fn when_neither_server_answers_nothing_is_known() {
             "{part:?} is not in {screen:?}"
         );
     }
-}
-
-async fn signal(signal: &str, pid: u32) {
-    let mut kill = tokio::process::Command::new("kill");
-    let kill = kill.arg(format!("-{signal}")).arg(pid.to_string());
-    assert!(kill.status().await.unwrap().success());
 }

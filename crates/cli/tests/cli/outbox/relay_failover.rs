@@ -15,9 +15,8 @@ use async_nats::jetstream;
 use futures::StreamExt;
 use sqlx::{Postgres, Sqlite, postgres::PgPoolOptions};
 use tidings::{Envelope, Outbox};
-use tokio::process::Command;
 
-use crate::support::{Running, Store, World, eventually, user};
+use crate::support::{Running, Store, World, eventually, signal, user};
 
 both!(
     a_killed_owner_is_replaced_within_its_lease,
@@ -279,14 +278,4 @@ async fn stored(world: &World) -> u64 {
     let context = jetstream::new(client);
     let mut stream = context.get_stream("EVENTS").await.unwrap();
     stream.info().await.unwrap().state.last_sequence
-}
-
-async fn signal(signal: &str, process: u32) {
-    let mut kill = Command::new("kill");
-    let sent = kill
-        .arg(format!("-{signal}"))
-        .arg(process.to_string())
-        .status()
-        .await;
-    assert!(sent.expect("kill").success());
 }

@@ -7,6 +7,7 @@ use crate::support::{Store, World, eventually};
 both!(
     a_backlog_without_a_relay_is_stuck,
     a_parked_event_is_stuck,
+    a_killed_relay_is_an_issue_though_no_event_waits,
     the_status_of_a_relay_that_cannot_write_comes_over_nats,
     tables_of_another_version_are_refused,
 );
@@ -68,6 +69,30 @@ async fn a_parked_event_is_stuck(world: World) {
     world.ok(&["outbox", "discard", "--all", "--yes"]).await;
     world.ok(&["outbox", "status"]).await;
     assert_eq!(relay.signalled("TERM").await, Some(0));
+}
+
+async fn a_killed_relay_is_an_issue_though_no_event_waits(world: World) {
+    let world = world.set_up().await;
+    let relay = world.spawn(&["relay"]);
+    enqueue(&world, "a").await;
+    world.backlog_is(0).await;
+    world.ok(&["outbox", "status"]).await;
+    relay.signalled("KILL").await;
+    // When the lease has expired, the doctor finds it, and the status ends as it does.
+    eventually("the status says it", || async {
+        world.run(&["outbox", "status"]).await.code == Some(1)
+    })
+    .await;
+    let ended = world.run(&["outbox", "status"]).await;
+    assert!(
+        ended.stderr.contains("has stopped renewing its lease"),
+        "{ended:?}"
+    );
+    assert!(ended.stderr.contains("try: start a relay"), "{ended:?}");
+    let finding = &world.status().await["findings"][0];
+    assert_eq!(finding["id"], "relay/owner-silent/tidings", "{finding}");
+    let doctor = world.run(&["doctor", "outbox"]).await;
+    assert_eq!(doctor.code, Some(1), "{doctor:?}");
 }
 
 async fn the_status_of_a_relay_that_cannot_write_comes_over_nats(world: World) {

@@ -8,7 +8,7 @@ use tidings::{
 };
 use tokio::process::Command;
 
-use crate::support::{EVENTS, Running, Store, World, eventually};
+use crate::support::{EVENTS, Running, Store, World, eventually, signal};
 
 const LOG: &str = "relay.log";
 
@@ -40,14 +40,8 @@ async fn says(world: &World, text: &str) {
 async fn hang_up(world: &World, relay: &Running) {
     let reloaded = || said(world, "configuration reloaded").len();
     let before = reloaded();
-    signal(relay, "HUP").await;
+    signal("HUP", relay.id()).await;
     eventually("it is reloaded", || async { reloaded() > before }).await;
-}
-
-async fn signal(relay: &Running, signal: &str) {
-    let mut kill = Command::new("kill");
-    let kill = kill.arg(format!("-{signal}")).arg(relay.id().to_string());
-    assert!(kill.status().await.unwrap().success());
 }
 
 async fn settings(bus: &Bus) -> Option<RelaySettings> {
@@ -111,7 +105,7 @@ async fn a_bad_file_keeps_the_settings_and_is_an_issue() {
     let before = settings(&bus).await.unwrap();
 
     replace(&world, "[relay]\nbatch = 0\nretention = \"1h\"\n");
-    signal(&relay, "HUP").await;
+    signal("HUP", relay.id()).await;
     says(&world, "configuration not reloaded").await;
     let line = "tidings.toml:5: relay.batch cannot be used";
     let said_once = said(&world, "configuration not reloaded");
@@ -187,7 +181,7 @@ async fn the_log_filter_changes_while_the_relay_runs() {
     assert_eq!(said(&world, "INFO"), [""; 0]);
 
     replace(&world, "[log]\nfilter = \"debug\"\n");
-    signal(&relay, "HUP").await;
+    signal("HUP", relay.id()).await;
     says(&world, "setting adjusted").await;
     let adjusted = &said(&world, "setting adjusted")[0];
     let parts = [
@@ -204,7 +198,7 @@ async fn the_log_filter_changes_while_the_relay_runs() {
     says(&world, "DEBUG").await;
 
     replace(&world, "[log]\nfilter = \"error\"\n");
-    signal(&relay, "HUP").await;
+    signal("HUP", relay.id()).await;
     eventually("both changes are told", || async {
         said(&world, "setting adjusted").len() == 2
     })
