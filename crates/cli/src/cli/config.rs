@@ -13,8 +13,8 @@ use crate::config::{Config, ConfigError, Effective, Flags, Source};
 
 #[derive(Args)]
 pub(super) struct ShowConfig {
-    /// Print one JSON object per line
-    #[arg(long)]
+    /// Print one JSON object per setting or fault
+    #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
     command: Option<ConfigCommand>,
@@ -30,19 +30,16 @@ enum ConfigCommand {
 }
 
 #[derive(Args)]
-pub(super) struct Check {
+struct Check {
     /// The file to check [default: the configuration file]
     file: Option<PathBuf>,
-    /// Print one JSON object per fault
-    #[arg(long)]
-    json: bool,
 }
 
 impl ShowConfig {
     /// The subcommand `check`, which reads the configuration by itself.
-    pub(super) fn check(&self) -> Option<&Check> {
+    pub(super) fn check(&self) -> Option<impl FnOnce(Flags) -> Outcome> {
         let ConfigCommand::Check(check) = self.command.as_ref()?;
-        Some(check)
+        Some(move |flags| check.run(flags, self.json))
     }
 
     pub(super) fn run(&self, config: &Config) -> Outcome {
@@ -66,11 +63,11 @@ impl ShowConfig {
 }
 
 impl Check {
-    pub(super) fn run(&self, mut flags: Flags) -> Outcome {
+    fn run(&self, mut flags: Flags, is_json: bool) -> Outcome {
         flags.file = self.file.clone().or(flags.file);
         let (file, faults) = Config::check(flags);
         for fault in faults.iter() {
-            match self.json {
+            match is_json {
                 true => output::json(&as_json(fault))?,
                 false => {
                     output::line(fault.text())?;
@@ -87,7 +84,7 @@ impl Check {
             || "environment and flags".to_owned(),
             |file| file.display().to_string(),
         );
-        match self.json {
+        match is_json {
             true => Ok(()),
             false => Ok(output::line(format!("{what}: no fault"))?),
         }

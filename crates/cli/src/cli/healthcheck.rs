@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, lookup_host},
+    time::{Instant, timeout},
 };
 
 use super::{
@@ -15,8 +16,9 @@ use super::{
 };
 use crate::config::Config;
 
-/// How long the answer may take.
+/// How long the answer may take, whichever address of the host gives it.
 const WITHIN: Duration = Duration::from_secs(3);
+const SILENT: &str = "no answer within 3 s";
 /// How much of the answer is read.
 const MOST: u64 = 64 * 1024;
 /// Where the endpoints are when the configuration does not say it.
@@ -42,11 +44,11 @@ enum Endpoint {
 impl Healthcheck {
     pub(super) async fn run(&self, config: &Config) -> Outcome {
         let target = self.target(config)?;
-        let asking = tokio::time::timeout(WITHIN, ask(&target));
-        let answer = match asking.await {
+        // Looking up the host takes time too.
+        let answer = match timeout(WITHIN, ask(&target)).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => return Err(target.unreachable().because(Some(&error))),
-            Err(_) => return Err(target.unreachable().cause("no answer within 3 s")),
+            Err(_) => return Err(target.unreachable().cause(SILENT)),
         };
         output::line(untrusted::neutral_lines(answer.body.trim_end()))?;
         match answer.status {
@@ -122,11 +124,29 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 }
 
 async fn ask(target: &Target) -> io::Result<Answer> {
-    let mut addresses = lookup_host(&*target.address).await?.map(reachable);
-    let address = addresses.next();
-    let address = address.ok_or_else(|| io::Error::other("the host has no address"))?;
+    let end = Instant::now() + WITHIN;
+    let addresses: Vec<_> = lookup_host(&*target.address).await?.map(reachable).collect();
+    ask_each(&addresses, target.path, end).await
+}
+
+/// Asks one address after the other until one answers. Each has an equal share of the time that is left.
+async fn ask_each(addresses: &[SocketAddr], path: &str, end: Instant) -> io::Result<Answer> {
+    let mut failure = io::Error::other("the host has no address");
+    let mut untried = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+    for address in addresses {
+        let share = end.saturating_duration_since(Instant::now()) / untried.max(1);
+        untried = untried.saturating_sub(1);
+        match timeout(share, ask_at(*address, path)).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => failure = error,
+            Err(_) => failure = io::Error::new(io::ErrorKind::TimedOut, SILENT),
+        }
+    }
+    Err(failure)
+}
+
+async fn ask_at(address: SocketAddr, path: &str) -> io::Result<Answer> {
     let mut stream = TcpStream::connect(address).await?;
-    let path = target.path;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
@@ -147,6 +167,8 @@ fn read(answer: &str) -> Option<Answer> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -162,6 +184,32 @@ mod tests {
         ] {
             assert!(read(text).is_none(), "{text:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn every_address_is_tried_within_one_time_limit() {
+        let local = || TcpListener::bind("127.0.0.1:0");
+        let closed = local().await.unwrap().local_addr().unwrap();
+        // It takes connections, and never answers.
+        let silent = local().await.unwrap();
+        let answers = local().await.unwrap();
+        let address = |listener: &TcpListener| listener.local_addr().unwrap();
+        let addresses = [closed, address(&silent), address(&answers)];
+        let answering = async {
+            let (mut stream, _) = answers.accept().await.unwrap();
+            assert!(stream.read(&mut [0; 256]).await.unwrap() > 0);
+            let ready = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok\n";
+            stream.write_all(ready).await.unwrap();
+        };
+        let end = Instant::now() + Duration::from_secs(2);
+        let (answer, ()) = tokio::join!(ask_each(&addresses, "/readyz", end), answering);
+        assert_eq!(answer.unwrap().status, 200);
+        assert!(Instant::now() < end);
+
+        let failed = ask_each(&addresses[..2], "/readyz", Instant::now()).await;
+        assert_eq!(failed.err().unwrap().kind(), io::ErrorKind::TimedOut);
+        let none = ask_each(&[], "/readyz", Instant::now()).await;
+        assert_eq!(none.err().unwrap().to_string(), "the host has no address");
     }
 
     #[test]

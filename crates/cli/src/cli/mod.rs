@@ -225,15 +225,16 @@ fn begin(cli: Cli) -> Outcome {
         Command::Completions(completions) => return completions.run(),
         command => command,
     };
+    let flags = Flags::from(cli.global);
     if let Command::Config(command) = &command
         && let Some(check) = command.check()
     {
-        return check.run(cli.global.into());
+        return check(flags);
     }
     if command.changes() {
         output::outlive_the_reader();
     }
-    let config = Config::load(cli.global.into())?;
+    let config = Config::load(flags)?;
     let log = logging::begin(&config.log, command.log_filter());
     let runtime = threads(&config).map_err(|error| {
         Report::new(Exit::Failed, "the program cannot start its threads").because(Some(&error))
@@ -292,4 +293,32 @@ fn told_to_stop() -> CancellationToken {
         std::process::exit(Exit::Failed as i32);
     });
     stop
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Command, CommandFactory};
+
+    /// Paths of subcommands with a flag that their parent has too, and that does not reach them from there.
+    fn lost_flags(command: &Command) -> Vec<String> {
+        let own = command.get_arguments().filter(|arg| !arg.is_global_set());
+        let own: Vec<_> = own.filter_map(clap::Arg::get_long).collect();
+        let mut lost = Vec::new();
+        for below in command.get_subcommands() {
+            let flags = below.get_arguments().filter_map(clap::Arg::get_long);
+            let of_both = flags.filter(|flag| own.contains(flag));
+            lost.extend(of_both.map(|flag| format!("{} --{flag}", below.get_name())));
+            lost.extend(lost_flags(below));
+        }
+        lost
+    }
+
+    #[test]
+    fn a_flag_before_a_subcommand_reaches_it() {
+        assert_eq!(lost_flags(&super::Cli::command()), Vec::<String>::new());
+        let json = || clap::Arg::new("json").long("json");
+        let below = Command::new("check").arg(json());
+        let bad = Command::new("config").arg(json()).subcommand(below);
+        assert_eq!(lost_flags(&bad), ["check --json"]);
+    }
 }

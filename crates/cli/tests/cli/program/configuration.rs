@@ -208,6 +208,8 @@ async fn config_check_reports_every_fault_without_a_connection() {
     assert_eq!((json.code, lines.len()), (Some(2), 2));
     assert_eq!(lines[1]["line"], 3);
     assert_eq!(lines[1]["file"], "tidings.toml");
+    let before = ended(tidings(&folder, &["config", "--json", "check"])).await;
+    assert_eq!((before.code, before.stdout), (json.code, json.stdout));
 
     std::fs::write(
         folder.path().join("good.toml"),
