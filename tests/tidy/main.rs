@@ -4,6 +4,7 @@
 #![allow(unreachable_pub)] // one binary
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
+mod errors;
 mod links;
 mod rules;
 mod sizes;
@@ -141,6 +142,20 @@ fn every_event_has_its_golden_and_its_schema() {
             if !root().join("events").join(&file).exists() {
                 broken.push(format!("events/{file}:1: missing"));
             }
+        }
+    }
+    no_more(&broken);
+}
+
+#[test]
+fn every_error_of_the_library_is_documented() {
+    const PACKAGES: &[&str] = &["src/", "crates/contract/", "crates/otel/", "crates/test-servers/"];
+    let page = fs::read_to_string(root().join("docs/reference/errors.md")).unwrap();
+    let mut broken = Vec::new();
+    for source in sources() {
+        if PACKAGES.iter().any(|package| source.path.starts_with(package)) {
+            let found = errors::differences(&page, &source.code);
+            broken.extend(found.iter().map(|what| format!("{}: {what}", source.path)));
         }
     }
     no_more(&broken);

@@ -109,7 +109,8 @@ enum Command {
     ///
     /// Exits with 0 when all is well or there are only notices, with 1 when something is degraded or in danger, with 2
     /// when something is stuck or refused, and with 3 when something could not be seen and nothing worse is known. It
-    /// also exits with 2 when the command line or the configuration cannot be used.
+    /// also exits with 1 when there is no subscriber NAME, and with 2 when the command line or the configuration cannot
+    /// be used.
     Doctor(doctor::RunDoctor),
     /// Ask a running relay or worker whether it is ready or alive, over its health endpoints
     ///
