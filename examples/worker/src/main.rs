@@ -8,8 +8,8 @@
 //!
 //! The program reads `TIDINGS_NATS_URL`, `TIDINGS_NATS_INBOX_PREFIX` and `TIDINGS_DATABASE_URL` (Postgres), and logs
 //! as `RUST_LOG` states. It ends with 4 when a handler is stuck, so that its supervisor restarts it. Health endpoints
-//! are at `TIDINGS_OPS_LISTEN`, on an address for other hosts with `TIDINGS_OPS_PUBLIC=true`. A service of systemd with
-//! `Type=notify` says when it is ready.
+//! and `/metrics` are at `TIDINGS_OPS_LISTEN`, on an address for other hosts with `TIDINGS_OPS_PUBLIC=true`. A service of
+//! systemd with `Type=notify` says when it is ready.
 
 mod directory;
 
@@ -19,7 +19,7 @@ use anyhow::{Context as _, bail};
 use sqlx::PgPool;
 use tidings::{
     Bus, Context, EventSubscriber, Failure, NatsOptions, Outbox, Relay, Retry, StreamSpec, Worker,
-    ops::{Ops, Systemd},
+    ops::{Ops, Systemd, metrics::Metrics},
     shutdown_signal,
 };
 use tidings_events::{UserCreated, UserDeleted, UserEmailChanged};
@@ -94,8 +94,10 @@ async fn main() -> anyhow::Result<()> {
         ["setup"] => setup().await,
         ["run"] => {
             let (bus, outbox) = connect().await?;
+            let metrics = Metrics::new();
+            metrics.outbox(&outbox);
             let relay = Relay::new(outbox.clone().notify_via(&bus));
-            let worker = worker(bus, outbox).await?;
+            let worker = worker(bus, outbox, metrics).await?;
             let worker = worker
                 .subscribe(welcome_email())
                 .subscribe(user_directory());
@@ -107,7 +109,9 @@ async fn main() -> anyhow::Result<()> {
                 WELCOME_EMAIL => welcome_email(),
                 _ => user_directory(),
             };
-            let worker = worker(bus, outbox).await?.subscribe(subscriber);
+            // The relay, another process, tells how the outbox is.
+            let worker = worker(bus, outbox, Metrics::new()).await?;
+            let worker = worker.subscribe(subscriber);
             Ok(worker.run(shutdown_signal()).await?)
         }
         _ => bail!("usage: worker setup | worker run [{WELCOME_EMAIL} | {USER_DIRECTORY}]"),
@@ -137,20 +141,25 @@ async fn connect() -> anyhow::Result<(Bus, Outbox<sqlx::Postgres>)> {
 }
 
 /// A worker without subscribers. Fails at the start when the table is missing, not at the first event.
-async fn worker(bus: Bus, outbox: Outbox<sqlx::Postgres>) -> anyhow::Result<Worker<App>> {
+async fn worker(
+    bus: Bus,
+    outbox: Outbox<sqlx::Postgres>,
+    metrics: Metrics,
+) -> anyhow::Result<Worker<App>> {
     let directory = Directory::new(outbox.pool().clone());
     let checked = directory.check().await;
     checked.context("the table user_directory cannot be used: run `worker setup` first")?;
     let worker = Worker::new(bus, App { directory }).exit_when_stuck(STUCK);
-    Ok(supervised(worker))
+    Ok(supervised(worker, metrics))
 }
 
-/// Adds what its supervisors ask for: health endpoints for Kubernetes, and messages for systemd.
-fn supervised(mut worker: Worker<App>) -> Worker<App> {
+/// Adds what watches it: health endpoints for Kubernetes, metrics for Prometheus, and messages for systemd.
+fn supervised(mut worker: Worker<App>, metrics: Metrics) -> Worker<App> {
     if let Ok(address) = env::var("TIDINGS_OPS_LISTEN") {
-        let ops = Ops::listen(address);
+        let ops = Ops::listen(address).merge(metrics.router());
         let is_public = env::var("TIDINGS_OPS_PUBLIC").is_ok_and(|text| text == "true");
-        worker = worker.with(if is_public { ops.public() } else { ops });
+        let ops = if is_public { ops.public() } else { ops };
+        worker = worker.with(ops).with(metrics);
     }
     if let Some(socket) = env::var_os("NOTIFY_SOCKET") {
         let interval = env::var("WATCHDOG_USEC").ok();

@@ -10,7 +10,11 @@ use tidings::{Bus, Event, EventPublisher};
 use tidings_events::{UserCreated, UserDeleted, UserEmailChanged};
 use tidings_test_servers::{NatsServer, PostgresServer};
 use tidings_test_support::{Folder, eventually, within};
-use tokio::{net::UnixDatagram, process::Command};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpStream, UnixDatagram},
+    process::Command,
+};
 use uuid::Uuid;
 
 const EMAIL: &str = "ada@example.org";
@@ -154,6 +158,53 @@ async fn systemd_learns_when_a_worker_is_ready() {
         ready.contains("STATUS=subscriber welcome-email: idle"),
         "{ready}"
     );
+    worker.kill().await.unwrap();
+}
+
+/// What `/metrics` at this address answers.
+async fn scraped(address: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prometheus_can_scrape_a_worker() {
+    let world = World::start().await;
+    let (status, said) = world.ended(&["setup"]).await;
+    assert!(status.success(), "{said}");
+    let mut command = world.worker(&["run"]);
+    command.env("TIDINGS_OPS_LISTEN", "127.0.0.1:0");
+    let mut worker = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(worker.stderr.take().unwrap()).lines();
+    let listening = async {
+        loop {
+            let line = log.next_line().await.unwrap().expect("it runs");
+            if line.contains("health endpoints listening") {
+                return line;
+            }
+        }
+    };
+    let line = within("it listens", listening).await;
+    let (_, port) = line.split_once("127.0.0.1:").expect(&line);
+    let port: String = port.chars().take_while(char::is_ascii_digit).collect();
+    let address = format!("127.0.0.1:{port}");
+    eventually("all that runs is scraped", || async {
+        let answer = scraped(&address).await;
+        [
+            "HTTP/1.1 200 OK",
+            "tidings_outbox_backlog_events{outbox=\"tidings\"}",
+            "tidings_relay_state{outbox=\"tidings\"",
+            "tidings_subscriber_state{subscriber=\"welcome-email\"",
+            "tidings_subscriber_state{subscriber=\"user-directory\"",
+        ]
+        .iter()
+        .all(|part| answer.contains(part))
+    })
+    .await;
     worker.kill().await.unwrap();
 }
 
