@@ -63,7 +63,7 @@ async fn an_event_is_published_when_it_is_due_and_not_before<DB: Database>(world
     client.flush().await.unwrap();
     let relay = world.relay();
     let mut late = Vec::new();
-    for round in 0..3 {
+    for round in 0..5 {
         // Polling alone would find it 150 ms later: by then the relay polls four times a second.
         let due = Utc::now() + millis(1400);
         let mut tx = world.outbox.begin().await.unwrap();
@@ -83,8 +83,9 @@ async fn an_event_is_published_when_it_is_due_and_not_before<DB: Database>(world
     relay.stop().await.unwrap();
     late.sort_unstable();
     assert!(late[0] >= 0, "published {late:?} ms after the hour");
-    // The best of them: an idle relay polls every 250 ms, and a busy machine delays any of them.
-    assert!(late[0] < 100, "published {late:?} ms after the hour");
+    // The median: a busy machine delays some of them, and a relay that only polled would be late in most rounds.
+    let median = late[late.len() / 2];
+    assert!(median < 100, "published {late:?} ms after the hour");
 }
 
 async fn an_event_with_a_past_time_is_published_at_once<DB: Database>(world: World<DB>) {

@@ -6,7 +6,7 @@ use tidings::outbox::OutboxTransaction;
 
 use crate::{
     both,
-    support::{Counted, Database, World, eventually},
+    support::{Counted, Database, World, eventually, within},
 };
 
 both!(
@@ -19,12 +19,15 @@ const TRANSACTIONS: usize = 25;
 
 /// Begins a transaction. SQLite does not queue its writers: one may not get the lock within the time that it waits.
 async fn begin<DB: Database>(world: &World<DB>) -> OutboxTransaction<DB> {
-    loop {
-        match world.outbox.begin().await {
-            Err(error) if format!("{error:?}").contains("database is locked") => {}
-            begun => return begun.unwrap(),
+    let beginning = async {
+        loop {
+            match world.outbox.begin().await {
+                Err(error) if format!("{error:?}").contains("database is locked") => {}
+                begun => return begun.unwrap(),
+            }
         }
-    }
+    };
+    within("a writer gets the lock", beginning).await
 }
 
 /// Runs one transaction: counts a key up, publishes the event, and commits; every fifth is rolled back.

@@ -41,7 +41,7 @@ async fn handled_names_continue(name: &'static str, is_ordered: bool) {
     world.publish(&users.collect::<Vec<_>>()).await;
     let rate = Rate::per_second(400);
     let running = run(subscriber(name, is_ordered).rate_limit(rate));
-    // Within the minute that every wait has: the others come again later and later.
+    // Within the minute that every wait has, though the events without a handler are not settled.
     noted.reach(301).await;
     eventually("the status shows it", || async {
         let found = Subscribers::new(&world.bus).find(name).await.unwrap();
