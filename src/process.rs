@@ -18,10 +18,12 @@ use chrono::Utc;
 use crate::{
     executor::in_flight::InFlight,
     nats::Bus,
-    observer::{Observer, Observers},
+    observer::Observers,
     policy::adjustment::Adjustment,
     preflight::PreflightRefusal,
 };
+#[cfg(feature = "ops")]
+use crate::observer::Observer;
 use figures::{
     ConnectionFigures, Phase, ProcessFigures, RelayFigures, RuntimeFigures, SubscriberFigures,
 };
@@ -35,8 +37,8 @@ pub struct Process(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     inner: Mutex<Inner>,
-    /// Counts the turns of the main runtime.
-    turns: AtomicU64,
+    /// Counts the ticks of the main runtime.
+    ticks: AtomicU64,
 }
 
 #[derive(Default)]
@@ -46,10 +48,10 @@ struct Inner {
     subscribers: Vec<Weak<dyn SubscriberSource>>,
     relays: Vec<Weak<dyn RelaySource>>,
     in_flight: Option<Arc<InFlight>>,
-    /// Tasks that have ended though the process goes on.
+    /// Required tasks that have ended before the process drains.
     ended: Vec<String>,
     refusals: Vec<PreflightRefusal>,
-    /// The turns at the last look, and for how long there was no new one.
+    /// The ticks at the last look, and for how long there was no new one.
     seen: u64,
     silent: Duration,
     adjustable: Vec<Arc<dyn Adjustable>>,
@@ -59,7 +61,7 @@ struct Inner {
 
 /// What has settings that can change while it runs.
 pub(crate) trait Adjustable: Send + Sync {
-    /// Adopts valid values, when they are for this. Returns whether they are.
+    /// Adopts valid values. Returns whether the adjustment concerns this.
     fn adjust(&self, adjustment: &Adjustment) -> bool;
 }
 
@@ -76,8 +78,8 @@ pub(crate) trait RelaySource: Send + Sync {
     fn figures(&self, now: Instant) -> RelayFigures;
 }
 
-/// A task that has to live as long as the process works. When this is dropped before the process drains, the process
-/// is not alive any more.
+/// A task without which the process cannot work. When this is dropped before the process drains, the process is not
+/// alive any more.
 pub(crate) struct Living {
     process: Weak<Shared>,
     name: String,
@@ -97,7 +99,7 @@ impl Process {
         self.0.inner().adjustable.push(adjustable);
     }
 
-    /// Has valid values adopted; returns whether anything here is concerned.
+    /// Applies valid values; returns whether the adjustment concerns anything in this process.
     pub(crate) fn adjust(&self, adjustment: &Adjustment) -> bool {
         let all = self.0.inner().adjustable.clone();
         let concerned = all.iter().filter(|one| one.adjust(adjustment));
@@ -149,7 +151,7 @@ impl Process {
         self.0.inner().refusals.push(refusal.clone());
     }
 
-    /// Registers a task that has to live.
+    /// Registers a task without which the process cannot work.
     pub(crate) fn living(&self, name: impl Into<String>) -> Living {
         Living {
             process: Arc::downgrade(&self.0),
@@ -157,18 +159,18 @@ impl Process {
         }
     }
 
-    /// Notes that the main runtime turns. To be called from a task on it, again and again.
-    pub(crate) fn turns(&self) {
-        self.0.turns.fetch_add(1, Relaxed);
+    /// Notes that the main runtime runs tasks: a task on it calls this at an interval.
+    pub(crate) fn tick(&self) {
+        self.0.ticks.fetch_add(1, Relaxed);
     }
 
-    /// Looks whether the main runtime has turned. The caller is a thread of its own that looks after each such pause,
-    /// and says so by its own clock: a process that was frozen and continues has not been silent.
-    pub(crate) fn looks_after(&self, pause: Duration) {
-        let turns = self.0.turns.load(Relaxed);
+    /// Notes whether the main runtime has ticked during this pause of the calling thread, which is not on that runtime.
+    /// A process that was frozen and continues has not been silent.
+    pub(crate) fn note_ticks(&self, pause: Duration) {
+        let ticks = self.0.ticks.load(Relaxed);
         let mut inner = self.0.inner();
-        let has_turned = std::mem::replace(&mut inner.seen, turns) != turns;
-        inner.silent = match has_turned {
+        let has_ticked = std::mem::replace(&mut inner.seen, ticks) != ticks;
+        inner.silent = match has_ticked {
             true => Duration::ZERO,
             false => inner.silent.saturating_add(pause),
         };
@@ -248,17 +250,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_runtime_is_silent_for_the_looks_without_a_turn() {
+    fn a_runtime_is_silent_for_the_looks_without_a_tick() {
         let (process, pause) = (Process::default(), Duration::from_secs(1));
-        process.turns();
-        process.looks_after(pause);
+        process.tick();
+        process.note_ticks(pause);
         assert_eq!(process.figures().runtime.silent, Duration::ZERO);
         for _ in 0..31 {
-            process.looks_after(pause);
+            process.note_ticks(pause);
         }
         assert_eq!(process.figures().runtime.silent, pause * 31);
-        process.turns();
-        process.looks_after(pause);
+        process.tick();
+        process.note_ticks(pause);
         assert_eq!(process.figures().runtime.silent, Duration::ZERO);
     }
 

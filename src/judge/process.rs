@@ -1,5 +1,5 @@
 //! Judges one process by its own figures: whether it is alive, and whether each of its parts is ready. Progress counts,
-//! and not connections: work is there, and nothing has ended for a while.
+//! and not connections: a part is stuck when it has work and completes none.
 
 mod relay;
 mod subscriber;
@@ -19,7 +19,7 @@ use crate::{
     process::figures::{Phase, ProcessFigures, RuntimeFigures},
 };
 
-/// From when on a runtime that does not turn is dead: a restart is what helps.
+/// A runtime that has run no task for longer than this is dead: only a restart helps.
 pub(crate) const DEAD_AFTER: Duration = Duration::from_secs(30);
 
 /// What the figures of a process mean.
@@ -72,8 +72,8 @@ pub(crate) fn judge_process(figures: &ProcessFigures, stuck_after: Duration) -> 
     }
 }
 
-/// Why a process is not alive, so that it is to be restarted; nothing when it is. Neither NATS nor the database has a
-/// bearing on it: a restart cures neither, and loses what is in flight.
+/// Why a process is not alive and needs a restart; empty when it is alive. The state of NATS and of the database does not
+/// count: a restart cures neither, and loses what is in flight.
 pub(crate) fn not_alive(figures: &ProcessFigures) -> Vec<String> {
     let RuntimeFigures { silent, handlers } = &figures.runtime;
     let blocked = (*silent > DEAD_AFTER).then(|| blocked_text(*silent, handlers));
@@ -91,7 +91,7 @@ struct Judging<'a> {
 }
 
 impl Judging<'_> {
-    /// What holds for every part: the process drains, or its runtime does not turn.
+    /// What holds for every part: the process drains, or its runtime runs no task.
     fn of_process(&self, (component, of): (Component, &str)) -> Option<(Health, Option<Finding>)> {
         if self.phase == Phase::Draining {
             return Some((Health::Draining, None));
@@ -140,9 +140,9 @@ impl Judging<'_> {
 fn blocked_text(silent: Duration, handlers: &str) -> String {
     let seconds = silent.as_secs();
     match handlers.is_empty() {
-        true => format!("the runtime of the process has not turned for {seconds} s"),
+        true => format!("the runtime of the process has run no task for {seconds} s"),
         false => format!(
-            "the runtime of the process has not turned for {seconds} s: handlers block its threads: {handlers}"
+            "the runtime of the process has run no task for {seconds} s: handlers block its threads: {handlers}"
         ),
     }
 }

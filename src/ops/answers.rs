@@ -42,7 +42,7 @@ impl Health {
 pub(super) struct Livez {
     alive: bool,
     causes: Vec<String>,
-    /// For how long the runtime has not turned.
+    /// For how long the runtime has run no task.
     silent_s: u64,
     /// The handlers that have not returned.
     #[serde(skip_serializing_if = "String::is_empty")]

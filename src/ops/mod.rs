@@ -1,4 +1,4 @@
-//! What a service shows of itself while it runs: whether it is alive, ready and healthy. Never changes anything.
+//! Health endpoints and metrics of a service while it runs, and its messages to systemd. Never changes anything.
 //!
 //! ```no_run
 //! use tidings::{Bus, Worker, ops::Ops, shutdown_signal};
@@ -12,7 +12,7 @@
 //!
 //! | path | answers |
 //! |---|---|
-//! | `/livez` | 200 unless a restart is needed: the runtime has not turned for more than 30 s, or a task has ended that has to live. Neither NATS nor the database has a bearing on it. `?verbose` answers with JSON. |
+//! | `/livez` | 200 unless a restart is needed: the runtime has run no task for more than 30 s, or a task of Tidings has ended. It never depends on NATS or the database. `?verbose` answers with JSON. |
 //! | `/readyz` | 200 when each part of this process is ready, else 503; one line for each part. `?of=startup` only asks whether it has started. |
 //! | `/readyz/relay`, `/readyz/subscriber/NAME` | The same for one part. |
 //! | `/healthz` | JSON with the state of each part, its figures, cause and cure; always 200. |
@@ -62,7 +62,7 @@ pub struct Ops {
     server: Option<Result<Server, OpsError>>,
 }
 
-/// The process whose health is told.
+/// The process whose health is reported.
 #[derive(Default)]
 struct Known {
     process: OnceLock<(Process, DateTime<Utc>)>,
@@ -119,7 +119,7 @@ impl Ops {
     }
 
     /// Allows an address that other hosts can reach. Everyone who reaches it can read the names of subscribers and
-    /// streams, figures, and error texts; payloads, keys and secrets are never told. Without this, such an address is
+    /// streams, figures, and error texts; payloads, keys and secrets are never shown. Without this, such an address is
     /// an error.
     #[must_use]
     pub fn public(mut self) -> Self {

@@ -1,5 +1,5 @@
-//! The thread that serves the endpoints, and looks whether the runtime of the worker turns. It has a small runtime of
-//! its own: what blocks the threads of the worker does not block it.
+//! The thread that serves the endpoints, and checks whether the runtime of the worker runs tasks. It has a small runtime
+//! of its own: what blocks the threads of the worker does not block it.
 
 use std::{
     io,
@@ -14,8 +14,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::OpsError;
 use crate::process::Process;
 
-/// How often the runtime of the worker shows that it turns.
-const TURN: Duration = Duration::from_millis(250);
+/// How often a task of the worker's runtime notes that it runs.
+const TICK: Duration = Duration::from_millis(250);
 /// How often the thread looks.
 const LOOK: Duration = Duration::from_millis(500);
 /// How long requests may take that run when the worker has stopped.
@@ -25,8 +25,8 @@ const LAST: Duration = Duration::from_secs(1);
 pub(super) struct Server {
     end: DropGuard,
     ended: oneshot::Receiver<io::Error>,
-    /// Turns on the runtime of the worker.
-    turning: JoinSet<()>,
+    /// Notes on the runtime of the worker that tasks run.
+    ticking: JoinSet<()>,
 }
 
 /// Binds an address, which only this host can reach unless it is allowed to be public.
@@ -53,13 +53,13 @@ impl Server {
     ) -> Result<Self, OpsError> {
         let end = CancellationToken::new();
         let (told, ended) = oneshot::channel();
-        let mut turning = JoinSet::new();
-        let turns = process.clone();
+        let mut ticking = JoinSet::new();
+        let ticks = process.clone();
         if Handle::try_current().is_ok() {
-            turning.spawn(async move {
+            ticking.spawn(async move {
                 loop {
-                    turns.turns();
-                    tokio::time::sleep(TURN).await;
+                    ticks.tick();
+                    tokio::time::sleep(TICK).await;
                 }
             });
         }
@@ -75,7 +75,7 @@ impl Server {
         Ok(Self {
             end: end.drop_guard(),
             ended,
-            turning,
+            ticking,
         })
     }
 
@@ -91,9 +91,9 @@ impl Server {
                 Err(OpsError::Thread(error))
             }
             None => {
-                self.turning.abort_all();
+                self.ticking.abort_all();
                 drop(self.end);
-                // Nothing is told by a thread that ends because it is to.
+                // A thread that was stopped reports no error.
                 let _ = tokio::time::timeout(LAST, self.ended).await;
                 Ok(())
             }
@@ -101,12 +101,12 @@ impl Server {
     }
 }
 
-/// Looks whether the runtime turns, for as long as it is polled.
+/// Checks again and again whether the runtime runs tasks.
 async fn look(process: &Process) {
     loop {
         tokio::time::sleep(LOOK).await;
-        process.looks_after(LOOK);
-        // What lasts is noted at each look.
+        process.note_ticks(LOOK);
+        // It notes for how long each condition has lasted.
         let _ = process.figures();
     }
 }

@@ -19,7 +19,7 @@ pub(crate) struct ProcessFigures {
     pub(crate) at: DateTime<Utc>,
     pub(crate) phase: Phase,
     pub(crate) runtime: RuntimeFigures,
-    /// The tasks that have ended, though they have to live.
+    /// The required tasks that have ended.
     pub(crate) ended_tasks: Vec<String>,
     /// What the checks at the start refuse.
     pub(crate) refusals: Vec<PreflightRefusal>,
@@ -51,9 +51,9 @@ pub(crate) struct ConnectionFigures {
 /// The runtime that the worker runs on.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RuntimeFigures {
-    /// For how long it has not turned.
+    /// For how long it has run no task.
     pub(crate) silent: Duration,
-    /// The handlers that were entered and have not returned; empty while the runtime turns.
+    /// The handlers that were entered and have not returned; empty while the runtime runs tasks.
     pub(crate) handlers: String,
 }
 
@@ -134,7 +134,7 @@ pub(crate) struct SubscriberFigures {
     /// How many events are in flight: they run, rest, or wait for a slot or for the first event of their key.
     pub(crate) in_flight: usize,
     pub(crate) in_flight_bytes: usize,
-    /// For how long something that is due has waited, while no attempt was running and none has ended.
+    /// For how long due events have waited, while no attempt was running and none has ended.
     pub(crate) idle_with_work: Option<Duration>,
     /// For how long the attempt has run that runs for the longest.
     pub(crate) oldest_attempt: Option<Duration>,

@@ -1,4 +1,4 @@
-//! For how long something holds without a break, as far as it is looked at. Never reads a clock.
+//! For how long a condition has held without a break, as far as it was checked. Never reads a clock.
 
 use std::time::{Duration, Instant};
 

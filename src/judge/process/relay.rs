@@ -85,7 +85,7 @@ fn starting(relay: &RelayFigures, judging: &Judging<'_>) -> Judged {
     Some((Health::Starting, finding))
 }
 
-/// Work is there, or cannot be seen, and nothing moves.
+/// It has work, or cannot see whether it has, and completes none.
 fn stuck(relay: &RelayFigures, judging: &Judging<'_>) -> Judged {
     let stuck_after = judging.stuck_after;
     let of = (Component::Relay, &*relay.outbox);

@@ -243,7 +243,7 @@ fn a_task_that_has_ended_makes_a_process_dead() {
     );
 }
 
-/// Neither has a bearing on whether it is alive: a restart cures neither.
+/// Neither decides whether it is alive: a restart cures neither.
 #[test]
 fn a_process_without_nats_and_database_is_alive() {
     let mut figures = process();

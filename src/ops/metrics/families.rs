@@ -126,9 +126,9 @@ families! {
         CIRCUIT Gauge "tidings_subscriber_circuit" ["subscriber" "state"]
             "1 for the present state of the circuit: closed, open or half_open",
         SUBSCRIBER_ISSUE Gauge "tidings_subscriber_issue" ["subscriber" "kind"]
-            "Whether answers are unconfirmed, something hinders the subscriber, or its lease cannot be read: 1 or 0",
+            "1 while answers are unconfirmed, pulls are interrupted, or the lease cannot be read; else 0",
         IDLE_WITH_WORK Gauge "tidings_subscriber_idle_with_work_seconds" ["subscriber"]
-            "How long something that is due has waited, while no attempt was running and none has ended",
+            "How long due events have waited, while no attempt was running and none has ended",
         CONCURRENCY Gauge "tidings_subscriber_concurrency" ["subscriber"]
             "How many attempts may run at once",
         RUNNING Gauge "tidings_subscriber_running_events" ["subscriber"]

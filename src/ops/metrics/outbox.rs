@@ -33,7 +33,7 @@ const PAUSE: u32 = 10;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long a scrape waits for a look.
 const WAIT: Duration = Duration::from_secs(1);
-/// How old figures may be that nothing has asked for.
+/// How old figures may be that no scrape has requested.
 const STALE: Duration = Duration::from_secs(60);
 
 #[derive(Default)]

@@ -1,8 +1,8 @@
-//! Tells systemd how a worker does: that it is ready, what it does, that it makes progress, and that it stops. Reads no
-//! environment, and never judges.
+//! Notifies systemd that a worker is ready, what it does, that it makes progress, and that it stops. Reads no environment,
+//! and never judges.
 
 mod socket;
-mod told;
+mod sent;
 
 use std::{
     error::Error,
@@ -29,20 +29,20 @@ use crate::{
     },
 };
 use socket::Socket;
-use told::{Look, Told};
+use sent::{Look, Sent};
 
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Tells systemd how a worker does, for a service with `Type=notify`.
+/// Notifies systemd of the state of a worker, for a service with `Type=notify`.
 ///
 /// systemd passes the path of its socket in the environment variable `NOTIFY_SOCKET`, and the interval of the watchdog
 /// in `WATCHDOG_USEC`. The chapter on systemd has a unit for it.
 ///
 /// * `READY=1` when the worker is set up: its consumers exist, and its relay reads the log or stands by.
 /// * `STATUS=` what each part does, and why it does not work.
-/// * `WATCHDOG=1` twice in each interval, as long as the runtime turns and no part has stopped without a cause outside
-///   this process. While NATS or the database is away it is told, too: a restart would not help.
+/// * `WATCHDOG=1` twice in each interval, as long as the runtime runs tasks and no part has stopped without a cause outside
+///   this process. It is also sent while NATS or the database is away: a restart would not help.
 /// * `STOPPING=1` when the worker begins to drain.
 ///
 /// ```no_run
@@ -68,7 +68,7 @@ pub struct Systemd {
 }
 
 impl Systemd {
-    /// Tells the systemd that listens on this socket: a path, or the name of an abstract socket after `@`.
+    /// Notifies the systemd that listens on this socket: a path, or the name of an abstract socket after `@`.
     #[must_use]
     pub fn notify(socket: impl Into<OsString>) -> Self {
         Self {
@@ -79,7 +79,7 @@ impl Systemd {
         }
     }
 
-    /// Sets the interval within which systemd expects to be told of progress; default none.
+    /// Sets the interval within which systemd expects `WATCHDOG=1`; default none.
     #[must_use]
     pub fn watchdog(mut self, interval: Option<Duration>) -> Self {
         self.watchdog = interval.filter(|interval| !interval.is_zero());
@@ -93,27 +93,27 @@ impl Systemd {
         self
     }
 
-    /// Looks and tells until `stop` is cancelled. The task is on the runtime of the worker: while that does not turn,
-    /// systemd is not told of progress.
+    /// Notifies systemd until `stop` is cancelled. The task is on the runtime of the worker: while that runs no task,
+    /// `WATCHDOG=1` is not sent.
     async fn tell(self, stop: CancellationToken) {
         let interval = self.watchdog.map(|interval| interval / 2);
         let pause = interval.map_or(LOOK, |interval| interval.min(LOOK));
         let socket = Socket::new(&self.socket);
-        let mut told = Told::new(interval);
+        let mut sent = Sent::new(interval);
         let failures = Lasting::default();
         loop {
             let look = look(&self.process.figures(), self.stuck_after);
-            let (text, next) = told.after(look, Instant::now());
+            let (text, next) = sent.after(look, Instant::now());
             match socket.send(&text) {
-                Ok(()) => told = next,
+                Ok(()) => sent = next,
                 Err(error) => {
                     let error = error.to_string();
                     if let Some(unsaid) = failures.again_as(&error, Instant::now()) {
-                        tracing::warn!(error, unsaid, "systemd not notified: it is told again");
+                        tracing::warn!(error, unsaid, "systemd not notified: the message is sent again");
                     }
                 }
             }
-            // What the last look has shown is told too.
+            // The state at the end is sent too: STOPPING=1.
             if stop.is_cancelled() {
                 return;
             }
@@ -161,7 +161,7 @@ impl fmt::Debug for Systemd {
     }
 }
 
-/// What systemd is to know of a process.
+/// What systemd is notified of.
 fn look(figures: &ProcessFigures, stuck_after: Duration) -> Look {
     let parts = judge_process(figures, stuck_after).parts;
     let is_up = |part: &Part| part.is_started() || part.status == Health::Draining;

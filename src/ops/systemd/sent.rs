@@ -1,4 +1,4 @@
-//! What systemd has been told, and what it is to be told next. Pure: looks and times come in.
+//! What was sent to systemd, and what is sent next. Pure: looks and times come in.
 
 use std::time::{Duration, Instant};
 
@@ -13,16 +13,16 @@ pub(super) struct Look {
 
 /// What systemd knows.
 #[derive(Debug, Clone)]
-pub(super) struct Told {
+pub(super) struct Sent {
     is_ready: bool,
     is_stopping: bool,
     status: String,
-    /// How often it is told of progress; `None` without a watchdog.
+    /// How often `WATCHDOG=1` is sent; `None` without a watchdog.
     interval: Option<Duration>,
     progress_at: Option<Instant>,
 }
 
-impl Told {
+impl Sent {
     pub(super) fn new(interval: Option<Duration>) -> Self {
         Self {
             is_ready: false,
@@ -78,27 +78,27 @@ mod tests {
 
     #[test]
     fn ready_and_stopping_are_sent_once() {
-        let (now, told) = (Instant::now(), Told::new(None));
-        let (text, told) = told.after(look("relay: starting"), now);
+        let (now, sent) = (Instant::now(), Sent::new(None));
+        let (text, sent) = sent.after(look("relay: starting"), now);
         assert_eq!(text, "STATUS=relay: starting");
         let ready = Look {
             is_ready: true,
             ..look("relay: ok")
         };
-        let (text, told) = told.after(ready.clone(), now);
+        let (text, sent) = sent.after(ready.clone(), now);
         assert_eq!(text, "READY=1\nSTATUS=relay: ok");
-        let (text, told) = told.after(ready.clone(), now);
+        let (text, sent) = sent.after(ready.clone(), now);
         assert_eq!(text, "");
         // A part that starts again does not make the service start again.
-        let (text, told) = told.after(look("relay: ok"), now);
+        let (text, sent) = sent.after(look("relay: ok"), now);
         assert_eq!(text, "");
         let stopping = Look {
             is_stopping: true,
             ..ready
         };
-        let (text, told) = told.after(stopping.clone(), now);
+        let (text, sent) = sent.after(stopping.clone(), now);
         assert_eq!(text, "STOPPING=1");
-        assert_eq!(told.after(stopping, now).0, "");
+        assert_eq!(sent.after(stopping, now).0, "");
     }
 
     #[test]
@@ -109,32 +109,32 @@ mod tests {
             ..look("")
         };
         assert_eq!(
-            Told::new(None).after(stopping, Instant::now()).0,
+            Sent::new(None).after(stopping, Instant::now()).0,
             "STOPPING=1"
         );
     }
 
     #[test]
     fn progress_is_sent_at_its_interval_and_never_without_it() {
-        let (now, told) = (Instant::now(), Told::new(Some(INTERVAL)));
-        let (text, told) = told.after(look(""), now);
+        let (now, sent) = (Instant::now(), Sent::new(Some(INTERVAL)));
+        let (text, sent) = sent.after(look(""), now);
         assert_eq!(text, "WATCHDOG=1");
-        let (text, told) = told.after(look(""), now + INTERVAL / 2);
+        let (text, sent) = sent.after(look(""), now + INTERVAL / 2);
         assert_eq!(text, "");
         let stuck = Look {
             makes_progress: false,
             ..look("")
         };
-        let (text, told) = told.after(stuck, now + INTERVAL * 2);
+        let (text, sent) = sent.after(stuck, now + INTERVAL * 2);
         assert_eq!(text, "");
-        assert_eq!(told.after(look(""), now + INTERVAL * 2).0, "WATCHDOG=1");
+        assert_eq!(sent.after(look(""), now + INTERVAL * 2).0, "WATCHDOG=1");
     }
 
     #[test]
     fn what_was_not_delivered_is_sent_again() {
-        let (now, told) = (Instant::now(), Told::new(Some(INTERVAL)));
-        let first = told.after(look("relay: ok"), now).0;
-        assert_eq!(told.after(look("relay: ok"), now).0, first);
+        let (now, sent) = (Instant::now(), Sent::new(Some(INTERVAL)));
+        let first = sent.after(look("relay: ok"), now).0;
+        assert_eq!(sent.after(look("relay: ok"), now).0, first);
         assert_eq!(first, "STATUS=relay: ok\nWATCHDOG=1");
     }
 }
