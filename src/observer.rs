@@ -1,6 +1,5 @@
-//! What ends in a service, told to those that observe it: every way in which a delivery that a worker has taken
-//! on, a batch of the relay, a redrive, a replay or a park ends passes `Observers::tell`. Never decides anything, and
-//! never waits.
+//! Passes what ends in a service to its observers: every end of a delivery that a worker has taken on, of a batch of the
+//! relay, a redrive, a replay or a park goes through `Observers::tell`. Never decides anything, and never waits.
 //!
 //! The log is the first observer. A count or a metric is another one. Traces have a seam of their own, which is public:
 //! [`TraceObserver`].
@@ -31,7 +30,7 @@ use crate::{
     replay::{ReplayState, tag::ReplayId},
 };
 
-/// Is told what has ended.
+/// Receives what has ended.
 pub(crate) trait Observer: Send + Sync {
     /// Returns at once: it is called between two steps of a delivery. It names each case, so that the compiler asks each
     /// observer about a new one.
@@ -63,15 +62,15 @@ pub(crate) enum Observation<'a> {
     Arrived,
     Delivery(DeliveryFacts<'a>, DeliveryEnd<'a>),
     /// What the relay has sent was answered.
-    #[cfg_attr(not(feature = "outbox"), allow(dead_code))] // told by the relay only
+    #[cfg_attr(not(feature = "outbox"), allow(dead_code))] // constructed by the relay only
     Batch(BatchEnd<'a>),
     /// A fault has ended the relay's work; it begins again by itself.
-    #[cfg_attr(not(feature = "outbox"), allow(dead_code))] // told by the relay only
+    #[cfg_attr(not(feature = "outbox"), allow(dead_code))] // constructed by the relay only
     Interrupted {
         kind: IssueKind,
     },
     /// The relay has parked so many events, which wait for this.
-    #[cfg_attr(not(feature = "outbox"), allow(dead_code))] // told by the relay only
+    #[cfg_attr(not(feature = "outbox"), allow(dead_code))] // constructed by the relay only
     Parked {
         blocked_on: Blocked,
         events: usize,
@@ -119,7 +118,7 @@ pub(crate) struct DeliveryFacts<'a> {
 /// How a delivery, or an attempt at it, has ended.
 #[derive(Clone, Copy)]
 pub(crate) enum DeliveryEnd<'a> {
-    /// The outcome is decided. It is answered next, unless the event waits in flight; a dead letter is told again when it
+    /// The outcome is decided. It is answered next, unless the event waits in flight; a dead letter is observed again when it
     /// is answered.
     Decided {
         attempt: u32,
@@ -188,7 +187,7 @@ pub(crate) struct BatchEnd<'a> {
 
 /// What parked events wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(not(feature = "outbox"), allow(dead_code))] // told by the relay only
+#[cfg_attr(not(feature = "outbox"), allow(dead_code))] // constructed by the relay only
 pub(crate) enum Blocked {
     /// An operator's decision.
     Decision,
@@ -198,7 +197,7 @@ pub(crate) enum Blocked {
 
 /// How the relay has sent events.
 #[derive(Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(not(feature = "outbox"), allow(dead_code))] // told by the relay only
+#[cfg_attr(not(feature = "outbox"), allow(dead_code))] // constructed by the relay only
 pub(crate) enum Path {
     /// In an atomic batch, which is stored or refused as a whole.
     Batch,
@@ -309,7 +308,7 @@ impl Observers {
         )
     }
 
-    /// Tells all of them.
+    /// Passes it to all of them.
     pub(crate) fn tell(&self, observation: &Observation<'_>) {
         for observer in &*self.0 {
             observer.observe(observation);

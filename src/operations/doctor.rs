@@ -62,11 +62,11 @@ pub struct Figures {
     /// The outbox and its relays; `None` when no outbox was named.
     #[cfg(feature = "outbox")]
     pub outbox: Option<OutboxFigures>,
-    /// The subscribers; `None` when they were not asked for, or could not be seen.
+    /// The subscribers; `None` when they were not requested, or could not be seen.
     pub subscribers: Option<SubscriberOverview>,
     /// How many dead letters wait, by subscriber.
     pub dead_letters: BTreeMap<String, u64>,
-    /// What the preflight looks at; `None` when it was not asked for.
+    /// What the preflight looks at; `None` when it was not requested.
     pub preflight: Option<PreflightFigures>,
     /// The checks of the preflight that are silenced.
     pub allowed: BTreeSet<IssueKind>,
@@ -152,17 +152,18 @@ impl Doctor {
         self
     }
 
-    /// Looks, and takes seven seconds at most, or ten with the preflight. What does not answer is in [`Figures::unseen`], and hides nothing else.
+    /// Looks, and takes seven seconds at most, or ten with the preflight. What does not answer is in [`Figures::unseen`],
+    /// and hides nothing else.
     pub async fn look(&self) -> Figures {
         let (mut figures, nats) = future::join(self.ask_outbox(), self.ask_nats()).await;
         figures.unseen.extend(self.bus.as_ref().err().cloned());
-        if let Some((overview, letters)) = nats {
+        if let Some((overview, dead_letters)) = nats {
             match overview {
                 Ok(overview) => figures.subscribers = Some(overview),
                 Err(error) => figures.unseen.push(error),
             }
-            match letters {
-                Ok(letters) => figures.dead_letters = letters,
+            match dead_letters {
+                Ok(counts) => figures.dead_letters = counts,
                 Err(error) => figures.unseen.push(error),
             }
         }
@@ -196,13 +197,13 @@ impl Doctor {
             let overview = timeout(NATS, subscribers.overview()).await;
             overview.map_err(|_| Unseen::silent(SUBSCRIBERS))
         };
-        let letters = async {
+        let dead_letters = async {
             const WHAT: &str = "the dead letters";
             match timeout(NATS, bus.dead_letters_by_subscriber()).await {
                 Ok(counted) => counted.map_err(|error| Unseen::by(WHAT, &error)),
                 Err(_) => Err(Unseen::silent(WHAT)),
             }
         };
-        Some(future::join(overview, letters).await)
+        Some(future::join(overview, dead_letters).await)
     }
 }

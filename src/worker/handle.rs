@@ -23,14 +23,14 @@ impl WorkerHandle {
 
     /// Changes settings of a subscriber, or of the worker's relays. Each setting that changes is one log line, with the
     /// old and the new value. The change lasts until the process ends; the status of the subscriber
-    /// ([`Instance`](crate::subscribers::Instance)) and of the relay tell the values in effect.
+    /// ([`Instance`](crate::subscribers::Instance)) and of the relay report the values in effect.
     ///
     /// It concerns this process only: an adjusted concurrency or rate is that of one instance. Settings that other
     /// instances have to share, such as the order or the retries, cannot be adjusted. The consumers at the server stay
     /// as they are: their settings do not depend on the concurrency.
     ///
     /// # Errors
-    /// [`AdjustError`] when a value is invalid, or when the worker runs nothing of the kind. Nothing has changed then.
+    /// [`AdjustError`] when a value is invalid, or when the worker does not run what it concerns. Nothing has changed then.
     ///
     /// ```no_run
     /// use tidings::{Rate, Worker, worker::{AdjustError, Adjustment}};

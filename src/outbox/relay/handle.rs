@@ -1,4 +1,4 @@
-//! What can change about a relay while it runs, and what it tells of its configuration. Never relays.
+//! Settings of a relay that change while it runs, and the issue of its configuration. Never relays.
 
 use std::{
     fmt,
@@ -28,7 +28,7 @@ const CURE: &str =
 #[derive(Clone)]
 pub struct RelayHandle(Arc<RelayControl>);
 
-/// The settings of a relay, as its status tells them.
+/// The settings of a relay, as its status reports them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RelaySettings {
@@ -83,8 +83,8 @@ impl RelayHandle {
         }
     }
 
-    /// Makes it an issue of the relay that its configuration has changed and cannot be used: status and doctor tell
-    /// it, and no event is held up. `None` ends the issue.
+    /// Makes it an issue of the relay that its configuration has changed and cannot be used: status and doctor report
+    /// it, and no event waits for it. `None` ends the issue.
     pub fn configuration_issue(&self, why: Option<&str>) {
         let mut known = self.0.configuration();
         let since = known.as_ref().map(|known| known.since);

@@ -184,7 +184,7 @@ fn is_note(finding: &Finding) -> bool {
     finding.status == Health::Notice && is_check(finding.kind)
 }
 
-/// Ends with a code; everything is said already. The codes of this command mean other things than those of the others.
+/// Ends with a code, after everything is printed. The codes of this command differ in meaning from those of the others.
 fn ends(code: u8) -> Outcome {
     Err(Report::told(match code {
         0 => return Ok(()),

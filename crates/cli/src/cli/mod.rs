@@ -81,8 +81,8 @@ enum Command {
     Streams(streams::Streams),
     /// Move events from the outbox into their streams until stopped
     ///
-    /// Beside the start it checks how database and streams are configured: what is dangerous is a warning, and what cannot
-    /// work ends it.
+    /// While it starts, it checks how database and streams are configured: a danger is logged as a warning, and what
+    /// cannot work ends the command.
     ///
     /// Reads its configuration again on SIGHUP, and when the file has changed: the settings of the relay, except those
     /// of its connections, and the log filter change at once. SIGTERM and Ctrl-C stop it, and so does closing its

@@ -20,7 +20,7 @@ use crate::config::Config;
 
 #[derive(Args)]
 pub(super) struct RunRelay {
-    /// Start also where a check of the start refuses it
+    /// Start even if a check at the start refuses it
     #[arg(long)]
     force: bool,
 }
@@ -51,7 +51,7 @@ impl RunRelay {
     }
 }
 
-/// Runs a relay, with what tells of it: the health endpoints with the metrics, and systemd.
+/// Runs a relay, with its health endpoints and metrics, and the messages to systemd.
 async fn run_beside<DB: Store>(
     relay: Relay<DB>,
     outbox: &Outbox<DB>,
@@ -75,7 +75,7 @@ async fn run_beside<DB: Store>(
     Ok(worker.run(stop.cancelled()).await?)
 }
 
-/// Tells systemd, if it wants to be told.
+/// The messages to systemd, if it has started the program.
 fn systemd(config: &Config) -> Option<Systemd> {
     let settings = crate::config::systemd()?;
     let systemd = Systemd::notify(settings.socket).watchdog(settings.watchdog);
