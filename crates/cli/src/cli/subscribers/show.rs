@@ -137,8 +137,8 @@ fn add_instance(rows: &mut Vec<[String; 2]>, instance: &Instance) {
         output::second(instance.started_at)
     );
     let (running, resting) = (number(instance.running), number(instance.resting));
-    let (held, bytes) = (instance.in_flight, instance.in_flight_bytes);
-    let in_flight = format!("{held} events of {bytes} bytes: {running} running, {resting} resting");
+    let (events, bytes) = (instance.in_flight, instance.in_flight_bytes);
+    let in_flight = format!("{events} events of {bytes} bytes: {running} running, {resting} resting");
     let counts = format!(
         "{} handled, {} failed attempts, {} dead letters",
         instance.handled, instance.failed, instance.dead_lettered
