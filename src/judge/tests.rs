@@ -1,5 +1,7 @@
 //! The findings of produced states, by their figures.
 
+mod alone;
+
 use chrono::TimeDelta;
 use serde_json::json;
 
@@ -91,16 +93,6 @@ fn an_idle_outbox_with_a_relay_is_well() {
     assert_eq!((verdict.status, verdict.exit), (Health::Ok, 0));
     let well = verdict.well.outbox.unwrap();
     assert_eq!((well.owner.as_deref(), well.epoch), (Some("db-2:77"), 12));
-}
-
-#[test]
-fn an_outbox_alone_is_judged_as_by_the_doctor() {
-    let mut expired = relayed();
-    expired.lease.remaining_seconds = -60.0;
-    for status in [relayed(), waiting(3), expired, Status::default()] {
-        let alone = judge_outbox("tidings", &status, &[], at());
-        assert_eq!(alone, judge(&outbox(Some(status), Vec::new())));
-    }
 }
 
 #[test]
