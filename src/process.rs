@@ -15,15 +15,12 @@ use std::{
 
 use chrono::Utc;
 
-use crate::{
-    executor::in_flight::InFlight,
-    nats::Bus,
-    observer::Observers,
-    policy::adjustment::Adjustment,
-    preflight::PreflightRefusal,
-};
 #[cfg(feature = "ops")]
 use crate::observer::Observer;
+use crate::{
+    executor::in_flight::InFlight, nats::Bus, observer::Observers, policy::adjustment::Adjustment,
+    preflight::PreflightRefusal,
+};
 use figures::{
     ConnectionFigures, Phase, ProcessFigures, RelayFigures, RuntimeFigures, SubscriberFigures,
 };

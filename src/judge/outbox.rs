@@ -257,7 +257,10 @@ fn idle(schema: &str, status: &Status, found: &[Finding], at: DateTime<Utc>) -> 
 
 /// Transactions that hold slots of the log: they delay only the freeing.
 fn held(schema: &str, status: &Status) -> Vec<Finding> {
-    let held = status.held_slots.iter().filter(|held| !held.is_of_delayed());
+    let held = status
+        .held_slots
+        .iter()
+        .filter(|held| !held.is_of_delayed());
     let told = held.map(|held| {
         let health = match held.age_seconds.is_some_and(|age| age >= HELD_LONG_S) {
             true => Health::Degraded,

@@ -136,7 +136,7 @@ impl Adjustment {
         }
     }
 
-    /// The error when nothing of the kind runs.
+    /// The error when the process does not run what it concerns.
     pub(crate) fn unmatched(&self) -> AdjustError {
         match self {
             Self::Subscriber(subscriber) => AdjustError::NoSubscriber(subscriber.name.clone()),

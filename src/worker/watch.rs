@@ -29,7 +29,7 @@ use crate::{
 
 /// How often it checks.
 const LOOK: Duration = Duration::from_secs(1);
-/// How many checks in a row must find the same thing.
+/// How many checks in a row must have the same result.
 const LOOKS: u32 = 5;
 /// How often the runtime shows that it runs.
 const BEAT: Duration = Duration::from_millis(250);

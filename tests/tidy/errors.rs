@@ -29,7 +29,9 @@ pub fn differences(page: &str, source: &str) -> Vec<String> {
         let unknown = told.difference(&variants);
         found.extend(unknown.map(|variant| format!("there is no {name}::{variant}")));
     }
-    let structs = source.lines().filter_map(|line| error_after(line, "pub struct "));
+    let structs = source
+        .lines()
+        .filter_map(|line| error_after(line, "pub struct "));
     let untold = structs.filter(|name| !page.contains(&format!("`{name}`")));
     found.extend(untold.map(|name| format!("{name} is not on the page")));
     found

@@ -149,11 +149,19 @@ fn every_event_has_its_golden_and_its_schema() {
 
 #[test]
 fn every_error_of_the_library_is_documented() {
-    const PACKAGES: &[&str] = &["src/", "crates/contract/", "crates/otel/", "crates/test-servers/"];
+    const PACKAGES: &[&str] = &[
+        "src/",
+        "crates/contract/",
+        "crates/otel/",
+        "crates/test-servers/",
+    ];
     let page = fs::read_to_string(root().join("docs/reference/errors.md")).unwrap();
     let mut broken = Vec::new();
     for source in sources() {
-        if PACKAGES.iter().any(|package| source.path.starts_with(package)) {
+        if PACKAGES
+            .iter()
+            .any(|package| source.path.starts_with(package))
+        {
             let found = errors::differences(&page, &source.code);
             broken.extend(found.iter().map(|what| format!("{}: {what}", source.path)));
         }

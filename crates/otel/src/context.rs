@@ -4,7 +4,10 @@ use opentelemetry::{
     Context, SpanId, TraceFlags, TraceId,
     trace::{SpanContext, TraceContextExt, TraceState},
 };
-use tidings::{Envelope, observer::{TraceContext, Traceparent}};
+use tidings::{
+    Envelope,
+    observer::{TraceContext, Traceparent},
+};
 
 /// The span that created an event.
 pub(crate) fn creation_context(event: &Envelope) -> Option<SpanContext> {

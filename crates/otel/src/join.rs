@@ -54,7 +54,7 @@ impl Moments {
         }
     }
 
-    /// Whether an event is handled soon after it was created, in the course of things.
+    /// Whether an event is handled soon after it was created, and for the first time.
     pub(crate) fn are_prompt(&self, within: Duration) -> bool {
         let within = TimeDelta::from_std(within).unwrap_or(TimeDelta::MAX);
         let is_delayed = self

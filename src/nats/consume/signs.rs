@@ -127,7 +127,10 @@ impl Bus {
     }
 
     /// How many dead letters a subscriber has; `None` when their stream is missing.
-    pub(crate) async fn dead_letter_count(&self, subscriber: &str) -> Result<Option<u64>, BusError> {
+    pub(crate) async fn dead_letter_count(
+        &self,
+        subscriber: &str,
+    ) -> Result<Option<u64>, BusError> {
         let subject = subjects::dead_letters_of(subscriber);
         match self.count_of(names::DEAD_LETTERS, &subject).await {
             Ok(count) => Ok(Some(count)),

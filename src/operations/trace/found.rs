@@ -59,7 +59,9 @@ impl TracedEvent {
             let all = self.subscribers.iter().flat_map(|one| &one.dead_letters);
             all.map(|letter| letter.at).min()
         };
-        let earliest = earliest.or_else(dead_lettered).or_else(|| made_at(self.event));
+        let earliest = earliest
+            .or_else(dead_lettered)
+            .or_else(|| made_at(self.event));
         earliest.unwrap_or(DateTime::UNIX_EPOCH)
     }
 }

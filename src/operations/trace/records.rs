@@ -64,7 +64,9 @@ pub(super) trait Records: Debug + Send + Sync {
 
 #[cfg(feature = "outbox")]
 mod of_an_outbox {
-    use super::{Answer, DateTime, EventId, Noted, OutboxTrace, Records, TraceQuery, TracedBatch, Utc};
+    use super::{
+        Answer, DateTime, EventId, Noted, OutboxTrace, Records, TraceQuery, TracedBatch, Utc,
+    };
     use crate::outbox::{
         self, Outbox, Store, StreamSequence, TraceQuery, TracedRow, TracedState, Wanted,
     };

@@ -1,8 +1,8 @@
 //! Notifies systemd that a worker is ready, what it does, that it makes progress, and that it stops. Reads no environment,
 //! and never judges.
 
-mod socket;
 mod sent;
+mod socket;
 
 use std::{
     error::Error,
@@ -28,8 +28,8 @@ use crate::{
         figures::{Phase, ProcessFigures},
     },
 };
-use socket::Socket;
 use sent::{Look, Sent};
+use socket::Socket;
 
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(500);
@@ -109,7 +109,11 @@ impl Systemd {
                 Err(error) => {
                     let error = error.to_string();
                     if let Some(unsaid) = failures.again_as(&error, Instant::now()) {
-                        tracing::warn!(error, unsaid, "systemd not notified: the message is sent again");
+                        tracing::warn!(
+                            error,
+                            unsaid,
+                            "systemd not notified: the message is sent again"
+                        );
                     }
                 }
             }

@@ -1,7 +1,9 @@
 //! When a process is ready, makes progress, and stops; and what the line of its status says.
 
 use super::*;
-use crate::{policy::issue_kind::IssueKind, preflight::PreflightRefusal, process::figures::RuntimeFigures};
+use crate::{
+    policy::issue_kind::IssueKind, preflight::PreflightRefusal, process::figures::RuntimeFigures,
+};
 
 fn figures(phase: Phase) -> ProcessFigures {
     ProcessFigures {

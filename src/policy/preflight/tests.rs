@@ -1,4 +1,4 @@
-//! Each check finds what it is for, and nothing in a configuration that is well.
+//! Each check finds its danger, and nothing in a safe configuration.
 
 use chrono::{DateTime, TimeDelta};
 

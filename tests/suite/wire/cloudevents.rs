@@ -104,7 +104,10 @@ async fn all_ways<DB: Database>(world: World<DB>, headers: &[u8], payload: &str)
     );
     assert_eq!(envelope.payload(), DATA);
     let trace = Trace::new(&world.bus).streams(["EVENTS"]);
-    for sought in [TraceQuery::Event(id), TraceQuery::Key("Zo\u{eb}".to_owned())] {
+    for sought in [
+        TraceQuery::Event(id),
+        TraceQuery::Key("Zo\u{eb}".to_owned()),
+    ] {
         let found = within("it is found", trace.run(&sought)).await.unwrap();
         assert_eq!(found.events.len(), 1, "{found:?}");
         assert_eq!(

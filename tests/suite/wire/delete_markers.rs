@@ -173,8 +173,11 @@ async fn a_delete_marker_is_not_read_traced_or_verified() {
         "{found:?}"
     );
     let trace = Trace::new(&world.bus).streams(["EVENTS"]);
-    let found = within("it is traced", trace.run(&TraceQuery::Key("bob".to_owned())))
-        .await
-        .unwrap();
+    let found = within(
+        "it is traced",
+        trace.run(&TraceQuery::Key("bob".to_owned())),
+    )
+    .await
+    .unwrap();
     assert_eq!(found.events.len(), 1, "{found:?}");
 }

@@ -125,7 +125,10 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 
 async fn ask(target: &Target) -> io::Result<Answer> {
     let end = Instant::now() + WITHIN;
-    let addresses: Vec<_> = lookup_host(&*target.address).await?.map(reachable).collect();
+    let addresses: Vec<_> = lookup_host(&*target.address)
+        .await?
+        .map(reachable)
+        .collect();
     ask_each(&addresses, target.path, end).await
 }
 

@@ -9,8 +9,8 @@ use std::{
 use serde_json::Value;
 use sqlx::{Connection, PgConnection, SqliteConnection};
 use tidings_test_servers::{NatsServer, NatsServerOptions, PostgresServer};
-pub use tidings_test_support::{eventually, signal};
 use tidings_test_support::within;
+pub use tidings_test_support::{eventually, signal};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStdout, Command},

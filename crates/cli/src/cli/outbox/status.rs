@@ -157,7 +157,12 @@ fn rows(status: &Status, relays: Option<&[RelayInstance]>) -> Vec<[String; 2]> {
     });
     rows.extend(stands_still);
     rows.extend(status.losses.iter().map(|loss| ["lost".into(), lost(loss)]));
-    rows.extend(status.held_slots.iter().map(|slot| ["held slot".into(), slot.to_string()]));
+    rows.extend(
+        status
+            .held_slots
+            .iter()
+            .map(|slot| ["held slot".into(), slot.to_string()]),
+    );
     rows.extend(status.refuses.clone().map(|why| ["refuses".into(), why]));
     rows
 }

@@ -138,7 +138,8 @@ fn add_instance(rows: &mut Vec<[String; 2]>, instance: &Instance) {
     );
     let (running, resting) = (number(instance.running), number(instance.resting));
     let (events, bytes) = (instance.in_flight, instance.in_flight_bytes);
-    let in_flight = format!("{events} events of {bytes} bytes: {running} running, {resting} resting");
+    let in_flight =
+        format!("{events} events of {bytes} bytes: {running} running, {resting} resting");
     let counts = format!(
         "{} handled, {} failed attempts, {} dead letters",
         instance.handled, instance.failed, instance.dead_lettered
