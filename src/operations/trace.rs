@@ -40,10 +40,10 @@ const MESSAGES: u64 = 1_000_000;
 /// a million messages are read per stream, the newest.
 ///
 /// ```no_run
-/// use tidings::{Bus, Outbox, trace::{Trace, TraceQuery}};
+/// use tidings::{Bus, Outbox, trace::{Trace, TraceTarget}};
 ///
 /// # async fn example(bus: Bus, outbox: Outbox<sqlx::Postgres>) -> Result<(), tidings::trace::TraceError> {
-/// let found = Trace::new(&bus).outbox(&outbox).run(&TraceQuery::Key("ada".into())).await?;
+/// let found = Trace::new(&bus).outbox(&outbox).run(&TraceTarget::Key("ada".into())).await?;
 /// for event in found.events {
 ///     println!("{} {}: {:?}", event.event, event.name, event.stored);
 /// }
@@ -69,7 +69,7 @@ pub struct Trace {
 /// Which events to trace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum TraceQuery {
+pub enum TraceTarget {
     /// One event.
     Event(EventId),
     /// The events of a key.
@@ -169,12 +169,12 @@ impl Trace {
     ///
     /// # Errors
     /// [`TraceError`] when NATS does not answer, and there is no outbox that does.
-    pub async fn run(&self, query: &TraceQuery) -> Result<Traced, TraceError> {
-        Search::new(self, query).run().await
+    pub async fn run(&self, target: &TraceTarget) -> Result<Traced, TraceError> {
+        Search::new(self, target).run().await
     }
 }
 
-impl TraceQuery {
+impl TraceTarget {
     /// Whether an event matches.
     fn means(&self, envelope: &Envelope) -> bool {
         match self {

@@ -2,7 +2,7 @@
 
 use tidings::{
     EventId,
-    trace::{Trace, TraceQuery, TracedEvent},
+    trace::{Trace, TraceTarget, TracedEvent},
 };
 
 use super::{Database, User, World, eventually};
@@ -15,7 +15,7 @@ impl<DB: Database> World<DB> {
     }
 
     pub async fn traced(&self, id: EventId) -> TracedEvent {
-        let found = self.trace().run(&TraceQuery::Event(id)).await.unwrap();
+        let found = self.trace().run(&TraceTarget::Event(id)).await.unwrap();
         assert_eq!(found.events.len(), 1, "{found:#?}");
         found.events.into_iter().next().unwrap()
     }

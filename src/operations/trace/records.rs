@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use tidings_contract::{Envelope, EventId};
 
 use super::{
-    TraceQuery,
+    TraceTarget,
     report::{OutboxTrace, TracedBatch},
 };
 
@@ -33,7 +33,7 @@ pub(super) trait Records: Debug + Send + Sync {
     /// The rows that match, the newest first. Of relayed rows, only those written since `since`.
     fn rows<'a>(
         &'a self,
-        query: &'a TraceQuery,
+        query: &'a TraceTarget,
         since: Option<DateTime<Utc>>,
         limit: usize,
     ) -> Answer<'a, Vec<Noted>>;
@@ -65,7 +65,7 @@ pub(super) trait Records: Debug + Send + Sync {
 #[cfg(feature = "outbox")]
 mod of_an_outbox {
     use super::{
-        Answer, DateTime, EventId, Noted, OutboxTrace, Records, TraceQuery, TracedBatch, Utc,
+        Answer, DateTime, EventId, Noted, OutboxTrace, Records, TraceTarget, TracedBatch, Utc,
     };
     use crate::outbox::{
         self, Outbox, Store, StreamSequence, TraceQuery, TracedRow, TracedState, Wanted,
@@ -74,14 +74,14 @@ mod of_an_outbox {
     impl<DB: Store> Records for Outbox<DB> {
         fn rows<'a>(
             &'a self,
-            query: &'a TraceQuery,
+            query: &'a TraceTarget,
             since: Option<DateTime<Utc>>,
             limit: usize,
         ) -> Answer<'a, Vec<Noted>> {
             let wanted = match query {
-                TraceQuery::Event(event) => Wanted::Event(*event),
-                TraceQuery::Key(key) => Wanted::Key(key),
-                TraceQuery::Correlation(id) => Wanted::Correlation(id),
+                TraceTarget::Event(event) => Wanted::Event(*event),
+                TraceTarget::Key(key) => Wanted::Key(key),
+                TraceTarget::Correlation(id) => Wanted::Correlation(id),
             };
             let asked = TraceQuery::of(wanted, since, limit);
             Box::pin(async move {

@@ -6,7 +6,7 @@ use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use tidings_contract::{EventId, Name, Pattern};
 
 use super::{
-    Trace, TraceError, TraceQuery,
+    Trace, TraceError, TraceTarget,
     inventory::Inventory,
     records::{Noted, Records, RecordsError},
     report::{OutboxTrace, Searched, StoredEvent, Traced, TracedBatch, TracedEvent},
@@ -28,7 +28,7 @@ const ROWS_OF_ONE: usize = 20;
 /// A search in progress.
 pub(super) struct Search<'a> {
     pub(super) trace: &'a Trace,
-    pub(super) query: &'a TraceQuery,
+    pub(super) target: &'a TraceTarget,
     /// NATS, as long as it answers.
     pub(super) bus: Option<Bus>,
     pub(super) records: Option<Arc<dyn Records>>,
@@ -51,10 +51,10 @@ macro_rules! ask {
 pub(super) use ask;
 
 impl<'a> Search<'a> {
-    pub(super) fn new(trace: &'a Trace, query: &'a TraceQuery) -> Self {
+    pub(super) fn new(trace: &'a Trace, target: &'a TraceTarget) -> Self {
         Self {
             trace,
-            query,
+            target,
             bus: trace.bus.clone(),
             records: trace.records.clone(),
             searched: Vec::new(),
@@ -66,7 +66,7 @@ impl<'a> Search<'a> {
         self.read_rows().await;
         let known = ask!(self, records => records.streams());
         let mut inventory = self.inventory(known).await?;
-        if matches!(self.query, TraceQuery::Event(_)) {
+        if matches!(self.target, TraceTarget::Event(_)) {
             self.read_ledger(&inventory).await;
             if self.is_anywhere_else() {
                 self.read_streams(&inventory).await;
@@ -145,12 +145,12 @@ impl<'a> Search<'a> {
                 false => self.miss("outbox", why),
             };
         }
-        let since = match self.query {
-            TraceQuery::Event(_) => None,
+        let since = match self.target {
+            TraceTarget::Event(_) => None,
             _ => Some(self.since()),
         };
-        let (query, limit) = (self.query, self.trace.limit);
-        let rows: Vec<Noted> = ask!(self, records => records.rows(query, since, limit));
+        let (target, limit) = (self.target, self.trace.limit);
+        let rows: Vec<Noted> = ask!(self, records => records.rows(target, since, limit));
         for row in rows {
             let id = row.event;
             let mut event = match &row.envelope {
@@ -182,7 +182,7 @@ impl<'a> Search<'a> {
         if let Some(since) = self.trace.since {
             return since;
         }
-        let TraceQuery::Event(id) = self.query else {
+        let TraceTarget::Event(id) = self.target else {
             return Utc::now() - DAY;
         };
         let written = self.of_id(*id).filter_map(|(_, event)| event.written_at());
@@ -337,7 +337,7 @@ impl<'a> Search<'a> {
 
     /// Reads the rows of events that streams have, or had, and that are not among the newest rows.
     async fn read_left_out_rows(&mut self, inventory: &Inventory) {
-        if matches!(self.query, TraceQuery::Event(_)) {
+        if matches!(self.target, TraceTarget::Event(_)) {
             return;
         }
         // When the ledger has no batch at a position, no relay has published the event.
@@ -349,8 +349,8 @@ impl<'a> Search<'a> {
         let left_out = self.events.iter().filter(|(_, event)| has_one(event));
         let left_out: Vec<Told> = left_out.map(|(told, _)| *told).collect();
         for told in left_out {
-            let query = TraceQuery::Event(told.0);
-            let rows: Vec<Noted> = ask!(self, records => records.rows(&query, None, ROWS_OF_ONE));
+            let target = TraceTarget::Event(told.0);
+            let rows: Vec<Noted> = ask!(self, records => records.rows(&target, None, ROWS_OF_ONE));
             let Some(event) = self.events.get_mut(&told) else {
                 continue;
             };
@@ -378,7 +378,7 @@ impl<'a> Search<'a> {
             event.subscribers.iter_mut().for_each(|one| one.conclude());
         }
         events.sort_by_key(|event| (event.first_seen_at(), event.event));
-        if events.len() >= trace.limit && !matches!(self.query, TraceQuery::Event(_)) {
+        if events.len() >= trace.limit && !matches!(self.target, TraceTarget::Event(_)) {
             events.drain(..events.len() - trace.limit);
             let what = format!(
                 "only the newest {} events are shown; there may be more",

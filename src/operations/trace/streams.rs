@@ -9,7 +9,7 @@ use std::{
 use tidings_contract::Pattern;
 
 use super::{
-    TraceQuery,
+    TraceTarget,
     inventory::Inventory,
     report::StoredEvent,
     search::{Search, time},
@@ -48,11 +48,11 @@ impl Search<'_> {
         stream: &Expanse,
     ) -> (usize, Result<Read, ReaderError>) {
         let start = StartFrom::Time(self.since());
-        let is_one = matches!(self.query, TraceQuery::Event(_));
-        let (query, limit) = (self.query, self.trace.limit);
+        let is_one = matches!(self.target, TraceTarget::Event(_));
+        let (target, limit) = (self.target, self.trace.limit);
         let mut found: VecDeque<Sighting> = VecDeque::new();
         let see = |sighting: Sighting| {
-            if query.means(&sighting.envelope) {
+            if target.means(&sighting.envelope) {
                 found.push_back(sighting);
                 if found.len() > limit {
                     found.pop_front();
@@ -110,7 +110,7 @@ impl Search<'_> {
                     }
                 }
             }
-            if matches!(self.query, TraceQuery::Event(_)) && !self.is_anywhere_else() {
+            if matches!(self.target, TraceTarget::Event(_)) && !self.is_anywhere_else() {
                 break;
             }
         }
@@ -121,8 +121,8 @@ impl Search<'_> {
         }
         // When the event was found, the unread streams do not matter: streams of other applications need not be
         // readable.
-        let is_missed = match self.query {
-            TraceQuery::Event(_) => self.is_anywhere_else(),
+        let is_missed = match self.target {
+            TraceTarget::Event(_) => self.is_anywhere_else(),
             _ => self.events.is_empty(),
         };
         for (name, why) in unread {
@@ -139,7 +139,7 @@ impl Search<'_> {
     /// The streams that take the events whose rows are known; `None` when no row is known, when more events are
     /// searched for, or when the server does not answer.
     async fn taking(&self, bus: &Bus) -> Option<BTreeSet<String>> {
-        if !matches!(self.query, TraceQuery::Event(_)) || self.events.is_empty() {
+        if !matches!(self.target, TraceTarget::Event(_)) || self.events.is_empty() {
             return None;
         }
         let mut taking = BTreeSet::new();

@@ -5,7 +5,7 @@ use serde_json::Value;
 use tidings_contract::{Name, Pattern};
 
 use super::{
-    TraceQuery,
+    TraceTarget,
     inventory::Inventory,
     report::{
         DeadLetterTrace, DeliveryTrace, InboxTrace, ReplayTrace, RetryTrace, StoredEvent,
@@ -66,7 +66,7 @@ impl Search<'_> {
         let known = self.known(&meant, waiting.identity.as_deref());
         let event = match known {
             Some(id) => self.events.get_mut(&id),
-            None if self.query.means(&waiting.envelope) => Some(self.meet(&waiting.envelope)),
+            None if self.target.means(&waiting.envelope) => Some(self.meet(&waiting.envelope)),
             None => None,
         };
         let Some(event) = event else {
@@ -127,10 +127,10 @@ impl Search<'_> {
         let Some(id) = letter.event else {
             return;
         };
-        let is_meant = match self.query {
-            TraceQuery::Event(event) => id == *event,
-            TraceQuery::Key(key) => letter.key.as_ref() == Some(key),
-            TraceQuery::Correlation(_) => false,
+        let is_meant = match self.target {
+            TraceTarget::Event(event) => id == *event,
+            TraceTarget::Key(key) => letter.key.as_ref() == Some(key),
+            TraceTarget::Correlation(_) => false,
         };
         let meant = Meant {
             id,

@@ -6,7 +6,7 @@ use tidings::{
     Envelope, EventId,
     outbox::ParkedSelection,
     republish::Republish,
-    trace::{Trace, TraceQuery, Traced, TracedEvent},
+    trace::{Trace, TraceTarget, Traced, TracedEvent},
     verify::{DifferenceKind, Verification, Verify},
 };
 
@@ -55,7 +55,7 @@ async fn verified<DB: Journal>(world: &World<DB>) -> Verification {
     Verify::new(&world.bus, &world.outbox).run().await.unwrap()
 }
 
-async fn traced<DB: Journal>(world: &World<DB>, sought: TraceQuery) -> Vec<TracedEvent> {
+async fn traced<DB: Journal>(world: &World<DB>, sought: TraceTarget) -> Vec<TracedEvent> {
     let trace = Trace::new(&world.bus).outbox(&world.outbox);
     let Traced { events, .. } = trace.run(&sought).await.unwrap();
     events
@@ -101,7 +101,7 @@ async fn an_event_with_a_used_id_is_reported_and_not_repaired<DB: Journal>(world
     );
     assert_eq!(world.stored().await.len(), 2);
 
-    for sought in [TraceQuery::Event(id), TraceQuery::Key("k2".to_owned())] {
+    for sought in [TraceTarget::Event(id), TraceTarget::Key("k2".to_owned())] {
         let events = traced(&world, sought.clone()).await;
         let second = named(&events, "user.deleted");
         assert!(second.stored.is_empty(), "{second:?}");
@@ -110,7 +110,7 @@ async fn an_event_with_a_used_id_is_reported_and_not_repaired<DB: Journal>(world
             why.contains("sequence 1 of EVENTS is user.created k1"),
             "{why}"
         );
-        if let TraceQuery::Event(_) = sought {
+        if let TraceTarget::Event(_) = sought {
             assert_eq!(named(&events, "user.created").stored[0].sequence, 1);
             assert_eq!(events.len(), 2);
         }
@@ -146,7 +146,7 @@ async fn an_event_parked_for_its_id_is_not_traced_to_the_other<DB: Journal>(worl
     let id = EventId::now();
     relayed(&world, event(id, "user.created", "k1", "1")).await;
     relayed(&world, event(id, "user.created", "k1", "2")).await;
-    let events = traced(&world, TraceQuery::Event(id)).await;
+    let events = traced(&world, TraceTarget::Event(id)).await;
     let stored: Vec<usize> = events.iter().map(|event| event.stored.len()).collect();
     assert_eq!(stored, [1, 0], "{events:?}");
     assert!(verified(&world).await.is_ok());

@@ -11,7 +11,7 @@ use tidings::{
     handler::Cause,
     replays::{ReplayRequest, ReplayState, Replays},
     trace::{
-        DeliveryTrace, InboxTrace, OutboxTrace, SubscriberTrace, Trace, TraceQuery, Traced,
+        DeliveryTrace, InboxTrace, OutboxTrace, SubscriberTrace, Trace, TraceTarget, Traced,
         TracedEvent, TracedOutcome,
     },
 };
@@ -45,7 +45,7 @@ async fn becomes<DB: Database>(
     outcome: TracedOutcome,
 ) -> TracedEvent {
     eventually(&format!("{subscriber}: {outcome:?}"), || async {
-        let found = world.trace().run(&TraceQuery::Event(id)).await.unwrap();
+        let found = world.trace().run(&TraceTarget::Event(id)).await.unwrap();
         let event = found.events.first();
         let at = event.and_then(|event| find(event, subscriber));
         at.is_some_and(|at| at.outcome == outcome)
@@ -308,7 +308,7 @@ async fn a_delayed_event_is_traced_with_its_time<DB: Database>(world: World<DB>)
     let mut tx = world.outbox.begin().await.unwrap();
     let id = tx.publish_at(&User::new("ada"), due).unwrap();
     tx.commit().await.unwrap();
-    for sought in [TraceQuery::Event(id), TraceQuery::Key("ada".to_owned())] {
+    for sought in [TraceTarget::Event(id), TraceTarget::Key("ada".to_owned())] {
         // A waiting event is found, however long ago it was written.
         let trace = world.trace().since(Utc::now());
         let event = one(trace.run(&sought).await.unwrap());
@@ -388,8 +388,8 @@ async fn events_of_a_key_or_correlation_are_found_in_order<DB: Database>(world: 
     );
     let correlation = "order \"4\u{e9}2\"".to_owned();
     for sought in [
-        TraceQuery::Key("ada".to_owned()),
-        TraceQuery::Correlation(correlation),
+        TraceTarget::Key("ada".to_owned()),
+        TraceTarget::Correlation(correlation),
     ] {
         let found = world.trace().run(&sought).await.unwrap();
         let told: Vec<EventId> = found.events.iter().map(|event| event.event).collect();
@@ -407,7 +407,7 @@ async fn events_of_a_key_or_correlation_are_found_in_order<DB: Database>(world: 
     let own = world.commit("eve").await;
     let found = world
         .trace()
-        .run(&TraceQuery::Correlation(own.to_string()))
+        .run(&TraceTarget::Correlation(own.to_string()))
         .await
         .unwrap();
     assert_eq!(one(found).event, own);
@@ -429,7 +429,7 @@ async fn an_event_outside_the_outbox_is_found_in_its_stream<DB: Database>(world:
         (1, "user.created")
     );
     let alone = Trace::new(&world.bus).streams(["EVENTS"]);
-    let event = one(alone.run(&TraceQuery::Event(id)).await.unwrap());
+    let event = one(alone.run(&TraceTarget::Event(id)).await.unwrap());
     assert!(
         matches!(event.outbox, OutboxTrace::NotSearched { .. }),
         "{event:?}"
@@ -437,7 +437,7 @@ async fn an_event_outside_the_outbox_is_found_in_its_stream<DB: Database>(world:
     assert_eq!(event.stored.len(), 1);
     // When the outbox does not answer, the trace reports what it knows.
     world.outbox.pool().close().await;
-    let found = world.trace().run(&TraceQuery::Event(id)).await.unwrap();
+    let found = world.trace().run(&TraceTarget::Event(id)).await.unwrap();
     let said = &found
         .searched
         .iter()
@@ -453,7 +453,7 @@ async fn an_unknown_event_is_reported_as_unknown<DB: Database>(world: World<DB>)
     world.publish_all().await;
     let found = world
         .trace()
-        .run(&TraceQuery::Event(EventId::now()))
+        .run(&TraceTarget::Event(EventId::now()))
         .await
         .unwrap();
     assert!(found.events.is_empty(), "{found:?}");

@@ -5,7 +5,7 @@ use chrono::{TimeDelta, Utc};
 use sqlx::Sqlite;
 use tidings::{
     EventPublisher,
-    trace::{OutboxTrace, TraceQuery},
+    trace::{OutboxTrace, TraceTarget},
     verify::Verify,
 };
 
@@ -36,7 +36,10 @@ async fn a_row_that_is_older_than_its_message_is_found<DB: Database>(world: Worl
         .await
         .unwrap();
     let trace = world.trace().since(since);
-    let found = trace.run(&TraceQuery::Key("ada".to_owned())).await.unwrap();
+    let found = trace
+        .run(&TraceTarget::Key("ada".to_owned()))
+        .await
+        .unwrap();
     let event = |id| found.events.iter().find(|event| event.event == id).unwrap();
     let ours = event(id);
     assert!(

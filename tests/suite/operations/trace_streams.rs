@@ -3,7 +3,7 @@
 use serde_json::json;
 use tidings::{
     Envelope, EventId, EventPublisher, StreamSpec,
-    trace::{OutboxTrace, Searched, Trace, TraceQuery, Traced},
+    trace::{OutboxTrace, Searched, Trace, TraceTarget, Traced},
 };
 
 use crate::{
@@ -49,9 +49,9 @@ async fn an_event_in_an_unnamed_stream_is_found<DB: Database>(world: World<DB>) 
     let others = Envelope::raw("user.created", 1, Some("bob"), "{}").unwrap();
     publish(&world, others).await;
     for sought in [
-        TraceQuery::Event(id),
-        TraceQuery::Key("ada".to_owned()),
-        TraceQuery::Correlation("order 7".to_owned()),
+        TraceTarget::Event(id),
+        TraceTarget::Key("ada".to_owned()),
+        TraceTarget::Correlation("order 7".to_owned()),
     ] {
         for trace in [
             Trace::new(&world.bus),
@@ -78,7 +78,7 @@ async fn a_row_names_the_streams_that_may_hold_its_event<DB: Database>(world: Wo
     // As after a relay that died before it had recorded anything.
     assert_eq!(publish(&world, event().with_id(id)).await, id);
     let trace = Trace::new(&world.bus).outbox(&world.outbox);
-    let found = trace.run(&TraceQuery::Event(id)).await.unwrap();
+    let found = trace.run(&TraceTarget::Event(id)).await.unwrap();
     let [event] = &found.events[..] else {
         panic!("{found:?}")
     };
@@ -104,7 +104,10 @@ async fn an_unreadable_stream_is_reported_with_the_reason<DB: Database>(world: W
     tool.done("CONSUMER.CREATE.QUEUE.jobs", consumer).await;
     let id = publish(&world, event()).await;
     let trace = Trace::new(&world.bus);
-    let found = trace.run(&TraceQuery::Key("ada".to_owned())).await.unwrap();
+    let found = trace
+        .run(&TraceTarget::Key("ada".to_owned()))
+        .await
+        .unwrap();
     assert_eq!(found.events[0].event, id);
     let told = place(&found, "QUEUE");
     assert!(!told.was_searched && !told.is_unseen, "{found:?}");
@@ -114,7 +117,7 @@ async fn an_unreadable_stream_is_reported_with_the_reason<DB: Database>(world: W
     );
     // When nothing is found, the event may be in that stream.
     let unknown = User::new("eve").id;
-    let found = trace.run(&TraceQuery::Key(unknown)).await.unwrap();
+    let found = trace.run(&TraceTarget::Key(unknown)).await.unwrap();
     assert!(found.events.is_empty(), "{found:?}");
     assert!(place(&found, "QUEUE").is_unseen, "{found:?}");
     assert!(place(&found, "other streams").what.contains("ELSEWHERE"));

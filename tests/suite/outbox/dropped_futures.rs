@@ -8,7 +8,7 @@ use tidings::{
     Context, EventPublisher, EventSubscriber, Failure, InboxTransaction, Outbox, Worker,
     outbox::{OutboxError, ParkedSelection},
     republish::Republish,
-    trace::{Trace, TraceQuery},
+    trace::{Trace, TraceTarget},
     verify::Verify,
 };
 
@@ -189,7 +189,7 @@ async fn a_dropped_future_leaves_no_transaction_open<DB: Distant>(world: World<D
     left!("run" "a republication", outbox => Republish::new(bus, outbox).run().await.unwrap());
     left!("run" "a trace", outbox => {
         let trace = Trace::new(bus).outbox(outbox).streams(["EVENTS"]);
-        trace.run(&TraceQuery::Key("one".to_owned())).await.unwrap()
+        trace.run(&TraceTarget::Key("one".to_owned())).await.unwrap()
     });
     tried.extend(DB::tried_too(&world).await);
     assert_eq!(functions(), tried, "every function is tried");

@@ -4,7 +4,7 @@ use sqlx::{Postgres, Sqlite, postgres::PgPoolOptions};
 use tidings::{
     Outbox,
     outbox::{ParkedEvent, ParkedSelection},
-    trace::{Trace, TraceQuery},
+    trace::{Trace, TraceTarget},
     verify::Verify,
 };
 
@@ -167,7 +167,7 @@ async fn asked_in_vain<DB: Database>(world: &World<DB>) -> u64 {
 /// The number of events of a key that a trace finds.
 async fn traced<DB: Database>(world: &World<DB>, key: &str) -> usize {
     let trace = Trace::new(&world.bus).outbox(&world.outbox);
-    let (trace, key) = (trace.streams(["EVENTS"]), TraceQuery::Key(key.to_owned()));
+    let (trace, key) = (trace.streams(["EVENTS"]), TraceTarget::Key(key.to_owned()));
     trace.run(&key).await.unwrap().events.len()
 }
 

@@ -6,7 +6,7 @@ use sqlx::{PgPool, Postgres, Sqlite};
 use tidings::{
     Outbox,
     outbox::ParkedSelection,
-    trace::{Trace, TraceQuery},
+    trace::{Trace, TraceTarget},
 };
 use tidings_test_servers::PostgresServer;
 
@@ -36,7 +36,7 @@ async fn nothing_is_blocked<DB: Database>(world: &World<DB>, what: &str) {
     let trace = Trace::new(&world.bus).outbox(&world.outbox);
     let trace = trace.streams(["EVENTS"]);
     for sought in ["hostile", "after"] {
-        let found = trace.run(&TraceQuery::Key(sought.to_owned())).await;
+        let found = trace.run(&TraceTarget::Key(sought.to_owned())).await;
         found.unwrap_or_else(|error| panic!("{what}: {error:?}"));
     }
     relay.stop().await.unwrap();

@@ -6,7 +6,7 @@ use tidings::{
     Envelope, EventId,
     outbox::{ParkedEvent, ParkedSelection},
     republish::Republish,
-    trace::{OutboxTrace, Trace, TraceQuery},
+    trace::{OutboxTrace, Trace, TraceTarget},
     verify::Verify,
 };
 
@@ -163,7 +163,7 @@ async fn a_discarded_row_is_in_no_ledger_entry_around_it<DB: Database>(world: Wo
     let verify = Verify::new(&world.bus, &world.outbox);
     assert_eq!(verify.repair().await.unwrap().events(), 2);
     let trace = Trace::new(&world.bus).outbox(&world.outbox);
-    let found = trace.streams(["EVENTS"]).run(&TraceQuery::Event(id)).await;
+    let found = trace.streams(["EVENTS"]).run(&TraceTarget::Event(id)).await;
     let found = found.unwrap();
     let [event] = &found.events[..] else {
         panic!("{found:?}")

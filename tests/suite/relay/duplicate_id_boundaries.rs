@@ -7,7 +7,7 @@ use tidings::{
     outbox::{OutboxError, ParkedEvent, ParkedSelection},
     republish::Republish,
     testing::failpoint::{self, Point},
-    trace::{Trace, TraceQuery},
+    trace::{Trace, TraceTarget},
     verify::Verify,
 };
 
@@ -157,7 +157,7 @@ async fn one_id_in_two_streams_is_two_events<DB: Journal>(world: World<DB>) {
     );
     let trace = Trace::new(&world.bus).outbox(&world.outbox);
     let trace = trace.streams(["EVENTS", "COUNTS"]);
-    let traced = trace.run(&TraceQuery::Event(id)).await.unwrap().events;
+    let traced = trace.run(&TraceTarget::Event(id)).await.unwrap().events;
     for (name, stream) in [("user.created", "EVENTS"), ("count.raised", "COUNTS")] {
         let mut named = traced.iter().filter(|event| event.name == name);
         let event = named.next().unwrap_or_else(|| panic!("{name}: {traced:?}"));

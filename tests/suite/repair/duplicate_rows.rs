@@ -4,7 +4,7 @@ use tidings::{
     Envelope, EventId, StreamSpec,
     outbox::ParkedSelection,
     republish::{Republish, Republished},
-    trace::{Trace, TraceQuery},
+    trace::{Trace, TraceTarget},
     verify::Verify,
 };
 
@@ -71,7 +71,7 @@ async fn comes_back_once<DB: Database>(world: &World<DB>, between: usize) {
     let consumers = stream.info().await.unwrap().state.consumer_count;
     assert!(consumers < 20, "{consumers}");
     let trace = Trace::new(&world.bus).outbox(&world.outbox);
-    let traced = trace.streams(["EVENTS"]).run(&TraceQuery::Event(id)).await;
+    let traced = trace.streams(["EVENTS"]).run(&TraceTarget::Event(id)).await;
     let traced = traced.unwrap().events;
     let places: Vec<u64> = traced
         .iter()

@@ -6,7 +6,7 @@ use sqlx::Sqlite;
 use tidings::{
     Context, EventSubscriber, Failure, InboxTransaction, Retry, StartFrom, Worker,
     dead_letters::{DeadLetterSelection, DeadLetters},
-    trace::{Trace, TraceQuery},
+    trace::{Trace, TraceTarget},
     verify::Verify,
     worker::WorkerError,
 };
@@ -105,8 +105,8 @@ async fn all_ways<DB: Database>(world: World<DB>, headers: &[u8], payload: &str)
     assert_eq!(envelope.payload(), DATA);
     let trace = Trace::new(&world.bus).streams(["EVENTS"]);
     for sought in [
-        TraceQuery::Event(id),
-        TraceQuery::Key("Zo\u{eb}".to_owned()),
+        TraceTarget::Event(id),
+        TraceTarget::Key("Zo\u{eb}".to_owned()),
     ] {
         let found = within("it is found", trace.run(&sought)).await.unwrap();
         assert_eq!(found.events.len(), 1, "{found:?}");

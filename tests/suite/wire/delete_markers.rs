@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sqlx::Sqlite;
 use tidings::{
     Context, EventSubscriber, Failure, Retry, StartFrom, Worker,
-    trace::{Trace, TraceQuery},
+    trace::{Trace, TraceTarget},
     verify::Verify,
 };
 
@@ -175,7 +175,7 @@ async fn a_delete_marker_is_not_read_traced_or_verified() {
     let trace = Trace::new(&world.bus).streams(["EVENTS"]);
     let found = within(
         "it is traced",
-        trace.run(&TraceQuery::Key("bob".to_owned())),
+        trace.run(&TraceTarget::Key("bob".to_owned())),
     )
     .await
     .unwrap();

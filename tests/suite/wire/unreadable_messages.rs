@@ -8,7 +8,7 @@ use sqlx::Sqlite;
 use tidings::{
     CircuitBreaker, Context, EventSubscriber, Failure, StartFrom, Worker,
     event::Pattern,
-    trace::{Trace, TraceQuery},
+    trace::{Trace, TraceTarget},
     verify::Verify,
 };
 
@@ -105,7 +105,7 @@ async fn verify_and_trace_read_past_unreadable_messages<DB: Database>(world: Wor
     assert_eq!(found.streams[0].ok, 6, "{found:?}");
 
     let trace = Trace::new(&world.bus).streams(["EVENTS"]);
-    let key = TraceQuery::Key("one".to_owned());
+    let key = TraceTarget::Key("one".to_owned());
     let found = within("it is searched", trace.run(&key)).await.unwrap();
     assert_eq!(found.events.len(), 6, "{found:?}");
 }

@@ -10,7 +10,7 @@ use tidings::{
     replays::ReplayState,
     trace::{
         DeadLetterTrace, DeliveryTrace, InboxTrace, OutboxTrace, ReplayTrace, RetryTrace, Searched,
-        SubscriberTrace, Trace, TraceQuery, Traced, TracedBatch, TracedEvent, TracedOutcome,
+        SubscriberTrace, Trace, TraceTarget, Traced, TracedBatch, TracedEvent, TracedOutcome,
     },
 };
 
@@ -81,7 +81,7 @@ impl RunTrace {
             Err(report) if is_absent(&config.database) => trace.without_outbox(report.what()),
             Err(report) => trace.unseen_outbox(report.what()),
         };
-        let found = trace.run(&self.query()).await?;
+        let found = trace.run(&self.target()).await?;
         match self.json {
             true => output::json(&found)?,
             false => print(&found)?,
@@ -119,23 +119,23 @@ impl RunTrace {
         }
     }
 
-    fn query(&self) -> TraceQuery {
+    fn target(&self) -> TraceTarget {
         match &self.wanted {
             WantedEvents {
                 event: Some(event), ..
-            } => TraceQuery::Event(*event),
-            WantedEvents { key: Some(key), .. } => TraceQuery::Key(key.clone()),
+            } => TraceTarget::Event(*event),
+            WantedEvents { key: Some(key), .. } => TraceTarget::Key(key.clone()),
             WantedEvents { correlation, .. } => {
-                TraceQuery::Correlation(correlation.clone().unwrap_or_default())
+                TraceTarget::Correlation(correlation.clone().unwrap_or_default())
             }
         }
     }
 
     fn name(&self) -> String {
-        match self.query() {
-            TraceQuery::Event(event) => format!("the event {event}"),
-            TraceQuery::Key(key) => format!("an event of the key {key}"),
-            TraceQuery::Correlation(id) => format!("an event of the correlation {id}"),
+        match self.target() {
+            TraceTarget::Event(event) => format!("the event {event}"),
+            TraceTarget::Key(key) => format!("an event of the key {key}"),
+            TraceTarget::Correlation(id) => format!("an event of the correlation {id}"),
             _ => "it".to_owned(),
         }
     }
