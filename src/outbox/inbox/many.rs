@@ -12,8 +12,8 @@ use tidings_contract::{Event, EventId};
 use uuid::Uuid;
 
 use super::{
-    Inbox, InboxTransaction, dead_lettered::Known, housekeeping::housekeeping, outside, patiently,
-    period_of, time_of,
+    Inbox, InboxTransaction, dead_lettered::Known, housekeeping::housekeeping, in_begin_span,
+    outside, patiently, period_of, time_of,
 };
 use crate::{
     handler::{
@@ -330,7 +330,7 @@ impl<DB: Store> Inbox<DB> {
                 Err(error) => Err(tx.lost(error)),
             }
         });
-        begun.await
+        in_begin_span(begun).await
     }
 
     /// Returns what is known of dead-lettered events among those that were not added.

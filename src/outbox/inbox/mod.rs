@@ -16,6 +16,7 @@ use std::{
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use tokio::sync::{Mutex, MutexGuard, Semaphore};
+use tracing::{Instrument, debug_span};
 use uuid::Uuid;
 
 use super::{
@@ -42,6 +43,8 @@ pub use once::TransactionalHandler;
 pub use transaction::InboxTransaction;
 use version::VersionSeen;
 
+/// The target of the spans around begin and commit, so that a filter can name them.
+const SPANS: &str = "tidings::inbox";
 /// How long to wait for a connection, for an answer of the inbox or for a commit.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How much longer than its handler's timeout a transaction may wait for its client.
@@ -130,7 +133,7 @@ impl<DB: Store> Inbox<DB> {
                 None | Some(Known::Reopened { .. }) => Begun::New(tx.of(backend)),
             }))
         });
-        begun.await?.map_err(|ring| {
+        in_begin_span(begun).await?.map_err(|ring| {
             let event = time_of(facts, ring.slot_seconds);
             Failure::outside_inbox(outside(event, &ring))
         })
@@ -222,6 +225,7 @@ impl<DB: Store> Inbox<DB> {
         let waits = Waits::Statement(tx.backend());
         let committing = self.outbox.attend(waits, tx.conclude());
         let committed = patiently(async { committing.await.unwrap_or_else(|| Err(gone())) });
+        let committed = committed.instrument(debug_span!(target: SPANS, "inbox commit"));
         match committed.await.map_err(Self::blamed)? {
             true => Ok(()),
             false => Err(ended()),
@@ -298,6 +302,12 @@ impl<DB: Store> Inbox<DB> {
 /// How long the transaction of a handler with this timeout may wait for its client.
 fn idle(timeout: Duration) -> Duration {
     timeout.saturating_add(SPARE).min(LONGEST_IDLE)
+}
+
+/// Asks the database to begin, inside a span.
+async fn in_begin_span<T>(asking: impl Future<Output = T>) -> T {
+    let span = debug_span!(target: SPANS, "inbox begin");
+    asking.instrument(span).await
 }
 
 /// The scope of the memory: each replay has its own.

@@ -6,6 +6,7 @@
 use tidings_test_support::{self as support, both};
 
 mod handlers;
+mod inbox;
 mod publishing;
 mod relays;
 mod spans;
