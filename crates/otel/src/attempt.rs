@@ -6,7 +6,7 @@ use opentelemetry::{
 };
 use tidings::observer::{AttemptEnd, AttemptScope, TraceContext};
 
-use crate::{attributes, context};
+use crate::{attributes, context, metrics::Measured};
 
 /// What the outcome of an event is that the worker has handed back.
 const HANDED_BACK: &str = "handed-back";
@@ -15,13 +15,16 @@ const HANDED_BACK: &str = "handed-back";
 pub(crate) struct Process {
     /// With the span.
     context: Context,
+    /// `None` without metrics, and when the end is recorded.
+    measured: Option<Measured>,
     is_over: bool,
 }
 
 impl Process {
-    pub(crate) fn new(context: Context) -> Self {
+    pub(crate) fn new(context: Context, measured: Option<Measured>) -> Self {
         Self {
             context,
+            measured,
             is_over: false,
         }
     }
@@ -56,6 +59,9 @@ impl AttemptScope for Process {
             span.set_status(Status::error(error));
         }
         self.end();
+        if let Some(measured) = self.measured.take() {
+            measured.end(end.error);
+        }
     }
 }
 

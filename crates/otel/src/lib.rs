@@ -20,7 +20,8 @@
 //!
 //! Names and attributes follow the semantic conventions for messaging, version 1.44, which are still in development.
 //! What they have no name for begins with `tidings.`. No span holds a payload, a header of the application, the text of
-//! an error, or, unless [`Observer::with_keys`] is set, the key of an event. Baggage is not carried.
+//! an error, or, unless [`Observer::with_keys`] is set, the key of an event; [`Observer::with_hashed_keys`] adds a hash of
+//! it. Baggage is not carried. [`Observer::with_metrics`] records the metrics of the conventions.
 //!
 //! The spans of a handler are children of its `process` span, whether they are made with OpenTelemetry or by
 //! `tracing-opentelemetry`, which is the application's to install.
@@ -34,6 +35,7 @@ mod attempt;
 mod attributes;
 mod context;
 mod join;
+mod metrics;
 mod observer;
 #[cfg(feature = "otlp")]
 pub mod otlp;

@@ -2,12 +2,14 @@
 
 use std::{
     fmt,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use chrono::Utc;
 use opentelemetry::{
     Context, InstrumentationScope, KeyValue,
+    metrics::MeterProvider,
     trace::{
         Link, Span, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt, Tracer,
         TracerProvider,
@@ -24,9 +26,10 @@ use tidings::{
 use crate::{
     Join,
     attempt::Process,
-    attributes,
+    attributes::{self, Keys},
     context::{creation_context, current, headers},
     join::Moments,
+    metrics::{Measured, Metrics},
 };
 
 /// The most links of a span: what an SDK keeps unless it is told otherwise.
@@ -38,7 +41,8 @@ pub struct Observer<T> {
     join: Join,
     join_within: Duration,
     creates: bool,
-    has_keys: bool,
+    keys: Keys,
+    metrics: Option<Arc<Metrics>>,
 }
 
 /// An observer that makes spans with a tracer of this provider. It does nothing before it is
@@ -63,17 +67,22 @@ where
     P::Tracer: Send + Sync + 'static,
     <P::Tracer as Tracer>::Span: Send + Sync + 'static,
 {
-    let scope = InstrumentationScope::builder("tidings")
-        .with_version(env!("CARGO_PKG_VERSION"))
-        .with_schema_url("https://opentelemetry.io/schemas/1.44.0")
-        .build();
     Observer {
-        tracer: provider.tracer_with_scope(scope),
+        tracer: provider.tracer_with_scope(scope()),
         join: Join::Auto,
         join_within: Duration::from_secs(5 * 60),
         creates: false,
-        has_keys: false,
+        keys: Keys::Nothing,
+        metrics: None,
     }
+}
+
+/// Who makes spans and metrics, and by which version of the conventions.
+fn scope() -> InstrumentationScope {
+    InstrumentationScope::builder("tidings")
+        .with_version(env!("CARGO_PKG_VERSION"))
+        .with_schema_url("https://opentelemetry.io/schemas/1.44.0")
+        .build()
 }
 
 impl<T> Observer<T>
@@ -106,7 +115,37 @@ where
     /// Adds the keys of events to the spans, as `tidings.key`. A key often identifies a person.
     #[must_use]
     pub fn with_keys(mut self) -> Self {
-        self.has_keys = true;
+        self.keys = Keys::Plain;
+        self
+    }
+
+    /// Adds a hash of the keys of events to the spans, as `tidings.key.hash`: 16 digits of SHA-256 over this secret and
+    /// the key. Equal keys have equal hashes in each process that has the same secret, so that the spans of one key are
+    /// found without the key. Without the secret a hash says nothing; with it, a key that can be guessed can be
+    /// confirmed.
+    #[must_use]
+    pub fn with_hashed_keys(mut self, secret: impl AsRef<[u8]>) -> Self {
+        self.keys = Keys::hashed(secret.as_ref());
+        self
+    }
+
+    /// Also records the metrics of the semantic conventions for messaging, version 1.44:
+    /// `messaging.client.sent.messages`, `messaging.client.operation.duration`, `messaging.client.consumed.messages` and
+    /// `messaging.process.duration`. They count all events, whether their traces are sampled or not. By default there
+    /// are none; [`tidings::ops`](https://docs.rs/tidings/latest/tidings/ops/metrics/index.html) has metrics for
+    /// Prometheus, which say more.
+    ///
+    /// ```
+    /// use opentelemetry_sdk::{metrics::SdkMeterProvider, trace::SdkTracerProvider};
+    ///
+    /// let spans = SdkTracerProvider::builder().build(); // with an exporter
+    /// let metrics = SdkMeterProvider::builder().build(); // with a reader
+    /// tidings_otel::observer(&spans).with_metrics(&metrics).install()?;
+    /// # Ok::<(), tidings::observer::InstalledError>(())
+    /// ```
+    #[must_use]
+    pub fn with_metrics(mut self, provider: &impl MeterProvider) -> Self {
+        self.metrics = Some(Arc::new(Metrics::new(provider, scope())));
         self
     }
 
@@ -127,7 +166,7 @@ where
     ) -> SpanBuilder {
         let attributes = attributes::operation(operation, event);
         let attributes = attributes.into_iter();
-        let attributes = attributes.chain(attributes::event(event, self.has_keys));
+        let attributes = attributes.chain(attributes::event(event, &self.keys));
         SpanBuilder::from_name(attributes::name(operation, event))
             .with_kind(kind)
             .with_attributes(attributes.chain(more))
@@ -236,11 +275,16 @@ where
         let span = self.span_of("send", SpanKind::Producer, event, []);
         let creator = creation_context(event).map(Link::with_context);
         let span = span.with_links(creator.into_iter().collect());
-        let span = self.tracer.build(span);
-        Some(Box::new(Sent(span)))
+        Some(Box::new(Sent {
+            measured: self.metrics.as_ref().map(|metrics| metrics.sending(event)),
+            span: self.tracer.build(span),
+        }))
     }
 
     fn stored(&self, batch: &StoredBatch<'_>) {
+        if let Some(metrics) = &self.metrics {
+            metrics.stored(batch);
+        }
         for stored in batch.events {
             let creator = creation_context(stored.event);
             if let Some(creator) = creator.filter(SpanContext::is_sampled) {
@@ -256,25 +300,33 @@ where
             [first, ..] => (self.process_many(attempt, first.event), Context::new()),
         };
         let span = self.tracer.build_with_context(span, &parent);
-        Some(Box::new(Process::new(parent.with_span(span))))
+        let metrics = self.metrics.as_ref();
+        let measured = metrics.and_then(|metrics| metrics.processing(attempt));
+        Some(Box::new(Process::new(parent.with_span(span), measured)))
     }
 }
 
 /// The span of a publisher, until the stream has answered.
-struct Sent<S>(S);
+struct Sent<S> {
+    span: S,
+    measured: Option<Measured>,
+}
 
 impl<S: Span + Send + 'static> Sending for Sent<S> {
     fn context(&self) -> Option<TraceContext> {
-        headers(self.0.span_context())
+        headers(self.span.span_context())
     }
 
     fn ended(mut self: Box<Self>, error: Option<&'static str>) {
         if let Some(error) = error {
             let attribute = KeyValue::new(attributes::ERROR_TYPE, error);
-            self.0.set_attribute(attribute);
-            self.0.set_status(Status::error(error));
+            self.span.set_attribute(attribute);
+            self.span.set_status(Status::error(error));
         }
-        self.0.end();
+        self.span.end();
+        if let Some(measured) = self.measured {
+            measured.end(error);
+        }
     }
 }
 
@@ -284,7 +336,7 @@ impl<T> fmt::Debug for Observer<T> {
             .field("join", &self.join)
             .field("join_within", &self.join_within)
             .field("create_spans", &self.creates)
-            .field("with_keys", &self.has_keys)
+            .field("metrics", &self.metrics.is_some())
             .finish_non_exhaustive()
     }
 }
