@@ -14,6 +14,7 @@ mod secret;
 mod settings;
 mod streams;
 mod systemd;
+mod traces;
 mod values;
 
 use std::{
@@ -33,6 +34,7 @@ pub(crate) use secret::without_passwords;
 use settings::Setting;
 pub(crate) use settings::{DATABASE_URL, LOG_FILTER, NATS_URL, SCHEMA};
 pub(crate) use systemd::SystemdSettings;
+pub(crate) use traces::{Endpoint, TracesSettings};
 use values::Values;
 
 /// The settings of the program.
@@ -49,6 +51,8 @@ pub(crate) struct Config {
     pub(crate) relay: RelaySettings,
     /// The health endpoints.
     pub(crate) ops: OpsSettings,
+    /// Where the relay sends its spans.
+    pub(crate) traces: TracesSettings,
     /// The checks of the preflight that are silenced.
     pub(crate) allow: Vec<IssueKind>,
     /// The settings of the log.
@@ -229,14 +233,15 @@ fn values_of(
     values
 }
 
-/// The variables that begin with `TIDINGS_`. An empty one counts as not set.
+/// The variables that begin with `TIDINGS_`, and those of others that a setting takes. An empty one counts as not set.
 fn environment(faults: &mut Faults) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for (name, value) in env::vars_os() {
         let Ok(name) = name.into_string() else {
             continue;
         };
-        if !name.starts_with("TIDINGS_") || value.is_empty() {
+        let is_read = name.starts_with("TIDINGS_") || settings::is_foreign(&name);
+        if !is_read || value.is_empty() {
             continue;
         }
         let value = value.into_string();
@@ -256,16 +261,16 @@ fn of_environment(environment: &BTreeMap<String, String>, faults: &mut Faults) -
             layer.streams = Some(streams::of_variable(value, faults));
             continue;
         }
-        let setting = settings::ALL
-            .iter()
-            .find(|setting| setting.variable == name);
-        let Some(setting) = setting else {
+        let Some((setting, variable)) = settings::of_variable(name) else {
             faults.push(unknown_variable(name));
             continue;
         };
+        if variable != setting.variable && environment.contains_key(setting.variable) {
+            continue;
+        }
         let given = Given {
             text: value.clone(),
-            source: Source::Variable(setting.variable),
+            source: Source::Variable(variable),
         };
         layer.values.push((setting, given));
     }

@@ -25,6 +25,7 @@ mod reload;
 mod replay;
 mod report;
 mod signals;
+mod span_export;
 mod streams;
 mod subscribers;
 mod tail;

@@ -15,6 +15,7 @@ use super::{
     reload::Reload,
     report::{Exit, Outcome, Report},
     signals::Signals,
+    span_export::SpanExport,
 };
 use crate::config::Config;
 
@@ -31,6 +32,15 @@ impl RunRelay {
         let signals = Signals::listen().map_err(|error| {
             Report::new(Exit::Failed, "the program cannot listen for signals").because(Some(&error))
         })?;
+        let spans = SpanExport::begin(&config.traces)?;
+        let ended = self.relay(config, log, signals).await;
+        if let Some(spans) = spans {
+            spans.end().await;
+        }
+        ended
+    }
+
+    async fn relay(&self, config: &Config, log: LogFilter, signals: Signals) -> Outcome {
         let Signals { stop, reload } = signals;
         let database = Database::open(config).await?;
         let bus = connect(config).await?;

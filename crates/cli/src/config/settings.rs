@@ -7,6 +7,8 @@ pub(crate) struct Setting {
     pub(crate) key: &'static str,
     /// The environment variable.
     pub(super) variable: &'static str,
+    /// The variable of OpenTelemetry that is read when `variable` is not set.
+    pub(super) foreign_variable: Option<&'static str>,
     /// The default value.
     pub(super) default: Option<&'static str>,
     /// Which part of the value is secret.
@@ -37,6 +39,7 @@ impl Setting {
         Self {
             key,
             variable,
+            foreign_variable: None,
             default: None,
             secret: Secret::Nothing,
             many: Many::One,
@@ -46,6 +49,13 @@ impl Setting {
     const fn or(self, default: &'static str) -> Self {
         Self {
             default: Some(default),
+            ..self
+        }
+    }
+
+    const fn or_variable(self, variable: &'static str) -> Self {
+        Self {
+            foreign_variable: Some(variable),
             ..self
         }
     }
@@ -100,6 +110,22 @@ pub(super) const OPS_LISTEN: Setting = Setting::new("ops.listen", "TIDINGS_OPS_L
 pub(super) const OPS_PUBLIC: Setting = Setting::new("ops.public", "TIDINGS_OPS_PUBLIC").or("false");
 pub(super) const OPS_STUCK_AFTER: Setting =
     Setting::new("ops.stuck_after", "TIDINGS_OPS_STUCK_AFTER").or("10s");
+pub(super) const TRACES_ENDPOINT: Setting =
+    Setting::new("traces.endpoint", "TIDINGS_TRACES_ENDPOINT")
+        .or_variable("OTEL_EXPORTER_OTLP_ENDPOINT")
+        .hiding(Secret::InUrl);
+pub(super) const TRACES_HEADERS: Setting = Setting {
+    many: Many::List,
+    ..Setting::new("traces.headers", "TIDINGS_TRACES_HEADERS")
+        .or_variable("OTEL_EXPORTER_OTLP_HEADERS")
+        .hiding(Secret::Everything)
+};
+pub(super) const TRACES_SERVICE_NAME: Setting =
+    Setting::new("traces.service_name", "TIDINGS_TRACES_SERVICE_NAME")
+        .or("tidings-relay")
+        .or_variable("OTEL_SERVICE_NAME");
+pub(super) const TRACES_TIMEOUT: Setting =
+    Setting::new("traces.timeout", "TIDINGS_TRACES_TIMEOUT").or("10s");
 pub(super) const DOCTOR_ALLOW: Setting = Setting {
     many: Many::List,
     ..Setting::new("doctor.allow", "TIDINGS_DOCTOR_ALLOW")
@@ -115,7 +141,7 @@ pub(super) const BLOCKING_THREADS: Setting = Setting::new(
 );
 
 /// All settings in the order in which they are shown, except the streams.
-pub(super) const ALL: [&Setting; 29] = [
+pub(super) const ALL: [&Setting; 33] = [
     &NATS_URL,
     &NATS_USER,
     &NATS_PASSWORD,
@@ -140,12 +166,31 @@ pub(super) const ALL: [&Setting; 29] = [
     &OPS_LISTEN,
     &OPS_PUBLIC,
     &OPS_STUCK_AFTER,
+    &TRACES_ENDPOINT,
+    &TRACES_HEADERS,
+    &TRACES_SERVICE_NAME,
+    &TRACES_TIMEOUT,
     &DOCTOR_ALLOW,
     &LOG_FILTER,
     &LOG_FORMAT,
     &WORKER_THREADS,
     &BLOCKING_THREADS,
 ];
+
+/// The setting that takes its value from a variable, and the name of the variable.
+pub(super) fn of_variable(name: &str) -> Option<(&'static Setting, &'static str)> {
+    ALL.iter().find_map(|setting| {
+        let variables = [Some(setting.variable), setting.foreign_variable];
+        let variable = variables.into_iter().flatten().find(|one| *one == name)?;
+        Some((*setting, variable))
+    })
+}
+
+/// Whether a setting also takes this variable, which is not one of the program.
+pub(super) fn is_foreign(name: &str) -> bool {
+    ALL.iter()
+        .any(|setting| setting.foreign_variable == Some(name))
+}
 
 /// The streams. In the environment: the list as TOML, `[{ name = "EVENTS", subjects = ["user.>"] }]`.
 pub(super) const STREAM: Setting = Setting {

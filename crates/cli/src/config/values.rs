@@ -52,6 +52,7 @@ impl Values {
         let database = faults.keep(self.read(&settings::DATABASE_URL, DatabaseUrl::parse));
         let relay = self.relay(faults);
         let ops = self.ops(faults);
+        let traces = self.traces(faults);
         let allow = faults.keep(self.read(&settings::DOCTOR_ALLOW, checks));
         let log = self.log(faults);
         let runtime = self.runtime(faults);
@@ -62,6 +63,7 @@ impl Values {
             source: self.text(&settings::SOURCE),
             relay: relay?,
             ops: ops?,
+            traces: traces?,
             allow: allow?,
             log: log?,
             runtime: runtime?,

@@ -7,4 +7,5 @@ mod parked;
 mod publish;
 mod relay_failover;
 mod relay_systemd;
+mod relay_traces;
 mod status;
