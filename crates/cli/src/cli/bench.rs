@@ -14,6 +14,7 @@ mod handle;
 mod idle;
 mod judge;
 mod latency;
+mod observed;
 mod pinned;
 mod raw;
 mod raw_once;
@@ -40,6 +41,7 @@ use super::{
 use crate::config::{Config, DatabaseUrl, duration};
 use consume::Mode;
 use latency::{How, Place};
+use observed::ObserveOptions;
 use report::Report;
 use world::{Given, World};
 
@@ -113,6 +115,8 @@ struct EnqueueOptions {
     /// The number of events in one transaction
     #[arg(long, default_value_t = 1, value_name = "EVENTS")]
     bulk: usize,
+    #[command(flatten)]
+    observe: ObserveOptions,
 }
 
 #[derive(Debug, Clone, Copy, Args)]
@@ -127,6 +131,8 @@ struct RelayOptions {
     /// only
     #[arg(long, value_name = "AGE", value_parser = duration::parse)]
     pinned_xmin: Option<Duration>,
+    #[command(flatten)]
+    observe: ObserveOptions,
 }
 
 #[derive(Debug, Clone, Copy, Args)]
@@ -136,6 +142,8 @@ struct ConsumeOptions {
     /// The kind of handler
     #[arg(long, value_enum, default_value_t = Mode::Plain)]
     mode: Mode,
+    #[command(flatten)]
+    observe: ObserveOptions,
 }
 
 #[derive(Debug, Clone, Copy, Args)]
@@ -198,6 +206,7 @@ impl BenchCommand {
                     DatabaseUrl::Postgres(url) => url.clone(),
                     DatabaseUrl::Sqlite(path) => format!("sqlite:{}", path.display()),
                 }),
+            observe: measurement.observe(),
         };
         let stop = told_to_stop();
         // Dropping it ends everything that it started, its relay process and the servers.
@@ -268,7 +277,7 @@ async fn measured<DB: store::BenchStore>(
     world: World<DB>,
 ) -> anyhow::Result<Report> {
     let report = match what {
-        Measurement::Enqueue(EnqueueOptions { of, bulk }) => {
+        Measurement::Enqueue(EnqueueOptions { of, bulk, .. }) => {
             enqueue::run(&world, of.job(20_000), bulk.max(1)).await
         }
         Measurement::Relay(RelayOptions { of, backlog, .. }) => {
@@ -278,7 +287,7 @@ async fn measured<DB: store::BenchStore>(
                 None => relay::run(&world, job).await,
             }
         }
-        Measurement::Consume(ConsumeOptions { of, mode }) => {
+        Measurement::Consume(ConsumeOptions { of, mode, .. }) => {
             consume::run(&world, of.job(mode.default_events()), mode).await
         }
         Measurement::Latency(options) => {
@@ -296,8 +305,25 @@ async fn measured<DB: store::BenchStore>(
         }
         Measurement::Idle(IdleOptions { of, length }) => idle::run(&world, of.job(1), length).await,
     };
+    let report = report.map(|report| world.observed.report(report));
     world.end().await?;
     report
+}
+
+impl Measurement {
+    /// What is observed while it runs.
+    fn observe(self) -> ObserveOptions {
+        match self {
+            Self::Enqueue(EnqueueOptions { observe, .. })
+            | Self::Relay(RelayOptions { observe, .. })
+            | Self::Consume(ConsumeOptions { observe, .. }) => observe,
+            Self::Latency(_)
+            | Self::Replay(_)
+            | Self::Verify(_)
+            | Self::Republish(_)
+            | Self::Idle(_) => ObserveOptions::default(),
+        }
+    }
 }
 
 impl Options {

@@ -176,6 +176,7 @@ async fn counted<DB: BenchStore>(
 ) -> anyhow::Result<(Worked, Wrong)> {
     let tally = Arc::new(Tally::new(job));
     let worker = Worker::new(world.bus.clone(), Arc::clone(&tally)).subscribe(subscriber);
+    let worker = world.observed.worker(worker);
     let worked = work(worker, &tally, job).await?;
     Ok((worked, tally.wrong()))
 }

@@ -98,7 +98,8 @@ pub(super) async fn relayed<DB: BenchStore>(
     let stop = CancellationToken::new();
     let began = Instant::now();
     let relay = Relay::new(world.outbox.clone());
-    let relaying = tokio::spawn(relay.run(world.bus.clone(), stop.clone()));
+    let running = world.observed.relay(relay, world.bus.clone(), stop.clone());
+    let relaying = tokio::spawn(running);
     world.until_stored(STREAM, job.events as u64).await?;
     let took = began.elapsed();
     stop.cancel();

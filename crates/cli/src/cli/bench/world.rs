@@ -7,7 +7,10 @@ use async_nats::jetstream;
 use tidings::{Bus, NatsOptions, Outbox, StreamSpec, event::Pattern};
 use tidings_test_servers::{NatsServer, PostgresServer};
 
-use super::store::{BenchStore, SCHEMA};
+use super::{
+    observed::{ObserveOptions, Observed},
+    store::{BenchStore, SCHEMA},
+};
 use crate::cli::{folder::Folder, process::Process};
 
 /// The stream of the measured job, and the stream of the limit.
@@ -20,6 +23,8 @@ pub(super) const RAW_SUBJECT: &str = "bench-raw.written";
 pub(super) struct Given {
     pub(super) nats: Option<Vec<String>>,
     pub(super) database: Option<String>,
+    /// What is observed.
+    pub(super) observe: ObserveOptions,
 }
 
 pub(super) struct World<DB: BenchStore> {
@@ -28,6 +33,7 @@ pub(super) struct World<DB: BenchStore> {
     /// The plain client, for the limit.
     pub(super) client: async_nats::Client,
     pub(super) servers: &'static str,
+    pub(super) observed: Observed,
     nats_urls: Vec<String>,
     database_url: String,
     nats: Option<NatsServer>,
@@ -63,6 +69,7 @@ impl<DB: BenchStore> World<DB> {
         DB::prepare(outbox.pool()).await?;
         outbox.migrate().await?;
         let world = Self {
+            observed: Observed::begin(given.observe, &outbox)?,
             bus,
             outbox,
             client: async_nats::connect(nats_urls.clone()).await?,

@@ -66,6 +66,9 @@ async fn every_bench_counts_right_on_given_servers(world: World) {
         ("enqueue --bulk 7", "enqueue", "ratio"),
         ("relay", "relay", "ratio"),
         ("relay --backlog 900", "backlog", "ratio"),
+        ("enqueue --observed --traces 1", "enqueue", "spans"),
+        ("relay --observed --traces 1", "relay", "spans"),
+        ("consume --observed --traces 1", "consume", "spans"),
         ("latency", "latency", "p99_us"),
         (
             "latency --relay other --enqueue",
