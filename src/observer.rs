@@ -18,8 +18,8 @@ pub use tidings_contract::Traceparent;
 use tidings_contract::{Envelope, EventId};
 
 pub use self::traces::{
-    Attempt, AttemptEnd, AttemptScope, Delivered, InstalledError, Sending, Stored, StoredBatch,
-    TraceContext, TraceObserver, install,
+    Attempt, AttemptEnd, AttemptScope, Delivered, InstalledError, Sending, Settlement, Settling,
+    Stored, StoredBatch, TraceContext, TraceObserver, install,
 };
 use crate::{
     policy::{

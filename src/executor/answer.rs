@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Acknowledger, Attempt, Disposition, Executor};
-use crate::{observer::DeliveryEnd, policy::outcome::Outcome};
+use super::{Acknowledger, Attempt, Delivery, Disposition, Executor};
+use crate::{
+    observer::{Delivered, DeliveryEnd, Settlement, Settling, traces},
+    policy::outcome::Outcome,
+};
 
 /// The pauses between two tries of an answer.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -20,11 +23,33 @@ impl<S: Send + Sync + 'static> Executor<S> {
         attempt: &Attempt<'_, A>,
         outcome: &Outcome,
     ) -> (Disposition, u64) {
+        let settling = self.settling(attempt.delivery, outcome);
         let answered = self.confirm(attempt, outcome).await;
+        if let Some(settling) = settling {
+            settling.ended(answered.0 == Disposition::Settled);
+        }
         if let (Disposition::Settled, Some(replay)) = (answered.0, &attempt.delivery.replay) {
             replay.ended(outcome);
         }
         answered
+    }
+
+    /// What the trace observer has begun, if there is one.
+    fn settling(&self, delivery: &Delivery, outcome: &Outcome) -> Option<Box<dyn Settling>> {
+        traces::installed()?.settling(&Settlement {
+            subscriber: &self.name,
+            delivered: Delivered {
+                event: delivery.event()?,
+                stream: &delivery.stream,
+                sequence: delivery.sequence,
+                stored_at: delivery.stored_at,
+                attempt: delivery.next_attempt(),
+                first_failed_at: delivery.past.first_failed_at,
+                redrives: delivery.past.redrives,
+                replay: delivery.replay.as_ref().map(|replay| replay.tag.id),
+            },
+            outcome: outcome.as_str(),
+        })
     }
 
     /// Answers until it is confirmed. An ordered subscriber keeps trying: its lane must not continue while the server

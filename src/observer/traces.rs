@@ -53,6 +53,13 @@ pub trait TraceObserver: Send + Sync + 'static {
         let _ = batch;
     }
 
+    /// The server is about to be told the outcome of an event. What is returned is dropped without a call of
+    /// [`ended`](Settling::ended) when the worker stops first.
+    fn settling(&self, settlement: &Settlement<'_>) -> Option<Box<dyn Settling>> {
+        let _ = settlement;
+        None
+    }
+
     /// A handler is about to be called.
     fn attempt(&self, attempt: &Attempt<'_>) -> Option<Box<dyn AttemptScope>> {
         let _ = attempt;
@@ -78,6 +85,12 @@ pub trait Sending: Send {
     /// The stream has stored the event, or the event was refused, for an error of this kind: a fixed word. When the
     /// future of the publisher is dropped, this is not called.
     fn ended(self: Box<Self>, error: Option<&'static str>);
+}
+
+/// The time in which the server is told the outcome of an event.
+pub trait Settling: Send {
+    /// The server has confirmed it, or has not at any of the tries.
+    fn ended(self: Box<Self>, is_confirmed: bool);
 }
 
 /// The time around one call of a handler. It is dropped without a call of [`ended`](AttemptScope::ended) when the worker
@@ -108,6 +121,18 @@ pub struct Attempt<'a> {
     pub deliveries: &'a [Delivered<'a>],
     /// Whether a batch handler is called, with any number of events.
     pub is_batch: bool,
+}
+
+/// The outcome of an event that the server is told: an acknowledgement, an event stored in `RETRIES`, a dead letter.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Settlement<'a> {
+    /// The subscriber's durable name.
+    pub subscriber: &'a str,
+    /// The event.
+    pub delivered: Delivered<'a>,
+    /// `ack`, `duplicate`, `retry`, `defer` or `reject`.
+    pub outcome: &'static str,
 }
 
 /// An event that a handler is called with.

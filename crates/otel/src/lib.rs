@@ -16,6 +16,7 @@
 //! | `EventPublisher::publish` | `send user.created` | producer | child of the current span; the creation context |
 //! | the relay, for events whose trace is sampled | `send user.created`, from the commit to the confirmation | client | child of the creation context |
 //! | a handler is called | `process user.created` | consumer | a link always; a child too, [when the event is prompt](Join::Auto) |
+//! | the server is told an outcome, with [`Observer::settle_spans`] | `settle user.created` | client | as `process` |
 //! | a batch handler is called | `process user.created` | consumer | a trace of its own, with a link for each event, at most 128; a child only if it has one event, with [`Join::Parent`] |
 //!
 //! Names and attributes follow the semantic conventions for messaging, version 1.44, which are still in development.
@@ -39,6 +40,7 @@ mod metrics;
 mod observer;
 #[cfg(feature = "otlp")]
 pub mod otlp;
+mod requests;
 
 pub use join::Join;
 pub use observer::{Observer, observer};

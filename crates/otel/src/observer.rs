@@ -11,15 +11,14 @@ use opentelemetry::{
     Context, InstrumentationScope, KeyValue,
     metrics::MeterProvider,
     trace::{
-        Link, Span, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt, Tracer,
-        TracerProvider,
+        Link, Span, SpanBuilder, SpanContext, SpanKind, TraceContextExt, Tracer, TracerProvider,
     },
 };
 use tidings::{
     Envelope,
     observer::{
-        self, Attempt, AttemptScope, Delivered, InstalledError, Sending, Stored, StoredBatch,
-        TraceContext, TraceObserver,
+        self, Attempt, AttemptScope, Delivered, InstalledError, Sending, Settlement, Settling,
+        Stored, StoredBatch, TraceContext, TraceObserver,
     },
 };
 
@@ -29,7 +28,8 @@ use crate::{
     attributes::{self, Keys},
     context::{creation_context, current, headers},
     join::Moments,
-    metrics::{Measured, Metrics},
+    metrics::Metrics,
+    requests::{Sent, Settled},
 };
 
 /// The most links of a span: what an SDK keeps unless it is told otherwise.
@@ -41,6 +41,7 @@ pub struct Observer<T> {
     join: Join,
     join_within: Duration,
     creates: bool,
+    settles: bool,
     keys: Keys,
     metrics: Option<Arc<Metrics>>,
 }
@@ -72,6 +73,7 @@ where
         join: Join::Auto,
         join_within: Duration::from_secs(5 * 60),
         creates: false,
+        settles: false,
         keys: Keys::Nothing,
         metrics: None,
     }
@@ -109,6 +111,14 @@ where
     #[must_use]
     pub fn create_spans(mut self) -> Self {
         self.creates = true;
+        self
+    }
+
+    /// Makes a span `settle user.created` for each outcome that the server is told: the acknowledgement, the event that
+    /// is stored in `RETRIES`, the dead letter, until the server has confirmed it. By default there is none.
+    #[must_use]
+    pub fn settle_spans(mut self) -> Self {
+        self.settles = true;
         self
     }
 
@@ -215,13 +225,21 @@ where
             more.push(KeyValue::new(attributes::MESSAGE_COUNT, 1_i64));
         }
         let span = self.span_of("process", SpanKind::Consumer, one.event, more);
+        self.related(span, one, !attempt.is_batch)
+    }
+
+    /// A span with a link to what created its event, and its parent: that too, when the event is prompt.
+    fn related(
+        &self,
+        span: SpanBuilder,
+        one: &Delivered<'_>,
+        is_alone: bool,
+    ) -> (SpanBuilder, Context) {
         let Some(creator) = creation_context(one.event) else {
             return (span, Context::new());
         };
         let is_child = match self.join {
-            Join::Auto => {
-                !attempt.is_batch && Moments::of(one, Utc::now()).are_prompt(self.join_within)
-            }
+            Join::Auto => is_alone && Moments::of(one, Utc::now()).are_prompt(self.join_within),
             Join::Parent => true,
             Join::Link => false,
         };
@@ -293,6 +311,22 @@ where
         }
     }
 
+    fn settling(&self, settlement: &Settlement<'_>) -> Option<Box<dyn Settling>> {
+        if !self.settles {
+            return None;
+        }
+        let one = &settlement.delivered;
+        let mut more = attributes::position(one.stream, one.sequence).to_vec();
+        let group = settlement.subscriber.to_owned();
+        more.push(KeyValue::new(attributes::GROUP, group));
+        more.push(KeyValue::new(attributes::OUTCOME, settlement.outcome));
+        let span = self.span_of("settle", SpanKind::Client, one.event, more);
+        let (span, parent) = self.related(span, one, true);
+        Some(Box::new(Settled(
+            self.tracer.build_with_context(span, &parent),
+        )))
+    }
+
     fn attempt(&self, attempt: &Attempt<'_>) -> Option<Box<dyn AttemptScope>> {
         let (span, parent) = match attempt.deliveries {
             [] => return None,
@@ -306,36 +340,13 @@ where
     }
 }
 
-/// The span of a publisher, until the stream has answered.
-struct Sent<S> {
-    span: S,
-    measured: Option<Measured>,
-}
-
-impl<S: Span + Send + 'static> Sending for Sent<S> {
-    fn context(&self) -> Option<TraceContext> {
-        headers(self.span.span_context())
-    }
-
-    fn ended(mut self: Box<Self>, error: Option<&'static str>) {
-        if let Some(error) = error {
-            let attribute = KeyValue::new(attributes::ERROR_TYPE, error);
-            self.span.set_attribute(attribute);
-            self.span.set_status(Status::error(error));
-        }
-        self.span.end();
-        if let Some(measured) = self.measured {
-            measured.end(error);
-        }
-    }
-}
-
 impl<T> fmt::Debug for Observer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Observer")
             .field("join", &self.join)
             .field("join_within", &self.join_within)
             .field("create_spans", &self.creates)
+            .field("settle_spans", &self.settles)
             .field("metrics", &self.metrics.is_some())
             .finish_non_exhaustive()
     }

@@ -1,6 +1,9 @@
 //! The spans of `tidings relay`, and a receiver of OTLP over HTTP that takes them, or does not.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -13,7 +16,7 @@ use opentelemetry_proto::tonic::{
     collector::trace::v1::ExportTraceServiceRequest, common::v1::any_value::Value, trace::v1::Span,
 };
 use prost::Message;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, process::Command};
 
 use crate::support::{Running, Store, World, eventually, says};
 
@@ -21,6 +24,7 @@ both!(
     a_sampled_event_has_a_span_of_the_program,
     spans_that_wait_are_sent_at_the_end,
     events_go_on_while_no_receiver_answers,
+    a_silent_receiver_delays_the_end_by_seconds_only,
     a_bad_endpoint_is_a_fault_of_the_configuration,
 );
 
@@ -154,6 +158,29 @@ async fn events_go_on_while_no_receiver_answers(world: World) {
     receiver.listen(&address).await;
     eventually("all spans", || async { receiver.spans().len() == 6 }).await;
     assert_eq!(relay.signalled("TERM").await, Some(0));
+}
+
+async fn a_silent_receiver_delays_the_end_by_seconds_only(world: World) {
+    let world = world.set_up().await;
+    // The system takes the connection, and no answer comes.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    write(&world, "01").await;
+    let mut relay = relay(&world, &silent.local_addr().unwrap().to_string());
+    world.backlog_is(0).await;
+    let stop = ["-TERM", &relay.id().to_string()];
+    let began = Instant::now();
+    assert!(
+        Command::new("kill")
+            .args(stop)
+            .status()
+            .await
+            .unwrap()
+            .success()
+    );
+    let line = relay.says("spans lost at the end").await;
+    says(&line, &["WARN", "lost=1", "in_time=false"]);
+    assert_eq!(relay.left().await, Some(0));
+    assert!(began.elapsed() < Duration::from_secs(10));
 }
 
 async fn a_bad_endpoint_is_a_fault_of_the_configuration(world: World) {
