@@ -37,7 +37,7 @@ use crate::{
     observer::{DeliveryEnd, Observers},
     policy::{
         breaker::{Attempted, Load},
-        failure::{Failure, Verdict, told, undecodable},
+        failure::{Failure, Fault, Verdict, told, undecodable},
         outcome::{self, Cause, DeadLetter, Handled, Outcome},
     },
     task::interrupt::unless,
@@ -88,6 +88,8 @@ struct Decided {
     outcome: Outcome,
     /// The error text, if it failed.
     error: Option<String>,
+    /// What has failed it.
+    fault: Option<Fault>,
 }
 
 impl<S: Send + Sync + 'static> Executor<S> {
@@ -207,6 +209,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
                 return Ended::Decided(Decided {
                     outcome,
                     error: None,
+                    fault: None,
                 });
             }
         };
@@ -232,34 +235,33 @@ impl<S: Send + Sync + 'static> Executor<S> {
     async fn conclude<A: Acknowledger>(
         &self,
         mut attempt: Attempt<'_, A>,
-        Decided { outcome, error }: Decided,
+        mut decided: Decided,
         elapsed: Duration,
     ) -> Disposition {
         let number = attempt.delivery.next_attempt();
         let past = &mut attempt.delivery.past;
-        let decided = match outcome {
-            Outcome::Ack | Outcome::Duplicate => Decided { outcome, error },
-            Outcome::Defer(_) => {
-                past.note_deferral();
-                Decided { outcome, error }
-            }
+        match decided.outcome {
+            Outcome::Ack | Outcome::Duplicate => {}
+            Outcome::Defer(_) => past.note_deferral(),
             Outcome::Retry(_) => {
                 past.note_failure();
                 past.failures = number;
-                Decided { outcome, error }
             }
             Outcome::Reject(mut letter) => {
                 let first_failed_at = past.note_failure();
                 letter.first_failed_at.get_or_insert(first_failed_at);
                 letter.handler = self.handler_of(attempt.delivery);
-                let halt = attempt.halt;
-                let remembering = Box::pin(self.remember(&mut attempt, letter, error));
-                match halt.run_until_cancelled(remembering).await {
-                    Some(decided) => decided,
+                let (halt, fault) = (attempt.halt, decided.fault);
+                let remembering = Box::pin(self.remember(&mut attempt, letter, decided.error));
+                decided = match halt.run_until_cancelled(remembering).await {
+                    Some(remembered) => Decided {
+                        fault,
+                        ..remembered
+                    },
                     None => return self.hand_back(&attempt).await,
-                }
+                };
             }
-        };
+        }
         self.carry_out(attempt, number, decided, elapsed).await
     }
 
@@ -268,13 +270,18 @@ impl<S: Send + Sync + 'static> Executor<S> {
         &self,
         attempt: Attempt<'_, A>,
         number: u32,
-        Decided { mut outcome, error }: Decided,
+        Decided {
+            mut outcome,
+            error,
+            fault,
+        }: Decided,
         elapsed: Duration,
     ) -> Disposition {
         let decided = DeliveryEnd::Decided {
             attempt: number,
             outcome: &outcome,
             error: error.as_deref(),
+            fault,
             elapsed,
         };
         self.record(attempt.delivery, decided);
@@ -294,6 +301,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         let decided = Decided {
             outcome: Outcome::Reject(letter),
             error: None,
+            fault: None,
         };
         self.carry_out(attempt, 0, decided, Duration::ZERO).await
     }
@@ -320,6 +328,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         let Delivery { subject, past, .. } = &*attempt.delivery;
         let error = result.as_ref().err().map(|failure| told(failure));
         let verdict = result.as_ref().err().map(|failure| failure.verdict);
+        let fault = result.as_ref().err().map(Failure::fault);
         let ended = match verdict {
             None | Some(Verdict::Reject | Verdict::RetryAfter(_)) => Attempted::Decided,
             Some(Verdict::Retry) => Attempted::Failed,
@@ -345,7 +354,11 @@ impl<S: Send + Sync + 'static> Executor<S> {
             )
             | None => outcome,
         };
-        Decided { outcome, error }
+        Decided {
+            outcome,
+            error,
+            fault,
+        }
     }
 
     /// Ends the permit of an attempt that does not take place.

@@ -24,6 +24,7 @@ pub use self::traces::{
 use crate::{
     policy::{
         breaker::Change,
+        failure::Fault,
         issue_kind::IssueKind,
         outcome::{DeadLetter, Outcome},
     },
@@ -124,6 +125,8 @@ pub(crate) enum DeliveryEnd<'a> {
         attempt: u32,
         outcome: &'a Outcome,
         error: Option<&'a str>,
+        /// What has failed the attempt; `None` when it succeeded, or when no handler was called.
+        fault: Option<Fault>,
         elapsed: Duration,
     },
     /// The dead letter is stored; or the server has not confirmed it, and the event is redelivered.

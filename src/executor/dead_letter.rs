@@ -52,12 +52,18 @@ impl<S: Send + Sync + 'static> Executor<S> {
     ) -> Decided {
         let failure = match self.dead_lettered(attempt, &letter).await {
             Ok(Some(letter)) => {
-                let outcome = Outcome::Reject(letter);
-                return Decided { outcome, error };
+                return Decided {
+                    outcome: Outcome::Reject(letter),
+                    error,
+                    fault: None,
+                };
             }
             Ok(None) => {
-                let (outcome, error) = (Outcome::Duplicate, None);
-                return Decided { outcome, error };
+                return Decided {
+                    outcome: Outcome::Duplicate,
+                    error: None,
+                    fault: None,
+                };
             }
             Err(failure) => failure,
         };
@@ -71,6 +77,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         Decided {
             outcome: outcome::decide(Err(failure), number, deferrals, retry, (self.random)()),
             error: Some(error),
+            fault: None,
         }
     }
 

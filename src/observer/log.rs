@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     log::{Lasting, short},
-    policy::{breaker::Change, outcome::Outcome},
+    policy::{breaker::Change, failure::Fault, outcome::Outcome},
     replay::tag::ReplayId,
 };
 
@@ -76,8 +76,9 @@ impl Log {
                 attempt,
                 outcome,
                 error,
+                fault,
                 elapsed,
-            } => decided(of, attempt, outcome, error, elapsed),
+            } => decided(of, attempt, outcome, (error, fault), elapsed),
             DeliveryEnd::DeadLettered {
                 letter,
                 is_stored: true,
@@ -153,10 +154,11 @@ fn decided(
     of: DeliveryFacts<'_>,
     attempt: u32,
     outcome: &Outcome,
-    error: Option<&str>,
+    (error, fault): (Option<&str>, Option<Fault>),
     elapsed: Duration,
 ) {
     let word = outcome.as_str();
+    let fault = fault.map(Fault::as_str);
     match outcome {
         Outcome::Ack => line!(debug, (of, attempt, word, elapsed), "event handled"),
         Outcome::Duplicate => line!(debug, (of, attempt, word, elapsed), "duplicate skipped"),
@@ -164,6 +166,7 @@ fn decided(
             warn,
             (of, attempt, word, elapsed),
             retry_after = ?after,
+            fault,
             error,
             "retry scheduled"
         ),
@@ -171,6 +174,7 @@ fn decided(
             warn,
             (of, attempt, word, elapsed),
             retry_after = ?after,
+            fault,
             error,
             "delivery deferred: a dependency of the handler is not available"
         ),

@@ -26,13 +26,24 @@ pub struct Failure {
 
 /// What has failed a delivery that has the verdict "retry".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
+pub(crate) enum Fault {
     /// The handler, by an error.
     Error,
     /// The handler took longer than it may.
     Timeout,
     /// The handler panicked.
     Panic,
+}
+
+impl Fault {
+    /// The word for logs.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Timeout => "timeout",
+            Self::Panic => "panic",
+        }
+    }
 }
 
 /// What the handler asks for.
@@ -95,6 +106,11 @@ impl Failure {
             fault: Fault::Panic,
             ..Self::retry(text)
         }
+    }
+
+    /// What has failed the delivery.
+    pub(crate) const fn fault(&self) -> Fault {
+        self.fault
     }
 
     /// The kind of failure, as a fixed word.

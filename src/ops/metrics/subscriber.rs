@@ -25,6 +25,7 @@ use crate::{
     },
     policy::{
         breaker::Change,
+        failure::Fault,
         outcome::{Cause, Outcome},
     },
     replay::{ReplayState, tag::ReplayId},
@@ -77,6 +78,8 @@ enum End {
     Ack,
     Duplicate,
     Retry,
+    Timeout,
+    Panic,
     Defer,
     Reject,
     Exhausted,
@@ -85,10 +88,12 @@ enum End {
     Unhandled,
 }
 
-const OUTCOMES: [(End, &str); 9] = [
+const OUTCOMES: [(End, &str); 11] = [
     (End::Ack, "ack"),
     (End::Duplicate, "duplicate"),
     (End::Retry, "retry"),
+    (End::Timeout, "timeout"),
+    (End::Panic, "panic"),
     (End::Defer, "defer"),
     (End::Reject, "reject"),
     (End::Exhausted, "exhausted"),
@@ -97,7 +102,14 @@ const OUTCOMES: [(End, &str); 9] = [
     (End::Unhandled, "unhandled"),
 ];
 /// Outcomes whose series exists before the first of them: an increase from nothing would not be seen.
-const FROM_THE_START: [End; 4] = [End::Ack, End::Retry, End::Reject, End::Exhausted];
+const FROM_THE_START: [End; 6] = [
+    End::Ack,
+    End::Retry,
+    End::Timeout,
+    End::Panic,
+    End::Reject,
+    End::Exhausted,
+];
 
 const CAUSES: [&str; 9] = [
     "rejected",
@@ -176,13 +188,14 @@ impl Subscriber {
     }
 
     fn delivery(&self, of: DeliveryFacts<'_>, end: DeliveryEnd<'_>) {
-        let ended = match end {
+        let counted = match end {
             DeliveryEnd::Decided {
                 attempt,
                 outcome,
+                fault,
                 elapsed,
                 ..
-            } => return self.decided(of, attempt, outcome, elapsed),
+            } => return self.decided(of, attempt, ended(outcome, fault), elapsed),
             DeliveryEnd::DeadLettered {
                 letter, is_stored, ..
             } => {
@@ -203,20 +216,12 @@ impl Subscriber {
             DeliveryEnd::HandedBack | DeliveryEnd::Returned => End::HandedBack,
             DeliveryEnd::Unhandled { .. } => End::Unhandled,
         };
-        self.of(of).count(ended);
+        self.of(of).count(counted);
     }
 
-    fn decided(&self, of: DeliveryFacts<'_>, attempt: u32, outcome: &Outcome, elapsed: Duration) {
+    fn decided(&self, of: DeliveryFacts<'_>, attempt: u32, ended: End, elapsed: Duration) {
         let now: DateTime<Utc> = SystemTime::now().into();
         let counts = self.of(of);
-        let ended = match outcome {
-            Outcome::Ack => End::Ack,
-            Outcome::Duplicate => End::Duplicate,
-            Outcome::Retry(_) => End::Retry,
-            Outcome::Defer(_) => End::Defer,
-            Outcome::Reject(letter) if letter.cause == Cause::Exhausted => End::Exhausted,
-            Outcome::Reject(_) => End::Reject,
-        };
         counts.count(ended);
         self.progress_at.store(now.timestamp_millis(), Relaxed);
         // Without an attempt no handler was called.
@@ -359,6 +364,20 @@ impl Replays {
                 sheet.count(&is::REPLAYS_ENDED, [subscriber, &state.into()], count);
             }
         }
+    }
+}
+
+/// A handler that hangs or panics is told apart from one that reports an error.
+fn ended(outcome: &Outcome, fault: Option<Fault>) -> End {
+    match (outcome, fault) {
+        (Outcome::Ack, _) => End::Ack,
+        (Outcome::Duplicate, _) => End::Duplicate,
+        (Outcome::Retry(_), Some(Fault::Timeout)) => End::Timeout,
+        (Outcome::Retry(_), Some(Fault::Panic)) => End::Panic,
+        (Outcome::Retry(_), Some(Fault::Error) | None) => End::Retry,
+        (Outcome::Defer(_), _) => End::Defer,
+        (Outcome::Reject(letter), _) if letter.cause == Cause::Exhausted => End::Exhausted,
+        (Outcome::Reject(_), _) => End::Reject,
     }
 }
 

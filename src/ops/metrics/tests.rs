@@ -13,6 +13,7 @@ use crate::{
     },
     policy::{
         breaker::Change,
+        failure::Fault,
         issue_kind::IssueKind,
         outcome::{Cause, DeadLetter, Outcome},
     },
@@ -42,11 +43,12 @@ fn facts(event: &Envelope) -> DeliveryFacts<'_> {
     }
 }
 
-fn decided<'a>(outcome: &'a Outcome) -> DeliveryEnd<'a> {
+fn decided<'a>(outcome: &'a Outcome, fault: Option<Fault>) -> DeliveryEnd<'a> {
     DeliveryEnd::Decided {
         attempt: 1,
         outcome,
         error: None,
+        fault,
         elapsed: Duration::from_millis(30),
     }
 }
@@ -67,16 +69,19 @@ pub(super) fn busy() -> Metrics {
     let event = event(NAME);
     of.observe(&Observation::Arrived);
     let exhausted = letter(Cause::Exhausted);
-    for outcome in [
-        Outcome::Ack,
-        Outcome::Ack,
-        Outcome::Duplicate,
-        Outcome::Retry(Duration::ZERO),
-        Outcome::Defer(Duration::ZERO),
-        Outcome::Reject(exhausted.clone()),
-        Outcome::Reject(letter(Cause::Rejected)),
+    let retry = || Outcome::Retry(Duration::ZERO);
+    for (outcome, fault) in [
+        (Outcome::Ack, None),
+        (Outcome::Ack, None),
+        (Outcome::Duplicate, None),
+        (retry(), Some(Fault::Error)),
+        (retry(), Some(Fault::Timeout)),
+        (retry(), Some(Fault::Panic)),
+        (Outcome::Defer(Duration::ZERO), Some(Fault::Timeout)),
+        (Outcome::Reject(exhausted.clone()), Some(Fault::Timeout)),
+        (Outcome::Reject(letter(Cause::Rejected)), Some(Fault::Error)),
     ] {
-        ends(&*of, &event, decided(&outcome));
+        ends(&*of, &event, decided(&outcome, fault));
     }
     for is_stored in [true, false] {
         ends(
@@ -200,6 +205,8 @@ fn each_end_is_counted_under_its_labels() {
         ("ack", 2.0),
         ("duplicate", 1.0),
         ("retry", 1.0),
+        ("timeout", 1.0),
+        ("panic", 1.0),
         ("defer", 1.0),
         ("exhausted", 1.0),
         ("reject", 1.0),
@@ -216,7 +223,7 @@ fn each_end_is_counted_under_its_labels() {
     let duration = format!(
         "tidings_subscriber_attempt_duration_seconds_count{{subscriber=\"mailer\",name=\"{NAME}\"}}"
     );
-    assert_value(&text, &duration, 6.0);
+    assert_value(&text, &duration, 8.0);
     for (metric, expected) in [
         ("tidings_stored_to_handled_seconds_count", 2.0),
         ("tidings_stored_to_handled_seconds_sum", 6.0),
@@ -294,7 +301,7 @@ fn replays_and_redrives_are_no_delay() {
             redrives,
             ..facts(&event)
         };
-        of.observe(&Observation::Delivery(facts, decided(&Outcome::Ack)));
+        of.observe(&Observation::Delivery(facts, decided(&Outcome::Ack, None)));
     }
     let (_, text) = metrics.encode(None);
     let of = "{subscriber=\"mailer\"}";
@@ -314,7 +321,7 @@ fn names_that_the_code_does_not_know_share_one_series() {
         let event = event(&format!("user.n{n}"));
         of.observe(&Observation::Delivery(
             facts(&event),
-            decided(&Outcome::Ack),
+            decided(&Outcome::Ack, None),
         ));
         let facts = DeliveryFacts {
             event: None,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tidings::{
-    Context, Envelope, EventSubscriber, Failure, Outbox, Relay, Worker, event::Event as _,
+    Context, Envelope, EventSubscriber, Failure, Outbox, Relay, Retry, Worker, event::Event as _,
     ops::metrics::Metrics,
 };
 
@@ -164,6 +164,36 @@ async fn an_event_is_counted_from_its_commit_to_its_handler<DB: Database>(world:
     assert_eq!(value(&served.text, "tidings_nats_connected"), Some(1.0));
     promtool_accepts(&served.text);
     consumers_are_described(&world).await;
+    running.stop().await.unwrap();
+}
+
+async fn fails(user: User, _: Context<()>) -> Result<(), Failure> {
+    match &*user.id {
+        "hangs" => std::future::pending().await,
+        "panics" => panic!("no mailbox"),
+        _ => Err(Failure::retry("the mail server is down")),
+    }
+}
+
+#[tokio::test]
+async fn a_timeout_and_a_panic_are_counted_apart_from_errors() {
+    let world = World::<sqlx::Sqlite>::start().await;
+    let metrics = Metrics::new();
+    let subscriber = EventSubscriber::durable("mailer").on(fails);
+    let hour = Duration::from_secs(3600);
+    let subscriber = subscriber
+        .timeout(Duration::from_millis(50))
+        .retry(Retry::exponential(hour, hour));
+    let worker = Worker::new(world.bus.clone(), ()).subscribe(subscriber);
+    let running = world.run(worker.with(metrics.clone()));
+    world.publish_users(["fails", "hangs", "panics"]).await;
+    for outcome in ["retry", "timeout", "panic"] {
+        let series = format!(
+            "tidings_subscriber_attempts_total{{subscriber=\"mailer\",name=\"{}\",outcome=\"{outcome}\"}}",
+            User::NAME
+        );
+        shows(&metrics, &series, 1.0).await;
+    }
     running.stop().await.unwrap();
 }
 
