@@ -24,7 +24,7 @@ use std::{
 };
 
 use futures::{FutureExt, future::BoxFuture};
-use tidings_contract::{Envelope, wire::ReadError};
+use tidings_contract::Envelope;
 
 use self::{in_flight::InFlight, tally::Tally, throttle::Throttle};
 use crate::{
@@ -171,7 +171,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
         let envelope = match &attempt.delivery.envelope {
             Ok(envelope) => envelope,
             Err(error) => {
-                let letter = unreadable(error);
+                let letter = dead_letter::unreadable(error);
                 return Box::pin(self.reject_unread(attempt, letter)).await;
             }
         };
@@ -337,7 +337,9 @@ impl<S: Send + Sync + 'static> Executor<S> {
                 Attempted::Void
             }
         };
-        let counts = self.throttle.end(attempt.permit, subject, ended);
+        let counts = self
+            .throttle
+            .end(attempt.permit, subject, ended, error.as_deref());
         let (number, retry) = (attempt.delivery.next_attempt(), &self.subscriber.retry);
         let outcome = outcome::decide(result, number, past.deferrals, retry, (self.random)());
         let outcome = match verdict {
@@ -364,7 +366,8 @@ impl<S: Send + Sync + 'static> Executor<S> {
     /// Ends the permit of an attempt that does not take place.
     pub(crate) fn pass<A>(&self, attempt: &Attempt<'_, A>) {
         let subject = &attempt.delivery.subject;
-        self.throttle.end(attempt.permit, subject, Attempted::Void);
+        self.throttle
+            .end(attempt.permit, subject, Attempted::Void, None);
     }
 
     /// Whether this instance has a handler for the name of the event.
@@ -409,15 +412,6 @@ impl<S: Send + Sync + 'static> Executor<S> {
         let (subscriber, name, version) = (&self.name, envelope.name(), envelope.version());
         format!("subscriber {subscriber} has no handler for {name} version {version}")
     }
-}
-
-/// The dead letter of a message that is not an event.
-fn unreadable(error: &ReadError) -> DeadLetter {
-    let cause = match error {
-        ReadError::Name(_) => Cause::Unknown,
-        _ => Cause::Undecodable,
-    };
-    DeadLetter::new(cause, error, 0)
 }
 
 /// From 0 to 1, for jitter only: the standard library seeds every `RandomState` differently.

@@ -1,11 +1,14 @@
 //! What one process reports of a subscriber that it runs. A plain value; nothing here is stored anywhere.
 
+mod signs;
+
 use std::{collections::BTreeMap, fmt};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use self::signs::{FailingKey, OldestAttempt, OpenCircuit};
 use crate::policy::breaker::CircuitState;
 
 /// An instance of a subscriber: a process that runs it, as it was when it answered.
@@ -73,6 +76,28 @@ pub struct Instance {
     /// The time of its clock when it answered.
     #[serde(default)]
     pub clock: Option<DateTime<Utc>>,
+    /// The names that no handler of it takes, though their events arrive, with what becomes of them.
+    #[serde(default)]
+    pub unhandled: Option<String>,
+    /// Whether all of its slots are taken.
+    #[serde(default)]
+    pub is_full: bool,
+    /// The attempt that has run for the longest.
+    #[serde(default)]
+    pub oldest_attempt: Option<OldestAttempt>,
+    /// How long ago an attempt has ended, in milliseconds; `None` when none has.
+    #[serde(default)]
+    pub last_ended_ms: Option<u64>,
+    /// It is stuck when all slots are taken and none ends for this long, in milliseconds, as its code says.
+    #[serde(default)]
+    pub stuck_after_ms: Option<u64>,
+    /// More about its circuit, while it is not closed.
+    #[serde(default)]
+    pub open_circuit: Option<OpenCircuit>,
+    /// The keys that wait behind an event that fails, those with the most events first; at most ten. Only of an ordered
+    /// subscriber.
+    #[serde(default)]
+    pub failing: Vec<FailingKey>,
     /// Its shadows, and the names of the events that each handles.
     #[serde(default)]
     pub shadows: BTreeMap<String, Vec<String>>,
@@ -145,12 +170,17 @@ impl Activity {
 impl HotKey {
     /// Shortens the key: keys may be of any length, and an instance answers with one message.
     pub(crate) fn new(key: &str, waiting: usize) -> Self {
-        const LONGEST: usize = 200;
-        let key = match key.char_indices().nth(LONGEST) {
-            Some((end, _)) => format!("{}...", &key[..end]),
-            None => key.to_owned(),
-        };
+        let key = shortened(key);
         Self { key, waiting }
+    }
+}
+
+/// A key as it is reported.
+pub(crate) fn shortened(key: &str) -> String {
+    const LONGEST: usize = 200;
+    match key.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}...", &key[..end]),
+        None => key.to_owned(),
     }
 }
 

@@ -18,7 +18,10 @@ use chrono::Utc;
 #[cfg(feature = "ops")]
 use crate::observer::Observer;
 use crate::{
-    executor::in_flight::InFlight, nats::Bus, observer::Observers, policy::adjustment::Adjustment,
+    executor::in_flight::{InFlight, Oldest},
+    nats::Bus,
+    observer::Observers,
+    policy::adjustment::Adjustment,
     preflight::PreflightRefusal,
 };
 use figures::{
@@ -195,7 +198,10 @@ impl Process {
             subscribers.iter().map(|one| one.figures(now)).collect();
         if let Some(in_flight) = &in_flight {
             for subscriber in &mut subscribers {
-                subscriber.oldest_attempt = in_flight.oldest_of(&subscriber.name);
+                let oldest = in_flight.oldest_of(&subscriber.name);
+                subscriber.oldest_attempt = oldest.as_ref().map(|oldest| oldest.lasts);
+                let event = |oldest: Oldest| format!("{} {}", oldest.name, oldest.event);
+                subscriber.oldest_event = oldest.map(event);
             }
         }
         let handlers = in_flight.filter(|_| !silent.is_zero()).map(|in_flight| {

@@ -300,8 +300,14 @@ impl<S: Send + Sync + 'static> Worker<S> {
             );
             let executor = executor.among(in_flight);
             let (throttle, tally) = (executor.throttle(), executor.tally());
-            let reporter =
-                StatusReporter::new(&subscriber, &consumers, throttle, tally, inspection);
+            let reporter = StatusReporter::new(
+                &subscriber,
+                &consumers,
+                throttle,
+                tally,
+                in_flight,
+                inspection,
+            );
             let reporter = Arc::new(reporter);
             self.process.has_subscriber(&reporter);
             self.process.register(Arc::new(handle::Adjusted {

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use tidings_contract::wire::ReadError;
 use tokio_util::sync::CancellationToken;
 
 use super::{Acknowledger, Attempt, Decided, Delivery, Disposition, Executor};
@@ -14,7 +15,7 @@ use crate::{
     observer::DeliveryEnd,
     policy::{
         failure::{Failure, told},
-        outcome::{self, DeadLetter, Outcome},
+        outcome::{self, Cause, DeadLetter, Outcome},
     },
 };
 
@@ -161,4 +162,13 @@ impl<S: Send + Sync + 'static> Executor<S> {
         let never = Cancelled::by(&CancellationToken::new());
         Some((memory, self.facts(delivery, delivery.event()?, never)))
     }
+}
+
+/// The dead letter of a message that is not an event.
+pub(super) fn unreadable(error: &ReadError) -> DeadLetter {
+    let cause = match error {
+        ReadError::Name(_) => Cause::Unknown,
+        _ => Cause::Undecodable,
+    };
+    DeadLetter::new(cause, error, 0)
 }

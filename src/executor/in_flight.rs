@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tidings_contract::Envelope;
+use tidings_contract::{Envelope, EventId};
 
 use crate::log::short;
 
@@ -53,6 +53,14 @@ pub(crate) struct Running<'a> {
     all: &'a InFlight,
     place: usize,
     polled: Arc<AtomicU64>,
+}
+
+/// The call of a subscriber that has run for the longest; of a batch, its first event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Oldest {
+    pub(crate) name: String,
+    pub(crate) event: EventId,
+    pub(crate) lasts: Duration,
 }
 
 /// Handlers that have not returned, for a log line.
@@ -115,12 +123,17 @@ impl InFlight {
         self.not_back(|place| places.contains(&place))
     }
 
-    /// For how long the call of this subscriber has run that runs for the longest.
-    pub(crate) fn oldest_of(&self, subscriber: &str) -> Option<Duration> {
+    /// The call of this subscriber that has run for the longest.
+    pub(crate) fn oldest_of(&self, subscriber: &str) -> Option<Oldest> {
         let calls = self.calls();
-        let calls = calls.places.iter().filter_map(|place| place.call.as_ref());
-        let its = calls.filter(|call| *call.subscriber == *subscriber);
-        its.map(|call| call.since.elapsed()).max()
+        let all = calls.places.iter().filter_map(|place| place.call.as_ref());
+        let its = all.filter(|call| *call.subscriber == *subscriber);
+        let oldest = its.min_by_key(|call| call.since)?;
+        Some(Oldest {
+            name: short(oldest.event.name().as_str()).into_owned(),
+            event: oldest.event.id(),
+            lasts: oldest.since.elapsed(),
+        })
     }
 
     /// All calls.

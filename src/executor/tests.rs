@@ -6,7 +6,7 @@ use std::{
 };
 
 use chrono::Utc;
-use tidings_contract::Event;
+use tidings_contract::{Event, wire::ReadError};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 

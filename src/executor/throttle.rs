@@ -11,6 +11,7 @@ use std::{
 };
 
 use crate::{
+    log::short,
     observer::{Observation, Observers},
     policy::{
         adjustment::{Changed, SubscriberAdjustment},
@@ -34,6 +35,8 @@ struct Inner {
     bucket: Option<Bucket>,
     /// Since when the circuit has not been closed.
     open_since: Option<Instant>,
+    /// The error of the last attempt that opened it, or kept it open.
+    open_by: Option<String>,
     /// The current time, when a test moves the clock.
     stands_at: Option<Instant>,
 }
@@ -74,6 +77,7 @@ impl Throttle {
                 circuit: Circuit::new(breaker).under(load),
                 bucket: rate.map(Bucket::new),
                 open_since: None,
+                open_by: None,
                 stands_at: None,
             }),
         }
@@ -149,12 +153,23 @@ impl Throttle {
         Begin::Begun(next, permit)
     }
 
-    /// Records that an attempt at an event of this name has ended. Returns whether a failure counts against the event.
-    pub(crate) fn end(&self, permit: Permit, name: &str, ended: Attempted) -> bool {
+    /// Records that an attempt at an event of this name has ended, with its error. Returns whether a failure counts
+    /// against the event.
+    pub(crate) fn end(
+        &self,
+        permit: Permit,
+        name: &str,
+        ended: Attempted,
+        error: Option<&str>,
+    ) -> bool {
         let mut inner = self.inner();
         let now = inner.now();
         let change = inner.circuit.end(permit, name, ended, now);
         inner.note(change.as_ref(), now);
+        // Only a change of the circuit costs a copy of the text.
+        if let Some(Change::Opened { .. } | Change::StaysOpen { .. }) = change {
+            inner.open_by = error.map(|error| short(error).into_owned());
+        }
         let counts = inner.circuit.counts_failures();
         drop(inner);
         self.tell(change);
@@ -184,6 +199,19 @@ impl Throttle {
     pub(crate) fn circuit(&self) -> CircuitState {
         let inner = self.inner();
         inner.circuit.shown(inner.now())
+    }
+
+    /// Why the circuit is not closed: the error of the last attempt that opened it, or kept it open; and how long until
+    /// the next probe may begin.
+    pub(crate) fn why_open(&self) -> (Option<String>, Option<Duration>) {
+        let inner = self.inner();
+        let now = inner.now();
+        let until = match inner.circuit.gate(now) {
+            Gate::Until(moment) => Some(moment.saturating_duration_since(now)),
+            Gate::Free | Gate::Probe | Gate::Probing => None,
+        };
+        let error = inner.open_since.and(inner.open_by.clone());
+        (error, until)
     }
 
     /// For how long the circuit has not been closed.

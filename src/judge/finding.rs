@@ -174,7 +174,9 @@ fn command(kind: IssueKind, component: Component, of: &str) -> Option<String> {
         | IssueKind::StreamDiverged => "tidings verify --repair",
         IssueKind::EventParked => "tidings outbox parked",
         IssueKind::DelayedLate | IssueKind::DelayedHeld => "tidings outbox delayed",
-        IssueKind::ReplayStuck => "tidings replay list",
+        IssueKind::ReplayStuck | IssueKind::ReplayPaused | IssueKind::ReplaySlow => {
+            "tidings replay list"
+        }
         _ => "",
     };
     if !fixed.is_empty() {
@@ -187,6 +189,7 @@ fn command(kind: IssueKind, component: Component, of: &str) -> Option<String> {
     Some(match kind {
         IssueKind::Paused => format!("tidings subscribers resume {of}"),
         IssueKind::DeadLetters => format!("tidings dead-letters list --groups --subscriber {of}"),
+        IssueKind::KeyParked => format!("tidings dead-letters list --subscriber {of}"),
         IssueKind::RetriesOrphaned => format!("tidings subscribers remove {of} --dry-run"),
         _ => format!("tidings subscribers show {of}"),
     })

@@ -146,7 +146,12 @@ pub fn judge(figures: &Figures) -> Verdict {
         well.outbox = outbox.status.as_ref().map(outbox::well);
     }
     if let Some(overview) = &figures.subscribers {
-        let found = subscribers::findings(overview, &figures.dead_letters, figures.at);
+        let found = subscribers::findings(
+            overview,
+            &figures.dead_letters,
+            &figures.parked_keys,
+            figures.at,
+        );
         well = Well {
             outbox: well.outbox,
             ..subscribers::well(overview, &found)

@@ -17,6 +17,14 @@ const ALL: Duration = Duration::from_secs(2);
 /// How long to wait for the next answer after one has come.
 const NEXT: Duration = Duration::from_millis(600);
 
+/// What a status request has brought.
+#[derive(Debug, Default)]
+pub(crate) struct Heard {
+    pub(crate) answers: Vec<Bytes>,
+    /// Whether the server knows a client that listens.
+    pub(crate) is_listened_to: bool,
+}
+
 /// A request of another instance.
 pub(crate) struct Question {
     bus: Bus,
@@ -57,6 +65,11 @@ impl Bus {
 
     /// Sends a request to all listeners, and returns their answers; none when there are no listeners.
     pub(crate) async fn scatter_gather(&self, subject: &str) -> Result<Vec<Bytes>, BusError> {
+        Ok(self.heard(subject).await?.answers)
+    }
+
+    /// The same, and whether a client listens at all: one that does and gives no answer is connected and does not work.
+    pub(crate) async fn heard(&self, subject: &str) -> Result<Heard, BusError> {
         let broken = |reason: String| BusError::Broken {
             subject: subject.to_owned(),
             reason,
@@ -70,7 +83,11 @@ impl Bus {
             .publish_with_reply(subject.to_owned(), inbox, Bytes::new());
         asking.await.map_err(|error| broken(error.to_string()))?;
         let end = Instant::now() + ALL;
-        let (mut until, mut found) = (end, Vec::new());
+        let mut until = end;
+        let mut heard = Heard {
+            answers: Vec::new(),
+            is_listened_to: true,
+        };
         loop {
             let answer = tokio::select! {
                 answer = answers.next() => answer,
@@ -78,12 +95,15 @@ impl Bus {
                 () = tokio::time::sleep_until(until) => None,
             };
             match answer {
-                Some(message) if message.status == Some(StatusCode::NO_RESPONDERS) => break,
-                Some(message) => found.push(message.payload),
+                Some(message) if message.status == Some(StatusCode::NO_RESPONDERS) => {
+                    heard.is_listened_to = false;
+                    break;
+                }
+                Some(message) => heard.answers.push(message.payload),
                 None => break,
             }
             until = end.min(Instant::now() + NEXT);
         }
-        Ok(found)
+        Ok(heard)
     }
 }

@@ -28,7 +28,8 @@ use super::{
     subscribers::{SubscriberOverview, Subscribers},
 };
 use crate::{
-    nats::{Bus, BusError},
+    instance::shortened,
+    nats::{Bus, BusError, Park},
     policy::{issue_kind::IssueKind, preflight::PreflightFigures},
 };
 #[cfg(feature = "outbox")]
@@ -66,12 +67,49 @@ pub struct Figures {
     pub subscribers: Option<SubscriberOverview>,
     /// How many dead letters wait, by subscriber.
     pub dead_letters: BTreeMap<String, u64>,
+    /// The parked keys, by subscriber.
+    pub parked_keys: BTreeMap<String, ParkedKeys>,
     /// What the preflight looks at; `None` when it was not requested.
     pub preflight: Option<PreflightFigures>,
     /// The checks of the preflight that are silenced.
     pub allowed: BTreeSet<IssueKind>,
     /// What could not be seen, or is of another version.
     pub unseen: Vec<Unseen>,
+}
+
+/// The parked keys of a subscriber.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ParkedKeys {
+    /// How many there are.
+    pub count: u64,
+    /// A few of them.
+    pub some: Vec<ParkedBy>,
+}
+
+/// A parked key, and the event that has parked it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ParkedBy {
+    /// The key.
+    pub key: String,
+    /// When the key was parked.
+    pub since: DateTime<Utc>,
+    /// The stream of the event.
+    pub stream: String,
+    /// Its sequence there.
+    pub sequence: u64,
+    /// The cause of its dead letter.
+    pub cause: String,
+    /// The error.
+    pub error: String,
+}
+
+/// What was read over NATS of the subscribers.
+struct OfNats {
+    overview: Result<SubscriberOverview, Unseen>,
+    dead_letters: Result<BTreeMap<String, u64>, Unseen>,
+    parked_keys: Result<BTreeMap<String, ParkedKeys>, Unseen>,
 }
 
 /// Something that could not be seen.
@@ -157,15 +195,13 @@ impl Doctor {
     pub async fn look(&self) -> Figures {
         let (mut figures, nats) = future::join(self.ask_outbox(), self.ask_nats()).await;
         figures.unseen.extend(self.bus.as_ref().err().cloned());
-        if let Some((overview, dead_letters)) = nats {
-            match overview {
-                Ok(overview) => figures.subscribers = Some(overview),
-                Err(error) => figures.unseen.push(error),
-            }
-            match dead_letters {
-                Ok(counts) => figures.dead_letters = counts,
-                Err(error) => figures.unseen.push(error),
-            }
+        if let Some(nats) = nats {
+            let mut seen = |why| figures.unseen.push(why);
+            figures.subscribers = nats.overview.map_err(&mut seen).ok();
+            let dead_letters = nats.dead_letters.map_err(&mut seen);
+            figures.dead_letters = dead_letters.unwrap_or_default();
+            let parked = nats.parked_keys.map_err(&mut seen);
+            figures.parked_keys = parked.unwrap_or_default();
         }
         if self.preflight.is_wanted {
             self.look_ahead(self.bus.as_ref().ok(), &mut figures).await;
@@ -184,26 +220,51 @@ impl Doctor {
         Figures::default()
     }
 
-    /// The subscribers, and the dead letters of each.
-    async fn ask_nats(
-        &self,
-    ) -> Option<(
-        Result<SubscriberOverview, Unseen>,
-        Result<BTreeMap<String, u64>, Unseen>,
-    )> {
+    /// The subscribers, and the dead letters and parked keys of each.
+    async fn ask_nats(&self) -> Option<OfNats> {
         let bus = self.bus.as_ref().ok().filter(|_| self.sees_subscribers)?;
         let subscribers = Subscribers::new(bus);
         let overview = async {
             let overview = timeout(NATS, subscribers.overview()).await;
             overview.map_err(|_| Unseen::silent(SUBSCRIBERS))
         };
-        let dead_letters = async {
-            const WHAT: &str = "the dead letters";
-            match timeout(NATS, bus.dead_letters_by_subscriber()).await {
-                Ok(counted) => counted.map_err(|error| Unseen::by(WHAT, &error)),
-                Err(_) => Err(Unseen::silent(WHAT)),
-            }
-        };
-        Some(future::join(overview, dead_letters).await)
+        let dead_letters = within("the dead letters", bus.dead_letters_by_subscriber());
+        let parked = within("the parked keys", bus.park_signs());
+        let (overview, dead_letters, parked) = future::join3(overview, dead_letters, parked).await;
+        let parked = parked.map(BTreeMap::into_iter);
+        Some(OfNats {
+            overview,
+            dead_letters,
+            parked_keys: parked.map(|all| {
+                let each = all.map(|(name, (count, parks))| {
+                    let some = parks.into_iter().map(ParkedBy::from).collect();
+                    (name, ParkedKeys { count, some })
+                });
+                each.collect()
+            }),
+        })
+    }
+}
+
+async fn within<T>(
+    what: &str,
+    asking: impl Future<Output = Result<T, BusError>>,
+) -> Result<T, Unseen> {
+    match timeout(NATS, asking).await {
+        Ok(told) => told.map_err(|error| Unseen::by(what, &error)),
+        Err(_) => Err(Unseen::silent(what)),
+    }
+}
+
+impl From<Park> for ParkedBy {
+    fn from(park: Park) -> Self {
+        Self {
+            key: shortened(&park.key),
+            since: park.since,
+            stream: park.head.stream,
+            sequence: park.head.sequence,
+            cause: park.head.cause,
+            error: park.head.error,
+        }
     }
 }

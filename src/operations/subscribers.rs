@@ -16,6 +16,7 @@
 //! ```
 
 mod issue;
+mod missing;
 mod overview;
 mod remove;
 mod replays;
@@ -27,7 +28,9 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-pub use crate::instance::{Activity, HotKey, Instance, WantedConsumer};
+pub use crate::instance::{
+    Activity, FailingKey, HotKey, Instance, OldestAttempt, OpenCircuit, WantedConsumer,
+};
 use crate::nats::{Bus, BusError, ConsumerSpec, Durable, drift, filters};
 pub use crate::policy::breaker::CircuitState;
 

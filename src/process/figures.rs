@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::{
-    instance::Activity,
+    instance::{Activity, FailingKey},
     policy::{breaker::CircuitState, issue_kind::IssueKind},
     preflight::PreflightRefusal,
 };
@@ -138,11 +138,17 @@ pub(crate) struct SubscriberFigures {
     pub(crate) idle_with_work: Option<Duration>,
     /// For how long the attempt has run that runs for the longest.
     pub(crate) oldest_attempt: Option<Duration>,
+    /// The name and the id of its event.
+    pub(crate) oldest_event: Option<String>,
     /// Since when no attempt has ended; `None` when none ever has.
     pub(crate) last_ended: Option<Duration>,
     pub(crate) circuit: CircuitState,
     /// For how long the circuit has not been closed.
     pub(crate) circuit_open: Option<Duration>,
+    /// The error of the last attempt that opened it, or kept it open.
+    pub(crate) circuit_error: Option<String>,
+    /// How long until the next probe may begin.
+    pub(crate) probe_in: Option<Duration>,
     /// Why answers are not confirmed, and for how long none was.
     pub(crate) unconfirmed: Option<(String, Duration)>,
     /// What holds it up: pulls that are interrupted, a missing permission, a stream or a bucket that is gone.
@@ -150,7 +156,9 @@ pub(crate) struct SubscriberFigures {
     /// Why its lease can be neither read nor taken, and for how long; only of an ordered subscriber on standby.
     pub(crate) leaseless: Option<(String, Duration)>,
     /// What an operator should know, and what does not hold up everything.
-    pub(crate) notes: Vec<String>,
+    pub(crate) notes: Vec<(IssueKind, String)>,
+    /// The keys that wait behind an event that fails; a few of them.
+    pub(crate) failing: Vec<FailingKey>,
     pub(crate) handled: u64,
     pub(crate) failed: u64,
     pub(crate) dead_lettered: u64,

@@ -316,6 +316,11 @@ impl InFlightTable {
         self.inner().held.keys().next().copied()
     }
 
+    /// Whether this message is in flight.
+    pub(super) fn holds(&self, at: Position) -> bool {
+        matches!(self.inner().held.get(&at.sequence), Some(held) if held.at == at)
+    }
+
     /// An event that waits behind a failed head takes no capacity, so that it does not keep other events out.
     pub(super) fn hold_up(&self) {
         self.inner().held_up += 1;

@@ -39,6 +39,8 @@ struct Found {
     /// Missing permissions, by subscriber.
     of_rights: BTreeMap<String, Vec<String>>,
     bad: BTreeMap<String, BadEntry>,
+    /// Why no event can be dead-lettered, when the stream of the dead letters is missing.
+    no_dead_letters: Option<String>,
     /// Streams that this user may not inspect.
     denied: BTreeSet<String>,
 }
@@ -116,6 +118,11 @@ impl Inspection {
         issues
     }
 
+    /// Why no event can be dead-lettered, if that is so.
+    pub(super) fn no_dead_letters(&self) -> Option<String> {
+        self.found().no_dead_letters.clone()
+    }
+
     /// The permissions that a subscriber lacks.
     pub(super) fn missing_rights_of(&self, subscriber: &str) -> Vec<String> {
         let found = self.found();
@@ -156,6 +163,11 @@ impl Inspection {
             let wanted: Vec<String> = wanted.into_iter().collect();
             match bus.stream_issues(&stream, role, &wanted, &others).await {
                 Ok(issues) => {
+                    // Nothing pulls from it: the other streams are missed by their sources.
+                    if role == Role::DeadLetters {
+                        self.note_dead_letters(&stream, issues.is_some());
+                    }
+                    let issues = issues.unwrap_or_default();
                     let before = self.found().of_streams.insert(stream, issues.clone());
                     tell(&before.unwrap_or_default(), &issues);
                 }
@@ -166,6 +178,18 @@ impl Inspection {
                 Err(error) => tracing::debug!(stream, %error, "stream check failed"),
             }
         }
+    }
+
+    fn note_dead_letters(&self, stream: &str, is_there: bool) {
+        let why = || {
+            format!(
+                "the stream {stream} is gone with its dead letters, and no event can be dead-lettered; try: tidings \
+                 streams apply"
+            )
+        };
+        let now = (!is_there).then(why);
+        let before = std::mem::replace(&mut self.found().no_dead_letters, now.clone());
+        tell(before.as_slice(), now.as_slice());
     }
 
     async fn look_at_bucket(&self, bus: &Bus, refused: &mut Option<(Instant, String)>) {

@@ -26,7 +26,7 @@ use super::{
     parks::{Parks, key_of, may_pass},
     replays::{ReplayContext, ReplayRegistry, Replays},
     source::until,
-    status_reporter::{FigureRequests, Figures, StatusReporter},
+    status_reporter::{FigureRequests, StatusReporter},
     task_pool::{Begun, Dependencies, Finished, TaskPool},
 };
 use crate::{
@@ -276,7 +276,7 @@ impl<S: Send + Sync + 'static> Run<S> {
                 1.. = arriving.recv_many(&mut came, AT_A_TIME) => {}
                 () = until(due), if due.is_some() => self.wake(),
                 Some(request) = self.requests.recv() => {
-                    let figures = Figures::of(self.attempts(), self.resting.len(), &self.lanes);
+                    let figures = self.figures();
                     // The requester may have timed out.
                     let _ = request.send(figures);
                     self.adjust();
@@ -410,7 +410,7 @@ impl<S: Send + Sync + 'static> Run<S> {
         } in self.batcher.abandon()
         {
             self.throttle
-                .end(permit, &item.delivery.subject, Attempted::Void);
+                .end(permit, &item.delivery.subject, Attempted::Void, None);
             self.lanes.rest(&ticket);
             self.lanes.again(ticket, item);
         }

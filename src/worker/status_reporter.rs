@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 use futures::StreamExt;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
@@ -19,12 +19,14 @@ use source::{Gauges, Looks};
 
 use super::{in_flight_table::InFlightTable, inspection::Inspection};
 use crate::{
-    executor::{tally::Tally, throttle::Throttle},
+    executor::{in_flight::InFlight, tally::Tally, throttle::Throttle},
     handler::subscriber::EventSubscriber,
-    instance::{Activity, HotKey, Instance, WantedConsumer},
+    instance::{
+        Activity, FailingKey, HotKey, Instance, OldestAttempt, OpenCircuit, WantedConsumer,
+    },
     log::{Lasting, short},
     nats::{BadEntry, Bus, ConsumerSpec, subjects},
-    policy::{breaker::CircuitState, lanes::Lanes},
+    policy::{breaker::CircuitState, lanes::Lanes, start::shifted},
 };
 
 /// How long the runner may take to report its figures.
@@ -42,6 +44,7 @@ pub(super) struct Figures {
     running: usize,
     resting: usize,
     hottest: Vec<HotKey>,
+    failing: Vec<FailingKey>,
 }
 
 /// Where the runner receives requests for its figures.
@@ -53,6 +56,8 @@ pub(super) struct StatusReporter {
     facts: Instance,
     throttle: Arc<Throttle>,
     tally: Arc<Tally>,
+    /// The calls of the handlers of the worker.
+    calls: Arc<InFlight>,
     /// The last inspection of the subscriber's streams and of the bucket.
     inspection: Arc<Inspection>,
     /// Throttles the log: the subscriber cannot begin.
@@ -83,6 +88,7 @@ impl StatusReporter {
         consumers: &[ConsumerSpec],
         throttle: &Arc<Throttle>,
         tally: &Arc<Tally>,
+        calls: &Arc<InFlight>,
         inspection: &Arc<Inspection>,
     ) -> Self {
         let wanted =
@@ -91,6 +97,7 @@ impl StatusReporter {
             facts: facts(subscriber, consumers.iter().map(wanted).collect()),
             throttle: Arc::clone(throttle),
             tally: Arc::clone(tally),
+            calls: Arc::clone(calls),
             inspection: Arc::clone(inspection),
             unbegun: Lasting::default(),
             stuck_after: subscriber.stuck_after,
@@ -201,6 +208,9 @@ impl StatusReporter {
 
     async fn status(&self) -> Instance {
         let figures = self.figures().await;
+        let running = figures.as_ref().map(|figures| figures.running);
+        let resting = figures.as_ref().map(|figures| figures.resting);
+        let hot = figures.unwrap_or_default();
         let counts = self.tally.counts();
         let inner = self.inner();
         let held = inner.in_flight.iter().map(|in_flight| in_flight.held());
@@ -219,7 +229,6 @@ impl StatusReporter {
         issues.extend(stalls);
         issues.extend(of_tables);
         issues.extend(self.tally.why_unconfirmed());
-        issues.extend(self.tally.why_unhandled());
         issues.extend(self.inspection.issues_of(&self.facts));
         let mut said = HashSet::new();
         issues.retain(|issue| said.insert(issue.clone()));
@@ -232,9 +241,15 @@ impl StatusReporter {
             circuit_breaker: self.throttle.breaker().to_string(),
             concurrency: self.throttle.concurrency(),
             rate: self.throttle.rate().map(|rate| rate.to_string()),
-            running: figures.as_ref().map(|figures| figures.running),
-            resting: figures.as_ref().map(|figures| figures.resting),
-            hottest: figures.unwrap_or_default().hottest,
+            running,
+            resting,
+            unhandled: self.tally.why_unhandled(),
+            is_full: self.gauges.is_full(),
+            oldest_attempt: self.oldest_attempt(),
+            last_ended_ms: self.tally.last_ended(Instant::now()).map(millis),
+            open_circuit: self.open_circuit(),
+            hottest: hot.hottest,
+            failing: hot.failing,
             in_flight,
             in_flight_bytes,
             handled: counts.handled,
@@ -244,6 +259,26 @@ impl StatusReporter {
             clock: Some(Utc::now()),
             ..self.facts.clone()
         }
+    }
+
+    fn oldest_attempt(&self) -> Option<OldestAttempt> {
+        let oldest = self.calls.oldest_of(&self.facts.subscriber)?;
+        Some(OldestAttempt {
+            name: oldest.name,
+            event: oldest.event.to_string(),
+            for_ms: millis(oldest.lasts),
+        })
+    }
+
+    fn open_circuit(&self) -> Option<OpenCircuit> {
+        let (open_for, at) = (self.throttle.open_for()?, Utc::now());
+        let span = |span| TimeDelta::from_std(span).unwrap_or(TimeDelta::MAX);
+        let (error, probe_in) = self.throttle.why_open();
+        Some(OpenCircuit {
+            since: shifted(at, -span(open_for)),
+            error,
+            next_probe_at: probe_in.map(|probe_in| shifted(at, span(probe_in))),
+        })
     }
 
     /// The figures of the runner, if it is active.
@@ -292,12 +327,18 @@ async fn answer_on<Told: Future<Output = Vec<u8>>>(
 }
 
 impl Figures {
-    pub(super) fn of<T>(running: usize, resting: usize, lanes: &Lanes<T>) -> Self {
+    pub(super) fn of<T>(
+        running: usize,
+        resting: usize,
+        lanes: &Lanes<T>,
+        failing: Vec<FailingKey>,
+    ) -> Self {
         let hottest = lanes.hottest(HOTTEST).into_iter();
         Self {
             running,
             resting,
             hottest: hottest.map(|(key, n)| HotKey::new(key, n)).collect(),
+            failing,
         }
     }
 }
@@ -307,7 +348,7 @@ fn facts<S: Send + Sync + 'static>(
     wants: Vec<WantedConsumer>,
 ) -> Instance {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let timeout_ms = u64::try_from(subscriber.timeout.as_millis()).unwrap_or(u64::MAX);
+    let timeout_ms = millis(subscriber.timeout);
     Instance {
         subscriber: subscriber.name().to_owned(),
         id: Uuid::now_v7().to_string(),
@@ -339,5 +380,16 @@ fn facts<S: Send + Sync + 'static>(
         dead_lettered: 0,
         last_delivery_at: None,
         clock: None,
+        unhandled: None,
+        is_full: false,
+        oldest_attempt: None,
+        last_ended_ms: None,
+        stuck_after_ms: subscriber.stuck_after.map(millis),
+        open_circuit: None,
+        failing: Vec::new(),
     }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

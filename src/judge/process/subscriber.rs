@@ -6,7 +6,9 @@ use serde_json::Value;
 
 use super::{Component, Finding, Health, IssueKind, Judging, Part, Unseen};
 use crate::{
-    instance::Activity, policy::breaker::CircuitState, process::figures::SubscriberFigures,
+    instance::{Activity, FailingKey},
+    policy::breaker::CircuitState,
+    process::figures::SubscriberFigures,
 };
 
 /// All slots may be taken for this long by attempts that do not end, unless the subscriber says otherwise.
@@ -27,6 +29,7 @@ pub(super) fn part(subscriber: &SubscriberFigures, judging: &Judging<'_>) -> Par
         .or_else(|| paused(subscriber))
         .or_else(|| no_progress(subscriber, judging))
         .or_else(|| degraded(subscriber, judging))
+        .or_else(|| busy(subscriber, judging))
         .unwrap_or_else(|| match waits(subscriber) {
             false => (Health::Idle, None),
             true => (Health::Ok, None),
@@ -116,9 +119,6 @@ fn no_progress(subscriber: &SubscriberFigures, judging: &Judging<'_>) -> Judged 
         .stuck_after
         .unwrap_or_else(|| subscriber.timeout.min(LONGEST));
     let open = long(subscriber.circuit_open, stuck_after).filter(|_| waits(subscriber));
-    let is_over = |ended: Duration| ended < limit;
-    let oldest = long(subscriber.oldest_attempt, limit)
-        .filter(|_| subscriber.is_full && !subscriber.last_ended.is_some_and(is_over));
     let finding = if let Some(age) = open {
         judging
             .stuck(of, IssueKind::CircuitOpen, age, circuit(subscriber))
@@ -129,24 +129,54 @@ fn no_progress(subscriber: &SubscriberFigures, judging: &Judging<'_>) -> Judged 
             .stuck(of, IssueKind::NoProgress, age, cause)
             .cure("see the log of the process; restart it if that names nothing")
     } else {
-        let age = oldest?;
-        let (slots, seconds) = (subscriber.concurrency, age.as_secs());
-        let cause = format!(
-            "all {slots} slots are taken, the oldest attempt has run for {seconds} s, and none ends"
-        );
-        judging
-            .stuck(of, IssueKind::SlotsTaken, age, cause)
-            .cure(
-                "check what the handlers wait for; when they may take that long, set .stuck_after of the subscriber",
-            )
+        slots_taken(subscriber, judging, limit)?
     };
     Some((Health::Stuck, Some(finding)))
 }
 
+/// Its attempts take long, and as long as they may.
+fn busy(subscriber: &SubscriberFigures, judging: &Judging<'_>) -> Judged {
+    let mut finding = slots_taken(subscriber, judging, judging.stuck_after)?;
+    finding.status = Health::Notice;
+    Some((Health::Notice, Some(finding)))
+}
+
+/// All slots are taken by attempts of which none has ended for so long.
+fn slots_taken(
+    subscriber: &SubscriberFigures,
+    judging: &Judging<'_>,
+    least: Duration,
+) -> Option<Finding> {
+    let of = (Component::Subscriber, &*subscriber.name);
+    let is_over = |ended: Duration| ended < least;
+    let age = subscriber.oldest_attempt.filter(|age| *age >= least)?;
+    if !subscriber.is_full || subscriber.last_ended.is_some_and(is_over) {
+        return None;
+    }
+    let (slots, seconds) = (subscriber.concurrency, age.as_secs());
+    let event = subscriber.oldest_event.as_ref();
+    let whose = event.map_or_else(String::new, |event| format!(" (of {event})"));
+    let cause = format!(
+        "all {slots} slots are taken, the oldest attempt{whose} has run for {seconds} s, and none ends"
+    );
+    let finding = judging.stuck(of, IssueKind::SlotsTaken, age, cause).cure(
+        "check what the handlers wait for; when they may take that long, set .stuck_after of the subscriber",
+    );
+    Some(finding)
+}
+
 fn circuit(subscriber: &SubscriberFigures) -> String {
+    let probe = subscriber.probe_in.map(|probe_in| {
+        let seconds = probe_in.as_secs();
+        format!("; the next one in {seconds} s")
+    });
+    let error = subscriber.circuit_error.as_ref();
+    let error = error.map(|error| format!("; the last error: {error}"));
     format!(
-        "the circuit is {}: nearly every attempt failed, so only one event at a time is pulled, as a probe",
-        subscriber.circuit
+        "the circuit is {}: nearly every attempt failed, so only one event at a time is pulled, as a probe{}{}",
+        subscriber.circuit,
+        probe.unwrap_or_default(),
+        error.unwrap_or_default()
     )
 }
 
@@ -160,17 +190,30 @@ fn degraded(subscriber: &SubscriberFigures, judging: &Judging<'_>) -> Judged {
     ];
     let mut told = told.into_iter().flatten();
     let status = Health::Degraded;
+    let waiting = subscriber.failing.iter();
+    let waiting: Vec<&FailingKey> = waiting
+        .filter(|key| key.has_failed_for_long(judging.at))
+        .collect();
     let finding = if let Some((why, age)) = told.next() {
         judging
             .finding(of, IssueKind::Instance, status, &**why)
             .since(Some(judging.since(*age)), judging.at)
     } else if subscriber.circuit != CircuitState::Closed {
         judging.finding(of, IssueKind::CircuitOpen, status, circuit(subscriber))
+    } else if let Some((cause, cure)) = FailingKey::told(&waiting) {
+        let since = waiting.iter().map(|key| key.since).min();
+        judging
+            .finding(of, IssueKind::KeyWaits, status, cause)
+            .since(since, judging.at)
+            .cure(cure)
     } else if subscriber.notes.is_empty() {
         return None;
     } else {
-        let notes = subscriber.notes.join("; ");
-        judging.finding(of, IssueKind::Instance, status, notes)
+        let first = subscriber.notes.first().map(|(kind, _)| *kind);
+        let is_one = |kind: &IssueKind| subscriber.notes.iter().all(|(of, _)| of == kind);
+        let kind = first.filter(is_one).unwrap_or(IssueKind::Instance);
+        let notes: Vec<&str> = subscriber.notes.iter().map(|(_, note)| &**note).collect();
+        judging.finding(of, kind, status, notes.join("; "))
     };
     Some((status, Some(finding)))
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
-    instance::Activity,
+    instance::{Activity, FailingKey},
     policy::breaker::CircuitState,
     preflight::PreflightRefusal,
     process::figures::{RelayFigures, RelayIssue, ServerFigures, SubscriberFigures},
@@ -81,13 +81,17 @@ fn a_subscriber() -> SubscriberFigures {
         in_flight_bytes: 0,
         idle_with_work: None,
         oldest_attempt: None,
+        oldest_event: None,
         last_ended: Some(seconds(3600)),
         circuit: CircuitState::Closed,
         circuit_open: None,
+        circuit_error: None,
+        probe_in: None,
         unconfirmed: None,
         hindrance: None,
         leaseless: None,
         notes: Vec::new(),
+        failing: Vec::new(),
         handled: 0,
         failed: 0,
         dead_lettered: 0,

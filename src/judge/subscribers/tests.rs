@@ -9,7 +9,10 @@ use super::{
     },
     *,
 };
-use crate::operations::{doctor::Figures, subscribers::WaitingRetries};
+use crate::operations::{
+    doctor::{Figures, ParkedBy, ParkedKeys},
+    subscribers::WaitingRetries,
+};
 
 fn subscribers(subscribers: Vec<SubscriberState>) -> Figures {
     Figures {
@@ -80,6 +83,97 @@ fn what_subscribers_list_calls_stuck_is_a_finding() {
 }
 
 #[test]
+fn what_holds_up_a_part_of_the_events_is_degraded() {
+    let degraded = |kind, is_stuck| {
+        let figures = subscribers(vec![subscriber(kind, is_stuck)]);
+        assert_eq!(
+            told(&figures),
+            one(
+                &format!("subscriber/{kind}/welcome-email"),
+                Health::Degraded,
+                1
+            )
+        );
+    };
+    degraded(IssueKind::KeyWaits, false);
+    degraded(IssueKind::NameWithoutHandler, true);
+    for kind in [IssueKind::NameWithoutHandler, IssueKind::SlotsTaken] {
+        let early = subscribers(vec![subscriber(kind, false)]);
+        assert_eq!(told(&early).1, 0, "{kind} may become one");
+    }
+    let taken = subscribers(vec![subscriber(IssueKind::SlotsTaken, true)]);
+    assert_eq!(told(&taken).1, 2);
+}
+
+#[test]
+fn parked_keys_are_counted_and_a_few_of_them_named() {
+    let mut figures = subscribers(vec![SubscriberState {
+        name: "orders".to_owned(),
+        ..SubscriberState::default()
+    }]);
+    let first = ParkedBy {
+        key: "p-7".to_owned(),
+        since: ago(60),
+        stream: "EVENTS".to_owned(),
+        sequence: 41,
+        cause: "rejected".to_owned(),
+        error: "no such account".to_owned(),
+    };
+    let keys = ParkedKeys {
+        count: 1_200,
+        some: vec![first],
+    };
+    figures.parked_keys.insert("orders".to_owned(), keys);
+    let finding = judge(&figures).findings.remove(0);
+    assert_eq!(
+        (&*finding.id, finding.status),
+        ("subscriber/key-parked/orders", Health::Degraded)
+    );
+    for part in [
+        "1200 keys are parked",
+        "p-7",
+        "event 41 of EVENTS",
+        "no such account",
+    ] {
+        assert!(finding.cause.contains(part), "{part}: {finding:?}");
+    }
+    assert!(
+        finding.cure.contains("redrive --subscriber orders --key"),
+        "{finding:?}"
+    );
+    assert_eq!(
+        (finding.for_s, finding.runbook),
+        (Some(60), Some("stuck-key.md"))
+    );
+}
+
+#[test]
+fn retries_that_wait_for_long_are_a_notice() {
+    let waits = |farthest| {
+        let mut state = SubscriberState {
+            name: "reports".to_owned(),
+            ..SubscriberState::default()
+        };
+        state.retries = Some(WaitingRetries {
+            scheduled: 21,
+            next_at: Some(at() + TimeDelta::seconds(5)),
+            farthest_at: Some(at() + farthest),
+            ..WaitingRetries::default()
+        });
+        subscribers(vec![state])
+    };
+    assert_eq!(told(&waits(TimeDelta::minutes(29))).0, []);
+    let far = waits(TimeDelta::hours(1));
+    assert_eq!(
+        told(&far),
+        one("subscriber/retries-far/reports", Health::Notice, 0)
+    );
+    let finding = judge(&far).findings.remove(0);
+    assert!(finding.cause.contains("21 retries wait"), "{finding:?}");
+    assert!(finding.cure.contains("clocks"), "{finding:?}");
+}
+
+#[test]
 fn an_open_circuit_is_stuck_while_events_wait() {
     let mut state = subscriber(IssueKind::CircuitOpen, true);
     assert_eq!(told(&subscribers(vec![state.clone()])).1, 1);
@@ -119,6 +213,12 @@ fn a_pause_is_a_notice_and_dead_letters_are_degraded() {
         Some("tidings subscribers resume reports")
     );
     assert!(finding.facts.contains_key("until"));
+    assert!(finding.cause.contains("; no events wait"), "{finding:?}");
+    let mut forever = figures.clone();
+    let paused = &mut forever.subscribers.as_mut().unwrap().subscribers[0];
+    paused.paused_until = Some(at() + TimeDelta::days(365 * 300));
+    let finding = judge(&forever).findings.remove(0);
+    assert!(finding.cause.contains("without an end"), "{finding:?}");
     figures.dead_letters.insert("reports".to_owned(), 2);
     let verdict = judge(&figures);
     assert_eq!(verdict.findings[0].id, "subscriber/dead-letters/reports");

@@ -1,5 +1,5 @@
-//! What NATS stores of a subscriber, whether or not an instance runs it: its waiting retries, its dead letters, and the
-//! time when its lease was last written. Only reads, and never draws conclusions.
+//! What NATS stores of a subscriber, whether or not an instance runs it: its waiting retries, its dead letters, its parked
+//! keys, and the time when its lease was last written. Only reads, and never draws conclusions.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::nats::{
-    Bus, BusError, REQUEST_TIMEOUT, StartFrom, StoredMessage,
+    Bus, BusError, Park, REQUEST_TIMEOUT, StartFrom, StoredMessage,
+    kv::park,
     protocol::{
         api, codes, headers::server, keys, names, retry, server_headers::of_server, subjects,
     },
@@ -18,6 +19,10 @@ use crate::nats::{
 
 /// The number of retries whose times are read.
 const TIMES: u64 = 10_000;
+
+/// The number of parked keys of a subscriber that are read, and of all entries.
+const PARKS: usize = 3;
+const ENTRIES: u32 = 60;
 
 /// The waiting retries of a subscriber.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -219,6 +224,44 @@ impl Bus {
                 subject,
                 reason: "the answer does not say how many messages match".to_owned(),
             })
+    }
+
+    /// The first parked keys, and how many each subscriber has. It reads no more than so many, however many there are.
+    pub(crate) async fn park_signs(&self) -> Result<BTreeMap<String, (u64, Vec<Park>)>, BusError> {
+        fn subscriber_of(subject: &str) -> Option<&str> {
+            keys::subscriber_of(keys::of_subject(subject)?)
+        }
+        let all = keys::subject(&keys::all_parked("*"));
+        let counting = self.count_by_subscriber(names::BUCKET_STREAM, &all, subscriber_of);
+        let counts = match counting.await {
+            // The bucket was not needed yet.
+            Err(BusError::Refused {
+                code: codes::STREAM_NOT_FOUND,
+                ..
+            }) => return Ok(BTreeMap::new()),
+            counted => counted?,
+        };
+        let (mut signs, mut read) = (BTreeMap::new(), 0);
+        for (subscriber, mut count) in counts {
+            let of_it = keys::subject(&keys::all_parked(&subscriber));
+            let (mut next, mut parks) = (1, Vec::new());
+            while parks.len() < PARKS && read < ENTRIES {
+                let wanted = json!({ "seq": next, "next_by_subj": of_it });
+                let Some(kept) = self.entry(&wanted).await? else {
+                    break;
+                };
+                (next, read) = (kept.sequence.saturating_add(1), read + 1);
+                match park::read(&kept, &subscriber).value() {
+                    Some(park) => parks.push(park),
+                    // An entry that was removed stays for a minute as an empty one.
+                    None => count = count.saturating_sub(1),
+                }
+            }
+            if !parks.is_empty() {
+                signs.insert(subscriber, (count, parks));
+            }
+        }
+        Ok(signs)
     }
 
     async fn entry(&self, wanted: &serde_json::Value) -> Result<Option<StoredMessage>, BusError> {

@@ -312,7 +312,7 @@ impl Bus {
         Ok(())
     }
 
-    /// The issues of a stream's settings, each in a sentence with its cure; empty when there is no such stream.
+    /// The issues of a stream's settings, each in a sentence with its cure; `None` when there is no such stream.
     /// `subjects` are those that its subscribers want, `others` the other streams that Tidings works with.
     pub(crate) async fn stream_issues(
         &self,
@@ -320,14 +320,12 @@ impl Bus {
         role: Role,
         subjects: &[String],
         others: &[String],
-    ) -> Result<Vec<String>, BusError> {
-        match self.stream_info(stream).await? {
-            Some(info) => {
-                self.issues_of((stream, role), &info, subjects, others)
-                    .await
-            }
-            None => Ok(Vec::new()),
-        }
+    ) -> Result<Option<Vec<String>>, BusError> {
+        let Some(info) = self.stream_info(stream).await? else {
+            return Ok(None);
+        };
+        let issues = self.issues_of((stream, role), &info, subjects, others);
+        issues.await.map(Some)
     }
 
     pub(in crate::nats) async fn issues_of(

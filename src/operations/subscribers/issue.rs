@@ -1,5 +1,7 @@
 //! The issues of a subscriber, derived from what was read about it. Values in, issues out: sends no request.
 
+mod instances;
+
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
@@ -7,17 +9,12 @@ use serde::Serialize;
 
 use super::{SubscriberConsumer, SubscriberState};
 use crate::{
-    instance::{Activity, Instance},
     nats::{LeaseSign, starts_beyond, subjects},
     policy::issue_kind::IssueKind as Kind,
 };
 
-/// A lease that was not renewed for this long is free, failover included.
-const LEASE: TimeDelta = TimeDelta::seconds(10);
 /// How late the server may deliver a retry.
 const LATE: TimeDelta = TimeDelta::seconds(60);
-/// By how much the clocks of a worker and a server may differ.
-const CLOCKS_DIFFER: TimeDelta = TimeDelta::seconds(5);
 
 /// An issue of a subscriber.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -42,6 +39,8 @@ pub(super) struct Seen {
     pub(super) now: DateTime<Utc>,
     /// Whether its instances could be queried.
     pub(super) are_asked: bool,
+    /// Whether the server knows a client that listens for queries.
+    pub(super) is_listened_to: bool,
     /// The last sequence of streams, as far as it is known.
     pub(super) ends: BTreeMap<String, u64>,
     /// Whether the streams of its retries and of its dead letters exist, as far as that is known.
@@ -52,8 +51,8 @@ pub(super) struct Seen {
     pub(super) lease: Option<LeaseSign>,
     /// How far the clock of each instance is ahead of the server's, by instance id.
     pub(super) clocks: Vec<(String, TimeDelta)>,
-    /// The replays that should run but do not, and why.
-    pub(super) replays: Vec<(String, String)>,
+    /// The issues of its replays.
+    pub(super) replays: Vec<SubscriberIssue>,
 }
 
 impl SubscriberIssue {
@@ -67,7 +66,7 @@ impl SubscriberIssue {
         }
     }
 
-    fn minor(kind: Kind, cause: impl Into<String>) -> Self {
+    pub(super) fn minor(kind: Kind, cause: impl Into<String>) -> Self {
         Self {
             is_stuck: false,
             ..Self::stuck(kind, cause)
@@ -79,7 +78,7 @@ impl SubscriberIssue {
         self
     }
 
-    fn since(mut self, since: Option<DateTime<Utc>>) -> Self {
+    pub(super) fn since(mut self, since: Option<DateTime<Utc>>) -> Self {
         self.since = since;
         self
     }
@@ -89,7 +88,7 @@ impl SubscriberIssue {
 pub(super) fn issues(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssue> {
     let mut issues = streams(state, seen);
     issues.extend(consumers(state));
-    issues.extend(instances(state, seen));
+    issues.extend(instances::issues(state, seen));
     issues.extend(state.consumers.iter().filter_map(full));
     issues.extend(state.consumers.iter().filter_map(|consumer| {
         let last = *seen.ends.get(&consumer.stream)?;
@@ -101,16 +100,8 @@ pub(super) fn issues(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssu
         ))
     }));
     issues.extend(late(state, seen));
-    issues.extend(seen.replays.iter().map(|(id, why)| {
-        SubscriberIssue::stuck(
-            Kind::ReplayStuck,
-            format!("the replay {id} does not continue: {why}"),
-        )
-        .cure(format!(
-            "tidings replay show {id}, or tidings replay cancel {id}"
-        ))
-    }));
-    issues.extend(clocks(state, seen));
+    issues.extend(seen.replays.iter().cloned());
+    issues.extend(instances::clocks(state, seen));
     let drifts = state.consumers.iter().filter(|one| !one.drift.is_empty());
     issues.extend(drifts.map(|one| {
         let cause = format!("the settings of the consumer of {} differ", one.stream);
@@ -202,136 +193,6 @@ fn consumers(state: &SubscriberState) -> Vec<SubscriberIssue> {
     told.map(|issue| issue.since(since)).collect()
 }
 
-fn instances(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssue> {
-    let mut issues = Vec::new();
-    issues.extend(no_instance(state, seen));
-    let mut told: Vec<&str> = Vec::new();
-    for instance in &state.instances {
-        for issue in [&instance.issue, &instance.replay_issue]
-            .into_iter()
-            .flatten()
-        {
-            // One cause gets one line, however many instances report it.
-            if !told.contains(&issue.as_str()) {
-                told.push(issue);
-                let cause = format!("{}: {issue}", place(instance));
-                issues.push(SubscriberIssue::stuck(Kind::Instance, cause));
-            }
-        }
-    }
-    let open = state.instances.iter().find(|one| one.circuit.is_open());
-    issues.extend(open.map(|instance| {
-        let Instance { circuit, .. } = instance;
-        let cause = format!(
-            "{}: the circuit is {circuit}: nearly every attempt failed, so only one event at a time is pulled, as a \
-             probe",
-            place(instance)
-        );
-        SubscriberIssue::stuck(Kind::CircuitOpen, cause)
-            .cure("give the handler what it needs; the log of the worker says what failed. The circuit closes by \
-                 itself")
-    }));
-    issues.extend(no_lease(state, seen));
-    issues
-}
-
-/// No instance is active although events wait. From outside the causes look alike, except for one.
-fn no_instance(state: &SubscriberState, seen: &Seen) -> Option<SubscriberIssue> {
-    let is_paused = state.paused_until.is_some();
-    if is_paused || !seen.are_asked || !state.instances.is_empty() {
-        return None;
-    }
-    let waiting = waiting(state, seen.now)?;
-    let name = &state.name;
-    let pulls = state
-        .consumers
-        .iter()
-        .map(|one| one.pulls)
-        .fold(0, u64::saturating_add);
-    let issue = match pulls {
-        0 => {
-            let last = state.last_seen_at.map_or_else(
-                || "no instance was ever seen".to_owned(),
-                |at| format!("an instance was last seen at {}", second(at)),
-            );
-            SubscriberIssue::stuck(
-                Kind::NoInstance,
-                format!(
-                    "{waiting}, and no instance answers: the process is down or frozen, a handler blocks it, the \
-                     subscriber is no longer in the code, or its user may not answer; {last}"
-                ),
-            )
-            .cure(format!(
-                "start or restart its worker; allow it to subscribe to tidings.status.{name} and to answer \
-                 (allow_responses); or, when the subscriber is gone for good, tidings subscribers remove {name}"
-            ))
-        }
-        pulls => SubscriberIssue::stuck(
-            Kind::NoInstance,
-            format!(
-                "{waiting}, and no instance answers, though {pulls} pulls of an instance wait at the server: its \
-                 user may not answer, or it has been frozen or blocked by a handler for less than ten seconds"
-            ),
-        )
-        .cure(format!(
-            "allow its worker to subscribe to tidings.status.{name} and to answer (allow_responses); else check \
-             whether its process is frozen"
-        )),
-    };
-    Some(issue.since(state.last_seen_at))
-}
-
-/// The counts of what waits for an instance, if anything waits.
-fn waiting(state: &SubscriberState, now: DateTime<Utc>) -> Option<String> {
-    let (pending, ack_pending) = of_events(state);
-    let retries = state.retries.as_ref();
-    let due = retries.map_or(0, |retries| {
-        let is_due = retries.next_at.is_some_and(|next| next <= now);
-        retries.due.max(u64::from(is_due))
-    });
-    let counts = [
-        (pending, "pending"),
-        (ack_pending, "ack_pending"),
-        (due, "to be retried"),
-    ];
-    let counts = counts.into_iter().filter(|(count, _)| *count > 0);
-    let counts: Vec<String> = counts.map(|(n, what)| format!("{n} {what}")).collect();
-    match counts.is_empty() {
-        true => None,
-        false => Some(format!("events wait ({})", counts.join(", "))),
-    }
-}
-
-/// The pending and ack pending messages of the consumers of events; retries are counted in their stream.
-fn of_events(state: &SubscriberState) -> (u64, u64) {
-    let knows_retries = state.retries.is_some();
-    let consumers = state.consumers.iter();
-    let consumers = consumers.filter(|one| !(knows_retries && one.is_of_retries));
-    consumers.fold((0, 0), |sum, one| {
-        (
-            sum.0.saturating_add(one.pending),
-            sum.1.saturating_add(one.ack_pending),
-        )
-    })
-}
-
-fn no_lease(state: &SubscriberState, seen: &Seen) -> Option<SubscriberIssue> {
-    let mut instances = state.instances.iter();
-    let stands_by = |instance: &Instance| instance.activity == Activity::Standby;
-    let lease = seen.lease.filter(|_| !state.instances.is_empty())?;
-    if !instances.all(stands_by) || seen.now - lease.written_at < LEASE {
-        return None;
-    }
-    let (count, at) = (state.instances.len(), second(lease.written_at));
-    let cause =
-        format!("all {count} instances stand by, and none has renewed the lease since {at}");
-    let issue = SubscriberIssue::stuck(Kind::NoLease, cause);
-    Some(issue.since(Some(lease.written_at)).cure(
-        "see in their logs why the lease cannot be written; the bucket TIDINGS may be full, or a user may lack a \
-         permission",
-    ))
-}
-
 /// A consumer at its limit of ack pending messages gets no further messages.
 fn full(consumer: &SubscriberConsumer) -> Option<SubscriberIssue> {
     let most = consumer.config.get("max_ack_pending")?.as_u64()?;
@@ -365,31 +226,6 @@ fn late(state: &SubscriberState, seen: &Seen) -> Option<SubscriberIssue> {
             .since(Some(next))
             .cure("tidings streams apply, which allows schedules in RETRIES; else restart its nats-server"),
     )
-}
-
-/// A worker computes the time of a retry by its own clock, and the server waits by its own.
-fn clocks(state: &SubscriberState, seen: &Seen) -> Vec<SubscriberIssue> {
-    let differ = seen
-        .clocks
-        .iter()
-        .filter(|(_, ahead)| ahead.abs() > CLOCKS_DIFFER);
-    let told = differ.filter_map(|(id, ahead)| {
-        let instance = state.instances.iter().find(|one| one.id == *id)?;
-        let (seconds, place) = (ahead.num_seconds().abs(), place(instance));
-        let (way, when) = match *ahead > TimeDelta::zero() {
-            true => ("ahead of", "that much too late"),
-            false => ("behind", "too early"),
-        };
-        let cause = format!(
-            "the clock of {place} is {seconds} s {way} that of the nats-server: its retries are delivered {when}"
-        );
-        Some(SubscriberIssue::minor(Kind::Clock, cause).cure("synchronise both clocks (NTP)"))
-    });
-    told.collect()
-}
-
-fn place(instance: &Instance) -> String {
-    format!("process {} on {}", instance.pid, instance.host)
 }
 
 fn second(at: DateTime<Utc>) -> String {

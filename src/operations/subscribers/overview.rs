@@ -11,16 +11,17 @@ use serde::Serialize;
 use super::{
     SubscriberConsumer, SubscriberIssue, SubscriberState, Subscribers, SubscribersError,
     issue::{Seen, issues, orphaned},
+    missing::missing,
     replays::unfinished,
 };
 use crate::{
     instance::{Instance, can_be_durable},
     nats::{
-        Bus, BusError, Durable, Durables, LeaseSign, RetrySigns, filters,
-        stream::streams::StreamSpec, subjects,
+        Bus, BusError, Durable, Durables, LeaseSign, RetrySigns, stream::streams::StreamSpec,
+        subjects,
     },
     policy::{issue_kind::IssueKind, start::shifted},
-    replay::{Replay, ReplayState},
+    replay::Replay,
 };
 
 /// How many subscribers are inspected at once.
@@ -36,6 +37,8 @@ pub struct SubscriberOverview {
     pub foreign: Vec<ForeignConsumer>,
     /// Issues that concern no single subscriber; the others are listed with their subscriber.
     pub issues: Vec<SubscriberIssue>,
+    /// The replays that have not ended: running and paused.
+    pub replays: Vec<Replay>,
     /// What could not be read, and why: there may be more than is reported.
     pub unseen: Vec<String>,
 }
@@ -79,7 +82,7 @@ pub struct WaitingRetries {
 /// What is read before any single subscriber is inspected.
 struct Ground {
     durables: Durables,
-    /// Replays that should run, or why they are not known.
+    /// Replays that have not ended, or why they are not known.
     replays: Result<Vec<Replay>, String>,
     /// The last sequence of streams, as far as it is needed and known; read after their consumers.
     ends: BTreeMap<String, u64>,
@@ -136,6 +139,7 @@ impl Subscribers {
             subscribers,
             foreign,
             issues,
+            replays: ground.replays.unwrap_or_default(),
             unseen,
         };
         let error = ground.durables.unseen.pop();
@@ -183,10 +187,7 @@ impl Subscribers {
         let ends: Vec<_> = stream::iter(ends).buffered(AT_ONCE).collect().await;
         Ground {
             ends: ends.into_iter().flatten().collect(),
-            replays: replays.map(|mut replays| {
-                replays.retain(|replay| replay.state == ReplayState::Running);
-                replays
-            }),
+            replays,
             durables,
         }
     }
@@ -246,7 +247,7 @@ impl Subscribers {
         let dead_letters = subjects::dead_letter(name, "any");
         let subject = subjects::status_of(name);
         let (answers, retries, dead_letters, lease) = futures::join!(
-            self.bus.scatter_gather(&subject),
+            self.bus.heard(&subject),
             found_stream(&self.bus, sees, &retries),
             found_stream(&self.bus, sees, &dead_letters),
             self.lease(sees, name),
@@ -254,8 +255,9 @@ impl Subscribers {
         let heard_at = Utc::now();
         let mut unseen = ground.unseen();
         let are_asked = answers.is_ok();
+        let is_listened_to = answers.as_ref().is_ok_and(|heard| heard.is_listened_to);
         let mut instances: Vec<Instance> = match &answers {
-            Ok(answers) => read(answers).collect(),
+            Ok(heard) => read(&heard.answers).collect(),
             Err(error) => {
                 unseen.push(format!("its instances: {error}"));
                 Vec::new()
@@ -282,7 +284,13 @@ impl Subscribers {
         let mut last_seen_at = durables.iter().filter_map(|one| one.last_active_at()).max();
         let held = lease.filter(|lease| lease.is_held);
         last_seen_at = last_seen_at.max(held.map(|lease| lease.written_at));
-        let missing = missing(name, &durables, &instances, ground, retries.ok().flatten());
+        let missing = missing(
+            name,
+            &durables,
+            &instances,
+            &ground.durables,
+            retries.ok().flatten(),
+        );
         let of_retries = subjects::retry(name, ">");
         let consumers = durables.into_iter().cloned();
         let consumers = consumers.map(|one| SubscriberConsumer {
@@ -309,6 +317,7 @@ impl Subscribers {
         let seen = Seen {
             now: shifted(heard_at, ahead),
             are_asked,
+            is_listened_to,
             ends: ground.ends.clone(),
             has_retries,
             has_dead_letters,
@@ -321,7 +330,7 @@ impl Subscribers {
                     shifted(heard_at, ahead),
                 ),
             ),
-            replays: self.stuck_replays(&state, are_asked, &ground.replays).await,
+            replays: self.replay_issues(&state, are_asked, &ground.replays).await,
         };
         state.issues = issues(&state, &seen);
         Some(state)
@@ -422,57 +431,6 @@ async fn found_stream(bus: &Bus, sees: bool, subject: &str) -> Result<Option<Str
         true => bus.stream_of(subject).await,
         false => Ok(None),
     }
-}
-
-/// The consumers that a subscriber should have but that do not exist, according to its instances or to what its last
-/// worker has stored.
-fn missing(
-    name: &str,
-    durables: &[&Durable],
-    instances: &[Instance],
-    ground: &Ground,
-    of_retries: Option<String>,
-) -> Vec<MissingConsumer> {
-    let is_seen = |stream: &str| {
-        let mut unseen = ground.durables.unseen.iter();
-        !unseen.any(|(of, _)| of.as_deref().is_none_or(|of| of == stream))
-    };
-    let retries = subjects::retry(name, ">");
-    let wanted = instances.iter().flat_map(|instance| &instance.wants);
-    let mut wanted: BTreeSet<String> = wanted
-        .map(|wanted| wanted.stream.clone())
-        .chain(durables.iter().flat_map(|one| one.sibling_streams()))
-        .collect();
-    wanted.extend(of_retries);
-    let has_events = durables.iter().any(|one| !one.takes_only(&retries));
-    let is_ours = durables
-        .iter()
-        .any(|one| one.is_ours() || one.takes_only(&retries));
-    if !is_ours && instances.is_empty() {
-        return Vec::new();
-    }
-    let lacks = |stream: &String| {
-        let there = durables.iter().any(|one| one.stream == *stream);
-        !there && is_seen(stream)
-    };
-    let mut missing: Vec<MissingConsumer> = wanted
-        .iter()
-        .filter(|stream| lacks(stream))
-        .map(|stream| MissingConsumer {
-            stream: Some(stream.clone()),
-        })
-        .collect();
-    let all_seen = ground.durables.unseen.is_empty();
-    let of_events_wanted = instances
-        .iter()
-        .flat_map(|instance| &instance.wants)
-        .any(|wanted| !filters(&wanted.settings).contains(&retries));
-    let knows_events =
-        of_events_wanted || durables.iter().any(|one| !one.sibling_streams().is_empty());
-    if !has_events && !knows_events && all_seen {
-        missing.push(MissingConsumer { stream: None });
-    }
-    missing
 }
 
 /// How far the clock of each instance is ahead of the server's. The instances answered between these moments.

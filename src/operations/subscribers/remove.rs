@@ -198,13 +198,19 @@ impl Subscribers {
                 streams: streams.collect(),
             });
         }
-        let answers = self.bus.scatter_gather(&subjects::status_of(name)).await?;
-        if let Some(answer) = answers.first() {
+        let heard = self.bus.heard(&subjects::status_of(name)).await?;
+        if let Some(answer) = heard.answers.first() {
             let instance: Option<Instance> = serde_json::from_slice(answer).ok();
             return Err(runs(instance.map_or_else(
                 || "a process answers".to_owned(),
                 |instance| format!("process {} on {} answers", instance.pid, instance.host),
             )));
+        }
+        if heard.is_listened_to {
+            return Err(runs(
+                "a process is connected that has it, and does not answer: it is frozen, or a handler blocks it"
+                    .to_owned(),
+            ));
         }
         if let Some(pulled) = durables.iter().find(|one| one.num_waiting > 0) {
             let (pulls, stream) = (pulled.num_waiting, &pulled.stream);

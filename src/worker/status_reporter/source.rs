@@ -1,19 +1,26 @@
 //! The figures of a subscriber for the process. They are read without waiting for the runner, which may be blocked.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
 use chrono::Utc;
+use tokio::sync::oneshot;
 
 use super::{Activity, Inner, StatusReporter};
 use crate::{
-    policy::breaker::CircuitState,
+    instance::FailingKey,
+    policy::{breaker::CircuitState, issue_kind::IssueKind},
+    position::Position,
     process::{
         Lasts, SubscriberSource,
         figures::{ServerFigures, SubscriberFigures},
     },
+    worker::in_flight_table::InFlightTable,
 };
 
 /// From this age of the last look on, the server does not answer: an active source looks every two seconds.
@@ -30,6 +37,8 @@ pub(in crate::worker) struct Gauges {
     has_due: AtomicBool,
     /// Whether all slots are taken.
     is_full: AtomicBool,
+    /// The keys that wait behind an event that fails, with its message, when the runner was last asked.
+    failing: Mutex<Vec<(Position, FailingKey)>>,
 }
 
 /// What is noted each time the figures are read: every 500 ms by the endpoints or the notifier of systemd, and at each
@@ -64,9 +73,33 @@ impl Gauges {
         self.is_full.store(is_full, Relaxed);
     }
 
+    /// Notes the keys that wait behind an event that fails.
+    pub(in crate::worker) fn fail(&self, keys: Vec<(Position, FailingKey)>) {
+        *self.noted() = keys;
+    }
+
+    /// Those that were noted, and whose event is in flight still: it rests, or is attempted again.
+    pub(in crate::worker) fn failing(
+        &self,
+        in_flight: &[Arc<InFlightTable>],
+    ) -> Vec<(Position, FailingKey)> {
+        let mut failing = self.noted().clone();
+        failing.retain(|(at, _)| in_flight.iter().any(|table| table.holds(*at)));
+        failing
+    }
+
+    fn noted(&self) -> MutexGuard<'_, Vec<(Position, FailingKey)>> {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.is_full.load(Relaxed)
+    }
+
     pub(super) fn forget(&self) {
         self.runs(0, 0);
         self.waits(false, false);
+        self.fail(Vec::new());
     }
 }
 
@@ -95,14 +128,19 @@ impl StatusReporter {
         is_unsure.then_some(Hindrance::Unsure)
     }
 
-    fn notes(&self, inner: &Inner) -> Vec<String> {
+    fn notes(&self, inner: &Inner) -> Vec<(IssueKind, String)> {
+        let told = |kind| move |text: String| (kind, text);
         let of_tables = inner.in_flight.iter().flat_map(|table| table.issues());
-        let mut notes: Vec<String> = of_tables.collect();
-        notes.extend(self.tally.why_unhandled());
+        let mut notes: Vec<_> = of_tables.map(told(IssueKind::Instance)).collect();
+        let unhandled = self.tally.why_unhandled();
+        notes.extend(unhandled.map(told(IssueKind::NameWithoutHandler)));
+        let no_letters = self.inspection.no_dead_letters();
+        notes.extend(no_letters.map(told(IssueKind::DeadLettersGone)));
         let missing = self.inspection.missing_rights_of(&self.facts.subscriber);
         let inspected = self.inspection.issues_of(&self.facts).into_iter();
-        notes.extend(inspected.filter(|issue| !missing.contains(issue)));
-        notes.extend(inner.replay_issue.clone());
+        let inspected = inspected.filter(|issue| !missing.contains(issue));
+        notes.extend(inspected.map(told(IssueKind::Instance)));
+        notes.extend(inner.replay_issue.clone().map(told(IssueKind::ReplayStuck)));
         notes.sort();
         notes.dedup();
         notes
@@ -146,6 +184,7 @@ impl SubscriberSource for StatusReporter {
     fn figures(&self, now: Instant) -> SubscriberFigures {
         let counts = self.tally.counts();
         let (circuit, circuit_open) = (self.throttle.circuit(), self.throttle.open_for());
+        let (circuit_error, probe_in) = self.throttle.why_open();
         let (running, resting) = (
             self.gauges.running.load(Relaxed),
             self.gauges.resting.load(Relaxed),
@@ -159,6 +198,13 @@ impl SubscriberSource for StatusReporter {
         let notes = self.notes(&inner);
         let leaseless = inner.leaseless.clone();
         let activity = inner.activity;
+        let failing = self.gauges.failing(&inner.in_flight).into_iter();
+        let failing = failing.map(|(_, key)| key).collect();
+        if self.facts.ordered && resting > 0 {
+            // The answer, which nothing waits for, is there at the next look.
+            let runner = inner.runner.as_ref();
+            let _ = runner.map(|runner| runner.try_send(oneshot::channel().0));
+        }
 
         let looks = &mut inner.looks;
         let ended = counts
@@ -204,13 +250,17 @@ impl SubscriberSource for StatusReporter {
             in_flight_bytes,
             idle_with_work,
             oldest_attempt: None,
+            oldest_event: None,
             last_ended: self.tally.last_ended(now),
             circuit,
             circuit_open,
+            circuit_error,
+            probe_in,
             unconfirmed: self.tally.unconfirmed_for(now),
             hindrance,
             leaseless: leaseless.zip(leaseless_for),
             notes,
+            failing,
             handled: counts.handled,
             failed: counts.failed,
             dead_lettered: counts.dead_lettered,

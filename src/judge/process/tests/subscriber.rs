@@ -34,9 +34,12 @@ fn slots_that_are_all_taken_for_the_timeout_are_stuck() {
         })
     };
     let stuck = (Health::Stuck, Some(IssueKind::SlotsTaken));
-    assert_eq!(taken(seconds(59), None).0, Health::Ok);
+    let early = (Health::Notice, Some(IssueKind::SlotsTaken));
+    assert_eq!(taken(seconds(9), None), (Health::Ok, None));
+    assert_eq!(taken(T, None), early);
+    assert_eq!(taken(seconds(59), None), early);
     assert_eq!(taken(seconds(60), None), stuck, "at most a minute");
-    assert_eq!(taken(seconds(60), Some(seconds(300))).0, Health::Ok);
+    assert_eq!(taken(seconds(60), Some(seconds(300))), early);
     assert_eq!(taken(seconds(300), Some(seconds(300))), stuck);
 }
 
@@ -163,10 +166,32 @@ fn a_key_that_waits_while_others_go_on_is_ready() {
         it.in_flight = 9;
         it.resting = 1;
         it.last_ended = Some(seconds(1));
-        it.notes = vec!["one key waits".to_owned()];
+        it.failing = vec![FailingKey {
+            key: "p-7".to_owned(),
+            name: "order.paid".to_owned(),
+            event: "e-1".to_owned(),
+            attempts: 41,
+            since: at() - TimeDelta::seconds(5),
+            next_at: at(),
+            waiting: 5,
+        }];
     });
-    assert_eq!(waits.0, Health::Degraded);
+    assert_eq!(waits, (Health::Degraded, Some(IssueKind::KeyWaits)));
     assert!(waits.0.is_ready());
+}
+
+#[test]
+fn notes_of_one_kind_have_that_kind() {
+    let noted = |kinds: &[IssueKind]| {
+        of_subscriber(|it| {
+            let note = |kind: &IssueKind| (*kind, "a note".to_owned());
+            it.notes = kinds.iter().map(note).collect();
+        })
+    };
+    let (name, replay) = (IssueKind::NameWithoutHandler, IssueKind::ReplayStuck);
+    assert_eq!(noted(&[name]), (Health::Degraded, Some(name)));
+    let both = noted(&[name, replay]);
+    assert_eq!(both, (Health::Degraded, Some(IssueKind::Instance)));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::operations::subscribers::WaitingRetries;
+use crate::{instance::Instance, operations::subscribers::WaitingRetries};
 
 fn now() -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + TimeDelta::days(20_000)
@@ -164,6 +164,142 @@ fn an_open_circuit_an_issue_and_full_slots_block_events() {
     assert_eq!(kinds(&state(consumer(0, 0), Vec::new()), &gone), found);
 }
 
+fn causes(state: &SubscriberState, seen: &Seen) -> Vec<String> {
+    let found = issues(state, seen).into_iter();
+    found.map(|issue| issue.cause).collect()
+}
+
+#[track_caller]
+fn assert_in_order(text: &str, parts: &[&str]) {
+    let mut rest = text;
+    for part in parts {
+        let (_, behind) = rest.split_once(part).unwrap_or_else(|| {
+            panic!("{part:?} is not there, or not in this order, in {text:?}");
+        });
+        rest = behind;
+    }
+}
+
+#[test]
+fn a_silent_instance_is_told_from_one_that_is_not_connected() {
+    let silent = Seen {
+        is_listened_to: true,
+        ..seen()
+    };
+    let waits = state(consumer(1, 0), Vec::new());
+    let told = causes(&waits, &silent).remove(0);
+    let parts = ["one is connected", "frozen", "blocks", "may not answer"];
+    assert_in_order(&told, &parts);
+    let told = causes(&waits, &seen()).remove(0);
+    let parts = [
+        "or is connected",
+        "down",
+        "in the code",
+        "may not subscribe",
+    ];
+    assert_in_order(&told, &parts);
+    let mut pulls = consumer(1, 0);
+    pulls.pulls = 2;
+    let told = causes(&state(pulls, Vec::new()), &seen()).remove(0);
+    assert_in_order(&told, &["2 pulls", "has ended", "may not subscribe"]);
+}
+
+#[test]
+fn slots_that_are_taken_are_reported_and_become_an_issue() {
+    let taken = |for_ms: u64, last_ended_ms: Value, stuck_after_ms: Value| {
+        let oldest = json!({ "name": "user.created", "event": "e-1", "for_ms": for_ms });
+        let instance = instance(&json!({
+            "is_full": true, "concurrency": 16, "timeout_ms": 30_000, "oldest_attempt": oldest,
+            "last_ended_ms": last_ended_ms, "stuck_after_ms": stuck_after_ms, "clock": now(),
+        }));
+        state(consumer(9, 16), vec![instance])
+    };
+    let no = Value::Null;
+    let kinds_of = |state: &SubscriberState| kinds(state, &seen());
+    assert_eq!(kinds_of(&taken(9_999, no.clone(), no.clone())), []);
+    assert_eq!(
+        kinds_of(&taken(90_000, json!(500), no.clone())),
+        [],
+        "others end"
+    );
+    let early = taken(12_000, no.clone(), no.clone());
+    assert_eq!(kinds_of(&early), [("slots-taken", false)]);
+    let late = taken(31_000, json!(30_000), no.clone());
+    assert_eq!(kinds_of(&late), [("slots-taken", true)]);
+    let told = causes(&late, &seen()).remove(0);
+    assert_in_order(
+        &told,
+        &["all 16 slots", "for 30 s", "user.created e-1", "31 s"],
+    );
+    let since = issues(&late, &seen()).remove(0).since;
+    assert_eq!(since, Some(now() - TimeDelta::seconds(30)));
+    let may = taken(31_000, no, json!(600_000));
+    assert_eq!(kinds_of(&may), [("slots-taken", false)], "its code says so");
+}
+
+#[test]
+fn an_open_circuit_says_why_since_when_and_when_the_next_probe_is() {
+    let (since, probe) = (
+        now() - TimeDelta::seconds(70),
+        now() + TimeDelta::seconds(20),
+    );
+    let open = json!({ "since": since, "error": "connection refused", "next_probe_at": probe });
+    let open = instance(&json!({ "circuit": "open", "open_circuit": open }));
+    let found = issues(&state(consumer(1, 0), vec![open]), &seen()).remove(0);
+    let probe = second(probe);
+    assert_in_order(
+        &found.cause,
+        &["the next one at", &probe, "connection refused"],
+    );
+    assert_eq!(found.since, Some(since));
+}
+
+#[test]
+fn a_key_waits_when_its_first_event_has_failed_for_five_seconds() {
+    let failing = |ago| {
+        let key = json!({
+            "key": "p-7", "name": "order.paid", "event": "e-1", "attempts": 41, "since": now() - TimeDelta::seconds(ago),
+            "next_at": now() + TimeDelta::seconds(22), "waiting": 5,
+        });
+        let instance = instance(&json!({ "ordered": true, "clock": now(), "failing": [key] }));
+        state(consumer(0, 6), vec![instance])
+    };
+    assert_eq!(kinds(&failing(4), &seen()), []);
+    assert_eq!(kinds(&failing(5), &seen()), [("key-waits", false)]);
+    let found = issues(&failing(5), &seen()).remove(0);
+    assert_in_order(&found.cause, &["p-7", "5 behind", "order.paid e-1", "41"]);
+    assert!(found.cure.unwrap().contains("tidings trace e-1"));
+    assert_eq!(found.since, Some(now() - TimeDelta::seconds(5)));
+}
+
+#[test]
+fn a_name_without_a_handler_is_an_issue_once_its_events_arrive() {
+    let wants = json!([{ "stream": "EVENTS", "settings": { "filter_subject": "user.created" } }]);
+    let filtered = |names: Value| {
+        let mut consumer = consumer(1, 0);
+        consumer.config.insert("filter_subjects".to_owned(), names);
+        consumer
+    };
+    let knows = || instance(&json!({ "wants": wants }));
+    let same = state(filtered(json!(["user.created"])), vec![knows()]);
+    assert_eq!(kinds(&same, &seen()), []);
+    let wider = || filtered(json!(["user.created", "user.renamed"]));
+    let found = state(wider(), vec![knows()]);
+    assert_eq!(kinds(&found, &seen()), [("name-without-handler", false)]);
+    assert_in_order(
+        &causes(&found, &seen())[0],
+        &["user.renamed", "none of the 1"],
+    );
+    let unhandled = "no handler of this instance takes user.renamed (3 wait)";
+    let arrived = instance(&json!({ "wants": wants, "unhandled": unhandled }));
+    let found = state(wider(), vec![knows(), arrived]);
+    assert_eq!(kinds(&found, &seen()), [("name-without-handler", true)]);
+    assert_eq!(
+        kinds(&state(wider(), Vec::new()), &seen()),
+        [("no-instance", true)]
+    );
+}
+
 /// Whatever instances and servers report about themselves is shown.
 #[test]
 fn fuzz_answers_of_instances() {
@@ -173,7 +309,11 @@ fn fuzz_answers_of_instances() {
         18446744073709551615,"hottest":[{"key":"k","waiting":3}],"concurrency":1,"rate":"1 per second","max_in_flight_bytes":1,
         "timeout_ms":18446744073709551615,"retry":"","handled":18446744073709551615,"failed":0,"dead_lettered":0,
         "last_delivery_at":null,"wants":[{"stream":"EVENTS","settings":{"max_ack_pending":1}}],
-        "clock":"+262142-12-31T23:59:59Z","shadows":{"beta":["user.created"]}}"#;
+        "clock":"+262142-12-31T23:59:59Z","unhandled":"user.renamed","is_full":true,"oldest_attempt":{"name":"user.created",
+        "event":"e","for_ms":18446744073709551615},"last_ended_ms":18446744073709551615,"stuck_after_ms":1,
+        "open_circuit":{"since":"2026-11-21T09:30:00Z","error":"t","next_probe_at":"+262142-12-31T23:59:59Z"},
+        "failing":[{"key":"k","name":"user.created","event":"e","attempts":4294967295,
+        "since":"-262143-01-01T00:00:00Z","next_at":"+262142-12-31T23:59:59Z","waiting":18446744073709551615}],"shadows":{"beta":["user.created"]}}"#;
     tidings_fuzz::fuzz_json("answer of an instance", &[seed], |answer| {
         let Ok(instance) = serde_json::from_slice::<Instance>(answer) else {
             return false;

@@ -168,8 +168,27 @@ fn add_instance(rows: &mut Vec<[String; 2]>, instance: &Instance) {
         row("  limits", limits),
         row("  retry", &instance.retry),
     ]);
+    let unhandled = instance.unhandled.as_ref();
+    rows.extend(unhandled.map(|why| row("  unhandled", why)));
+    if let Some(oldest) = &instance.oldest_attempt {
+        let lasts = duration::show(std::time::Duration::from_millis(oldest.for_ms));
+        let text = format!("{} {}, for {lasts}", oldest.name, oldest.event);
+        rows.push(row("  oldest attempt", text));
+    }
     let of_replays = instance.replay_issue.as_ref();
     rows.extend(of_replays.map(|why| row("  replays", format!("none runs: {why}"))));
+    for key in &instance.failing {
+        let text = format!(
+            "{}: {} {}, {} attempts failed, the next at {}; {} wait behind it",
+            key.key,
+            key.name,
+            key.event,
+            key.attempts,
+            output::second(key.next_at),
+            key.waiting
+        );
+        rows.push(row("  failing key", text));
+    }
     for hot in &instance.hottest {
         rows.push(row(
             "  hot key",
