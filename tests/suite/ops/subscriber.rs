@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use tidings::{EventPublisher, EventSubscriber, Worker, subscribers::Subscribers};
+use tidings::{
+    CircuitBreaker, Context, EventPublisher, EventSubscriber, Failure, Retry, StreamSpec, Worker,
+    subscribers::Subscribers,
+};
 
 use super::{
     endpoints,
@@ -65,6 +68,7 @@ async fn slots_that_are_all_taken_for_long_are_not_ready() {
     .await;
     publisher.publish(&User::new("bob")).await.unwrap();
     let stuck = endpoints.says(path, 503, "all 2 slots are taken").await;
+    assert!(stuck.text.contains("(of user.created "), "{stuck:?}");
     assert!(stuck.text.contains("; try: "), "{stuck:?}");
     gate.open.add_permits(2);
     endpoints.says(path, 200, "idle").await;
@@ -144,6 +148,81 @@ async fn a_worker_that_waits_for_nats_at_its_start_is_starting() {
         .await;
     assert_eq!(endpoints.ask("/readyz/subscriber/other").await.status, 404);
     assert_eq!(endpoints.ask("/readyz/relay").await.status, 404);
+    running.stop().await.unwrap();
+}
+
+async fn fails(user: User, _: Context<Noted>) -> Result<(), Failure> {
+    match user.id.starts_with("fails") {
+        true => Err(Failure::retry("the mail server says 503")),
+        false => Ok(()),
+    }
+}
+
+#[tokio::test]
+async fn an_open_circuit_is_not_ready_and_says_the_last_error() {
+    let world = World::<Sqlite>::start().await;
+    let (ops, endpoints) = endpoints();
+    let minute = Duration::from_secs(60);
+    let breaker = CircuitBreaker::default().within(minute, 3);
+    let subscriber = EventSubscriber::durable("mails").on(fails);
+    let subscriber = subscriber.circuit_breaker(breaker.open_for(minute, minute));
+    let worker = Worker::new(world.bus.clone(), Noted::default()).subscribe(subscriber);
+    let running = world.run(worker.with(ops));
+    world
+        .publish_users(["fails-1", "fails-2", "fails-3", "fails-4"])
+        .await;
+    let path = "/readyz/subscriber/mails";
+    let stuck = endpoints.says(path, 503, "the circuit is open").await;
+    for part in [
+        "the next one in ",
+        "the last error: the mail server says 503",
+    ] {
+        assert!(stuck.text.contains(part), "{part}: {stuck:?}");
+    }
+    let component = endpoints.component("subscriber").await;
+    assert_eq!(component["kind"], "circuit-open", "{component}");
+    running.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_key_that_waits_is_named_and_ready() {
+    let world = World::<Sqlite>::start().await;
+    let (ops, endpoints) = endpoints();
+    let second = Duration::from_secs(1);
+    let retry = Retry::exponential(second, second).attempts(u32::MAX);
+    let subscriber = EventSubscriber::durable("mails").on(fails).retry(retry);
+    let subscriber = subscriber.ordered_by_key();
+    let worker = Worker::new(world.bus.clone(), Noted::default()).subscribe(subscriber);
+    let running = world.run(worker.with(ops));
+    world.publish_users(["fails-7", "fails-7", "ada"]).await;
+    let path = "/readyz/subscriber/mails";
+    let waits = endpoints.says(path, 200, "fails-7 (1 behind").await;
+    assert!(waits.text.contains("; try: see why it fails"), "{waits:?}");
+    let component = endpoints.component("subscriber").await;
+    assert_eq!(component["kind"], "key-waits", "{component}");
+    assert_eq!(component["runbook"], "stuck-key.md", "{component}");
+    running.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_of_dead_letters_that_is_gone_is_named() {
+    let world = World::<Sqlite>::start().await;
+    let (ops, endpoints) = endpoints();
+    let subscriber = EventSubscriber::durable("mails").on(note_id);
+    let worker = Worker::new(world.bus.clone(), Noted::default()).subscribe(subscriber);
+    let running = world.run(worker.with(ops));
+    let path = "/readyz/subscriber/mails";
+    endpoints.says(path, 200, "idle").await;
+    let context = world.jetstream().await;
+    context.delete_stream("DEAD_LETTERS").await.unwrap();
+    let gone = endpoints.says(path, 200, "DEAD_LETTERS is gone").await;
+    assert!(gone.text.contains("tidings streams apply"), "{gone:?}");
+    let component = endpoints.component("subscriber").await;
+    assert_eq!(component["kind"], "dead-letters-gone", "{component}");
+    assert_eq!(component["status"], "degraded", "{component}");
+    let letters = StreamSpec::dead_letters();
+    world.bus.apply_stream(&letters).await.unwrap();
+    endpoints.says(path, 200, "idle").await;
     running.stop().await.unwrap();
 }
 

@@ -45,7 +45,10 @@ async fn handled_names_continue(name: &'static str, is_ordered: bool) {
     noted.reach(301).await;
     eventually("the status shows it", || async {
         let found = Subscribers::new(&world.bus).find(name).await.unwrap();
-        let issues = found.instances.iter().filter_map(|it| it.issue.as_ref());
+        let issues = found
+            .instances
+            .iter()
+            .filter_map(|it| it.unhandled.as_ref());
         issues
             .into_iter()
             .any(|it| it.contains("count.raised") && it.contains("tidings subscribers prune"))

@@ -1,9 +1,13 @@
 //! `tidings doctor`: each state is produced, and found by its kind with cause, cure and exit code.
 
+mod handlers;
+mod lost;
 mod outbox;
 mod preflight;
 mod servers;
 mod subscribers;
+mod workers;
+mod working;
 
 use serde_json::Value;
 use tidings::judge::IssueKind;
