@@ -11,6 +11,7 @@
 //! last checkpoint, restore the parked rows that can be published, continue after the cursor, and leave out the events
 //! that were found.
 
+mod claim;
 mod delay_schedule;
 mod error;
 #[cfg(feature = "failpoints")]
@@ -46,12 +47,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Outbox, Store,
-    home::text,
-    store::{
-        Claim, Statements, Tenure, Waiting,
-        home::{Home, StoredHome},
-        origin::Origin,
-    },
+    store::{Claim, Tenure, Waiting, home::Home},
 };
 use crate::{
     background::Background,
@@ -62,8 +58,9 @@ use crate::{
     process::Process,
     task::fence::Fence,
 };
+use claim::Claimed;
 pub use error::RelayError;
-use fault::{Fault, fault_of, is_of_version};
+use fault::{Fault, fault_of};
 use fetch::Fetcher;
 use handle::RelayControl;
 pub use handle::{RelayHandle, RelaySettings};
@@ -96,17 +93,6 @@ pub struct Relay<DB: Store> {
     control: Arc<RelayControl>,
     process: Process,
     allowance: Allowance,
-}
-
-/// What a claim of the lease returns.
-struct Claimed<DB: Statements> {
-    /// The keeper's connection.
-    connection: DB::Connection,
-    claim: Claim<DB::Cursor>,
-    /// The keys of parked rows.
-    keys: Vec<(String, i64)>,
-    /// What parked rows wait for.
-    waiting: Waiting,
 }
 
 /// How a tenure, the time with one lease, ended.
@@ -331,42 +317,6 @@ impl<DB: Store> Relay<DB> {
             },
             over = fence.passed() => Err(over.into()),
         }
-    }
-
-    /// Checks whether a relay may work here, and reads what is known of its NATS, on a connection that stays open.
-    async fn look(&self, lease: Duration) -> Result<(DB::Connection, Home), Fault> {
-        let names = &self.outbox.shared.names;
-        let mut connection = self.connect(lease).await?;
-        is_of_version::<DB>(&mut connection, names).await?;
-        match DB::origin(&mut connection, names).await? {
-            Origin::Own => {}
-            Origin::Standby => return Err(Fault::Standby),
-            Origin::Foreign(reason) => return Err(Fault::Foreign(reason)),
-        }
-        let home = DB::home(&mut connection, names).await?;
-        Ok((connection, home))
-    }
-
-    /// Claims the lease, and stores what has changed about the NATS.
-    async fn claim(
-        &self,
-        mut connection: DB::Connection,
-        home: Option<&StoredHome>,
-        lease: Duration,
-    ) -> Result<Option<Claimed<DB>>, Fault> {
-        let names = &self.outbox.shared.names;
-        let Some(claim) = DB::claim(&mut connection, names, &self.owner, lease).await? else {
-            return Ok(None);
-        };
-        if let Some(home) = home {
-            DB::store_home(&mut connection, names, &text(home)?).await?;
-        }
-        Ok(Some(Claimed {
-            claim,
-            keys: DB::parked_keys(&mut connection, names).await?,
-            waiting: DB::waiting(&mut connection, names).await?,
-            connection,
-        }))
     }
 
     /// Resumes after the last checkpoint, and relays until the connection is lost.
