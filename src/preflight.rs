@@ -11,6 +11,7 @@ use crate::{
         issue_kind::IssueKind,
         preflight::{Allowance, Concern, NatsFigures, PreflightFigures, Severity, concerns},
     },
+    process::Process,
 };
 
 /// How long the checks of a start may take; what has not answered until then is not checked.
@@ -61,13 +62,13 @@ pub(crate) async fn look_at_nats(
     }));
     let account = async {
         match asks_account || may_ask_account(bus).await {
-            true => Some(bus.storage_limit().await),
+            true => Some(bus.account_storage().await),
             false => None,
         }
     };
     let (looked, account) = future::join(looking, account).await;
     match account {
-        Some(Ok(limit)) => nats.storage = Some(limit),
+        Some(Ok(storage)) => nats.storage = Some(storage.limit),
         Some(Err(error)) => unchecked.push(("the limits of the account".to_owned(), error)),
         None => {
             tracing::debug!("preflight: the limits of the account are not checked: no permission")
@@ -89,7 +90,7 @@ pub(crate) async fn look_at_nats(
 }
 
 /// The smaller of two differences: an answer that took longer tells less.
-fn nearer(one: Option<f64>, other: Option<f64>) -> Option<f64> {
+pub(crate) fn nearer(one: Option<f64>, other: Option<f64>) -> Option<f64> {
     match (one, other) {
         (Some(one), Some(other)) if other.abs() < one.abs() => Some(other),
         (one, other) => one.or(other),
@@ -103,10 +104,17 @@ async fn may_ask_account(bus: &Bus) -> bool {
     rights.is_some_and(|rights| rights.missing(&[need]).is_empty())
 }
 
-/// Logs what is wrong, a line for each danger; returns the first finding that ends the start.
-pub(crate) fn tell(figures: &PreflightFigures, allowance: &Allowance) -> Option<PreflightRefusal> {
+/// Logs what is wrong, a line for each danger, and notes it for the metrics; returns the first finding that ends the
+/// start.
+pub(crate) fn tell(
+    figures: &PreflightFigures,
+    allowance: &Allowance,
+    process: &Process,
+) -> Option<PreflightRefusal> {
+    let concerns = concerns(figures, &allowance.kinds);
+    process.has_concerns(&concerns);
     let mut refusal = None;
-    for concern in concerns(figures, &allowance.kinds) {
+    for concern in concerns {
         let Concern {
             kind,
             severity,

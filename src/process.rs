@@ -5,6 +5,7 @@ pub(crate) mod figures;
 mod lasts;
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
@@ -21,7 +22,11 @@ use crate::{
     executor::in_flight::{InFlight, Oldest},
     nats::Bus,
     observer::Observers,
-    policy::adjustment::Adjustment,
+    policy::{
+        adjustment::Adjustment,
+        issue_kind::IssueKind,
+        preflight::{Concern, Severity},
+    },
     preflight::PreflightRefusal,
 };
 use figures::{
@@ -51,6 +56,12 @@ struct Inner {
     /// Required tasks that have ended before the process drains.
     ended: Vec<String>,
     refusals: Vec<PreflightRefusal>,
+    /// The streams that its subscribers and relays use.
+    streams: BTreeSet<String>,
+    /// How many findings each check of the start has.
+    concerns: BTreeMap<(IssueKind, Severity), usize>,
+    /// Without progress for this long, a part that has work is stuck; `None` while no endpoints say so.
+    stuck_after: Option<Duration>,
     /// The ticks at the last look, and for how long there was no new one.
     seen: u64,
     silent: Duration,
@@ -151,6 +162,33 @@ impl Process {
         self.0.inner().refusals.push(refusal.clone());
     }
 
+    /// Notes streams that a subscriber or a relay uses.
+    pub(crate) fn uses<'a>(&self, streams: impl Iterator<Item = &'a str>) {
+        let mut inner = self.0.inner();
+        inner.streams.extend(streams.map(str::to_owned));
+    }
+
+    /// The streams that are used.
+    #[cfg(feature = "ops")]
+    pub(crate) fn streams(&self) -> BTreeSet<String> {
+        self.0.inner().streams.clone()
+    }
+
+    /// Notes what the checks at the start have found.
+    pub(crate) fn has_concerns(&self, concerns: &[Concern]) {
+        let mut inner = self.0.inner();
+        for concern in concerns {
+            let of = (concern.kind, concern.severity);
+            *inner.concerns.entry(of).or_default() += 1;
+        }
+    }
+
+    /// Notes for how long a part may make no progress.
+    #[cfg(feature = "ops")]
+    pub(crate) fn is_stuck_after(&self, stuck_after: Duration) {
+        self.0.inner().stuck_after = Some(stuck_after);
+    }
+
     /// Registers a task without which the process cannot work.
     pub(crate) fn living(&self, name: impl Into<String>) -> Living {
         Living {
@@ -187,6 +225,7 @@ impl Process {
         let (phase, silent) = (inner.phase, inner.silent);
         let (in_flight, ended_tasks) = (inner.in_flight.clone(), inner.ended.clone());
         let refusals = inner.refusals.clone();
+        let (concerns, stuck_after) = (inner.concerns.clone(), inner.stuck_after);
         let connections = inner.connections.iter().map(|bus| ConnectionFigures {
             is_connected: bus.is_connected(),
             lost: *bus.losses().borrow(),
@@ -218,6 +257,8 @@ impl Process {
             ended_tasks,
             refusals,
             connections,
+            concerns,
+            stuck_after,
             relays: relays.iter().map(|one| one.figures(now)).collect(),
             subscribers,
         }

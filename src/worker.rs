@@ -181,7 +181,7 @@ impl<S: Send + Sync + 'static> Worker<S> {
         let inspection = Arc::new(Inspection::default());
         let runners = self.runners(&in_flight, &inspection).await?;
         let allowance = (self.drain, std::mem::take(&mut self.allowance));
-        let checks = Checks::of(&self.bus, &runners, &inspection, allowance);
+        let checks = Checks::of(&self.bus, &runners, &inspection, &self.process, allowance);
         let watch = Watch::begin(in_flight, self.drain, self.exit_when_stuck);
         // Dropped at the end, which ends the work.
         let _housekeeping: JoinSet<()> = work.into_iter().collect();

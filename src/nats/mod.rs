@@ -27,6 +27,8 @@ pub use connection::connect::ConnectError;
 pub use connection::nats_identity::NatsIdentity;
 pub use connection::options::{Auth, NatsOptions, Tls};
 pub(crate) use connection::rights::Need;
+#[cfg(feature = "ops")]
+pub(crate) use connection::rights::Rights;
 pub(crate) use consume::consumer::{ConsumerLook, ConsumerSpec, drift, filters};
 pub(crate) use consume::delivery::{AckHandle, Deliveries};
 pub(crate) use consume::durables::{Durable, Durables};
@@ -47,9 +49,15 @@ pub use publish::publisher::{EventPublisher, PublishError, TooLarge};
 #[cfg(feature = "outbox")]
 pub(crate) use publish::refusal::{Cause, FULL_DISK, Refusal, cause_of_denial, cause_of_no_ack};
 pub use stream::declare::{Plan, SettingChange};
+#[cfg(feature = "ops")]
+pub(crate) use stream::facts::AccountStorage;
 pub(crate) use stream::identity::{Holder, quoted};
 #[cfg(feature = "outbox")]
 pub(crate) use stream::identity::{Identity, Own};
+#[cfg(feature = "ops")]
+pub(crate) use stream::measure::MeasuredStream;
+#[cfg(all(test, feature = "ops", feature = "outbox"))]
+pub(crate) use stream::measure::StreamMeasures;
 pub(crate) use stream::messages::{StoredMessage, StreamInfo};
 #[cfg(feature = "outbox")]
 pub(crate) use stream::removal::Removal;

@@ -195,6 +195,7 @@ impl Background for Ops {
     }
 
     fn join(&mut self, process: &Process) {
+        process.is_stuck_after(self.stuck_after);
         if self
             .known
             .process

@@ -24,7 +24,7 @@ mod open;
 mod operate;
 mod page_size;
 mod parked;
-mod preflight;
+pub(crate) mod preflight;
 mod relay;
 mod republish;
 mod status;

@@ -36,6 +36,31 @@ impl<DB: Store> Outbox<DB> {
     }
 }
 
+/// How much disk space the tables use.
+#[cfg(feature = "ops")]
+#[derive(Debug, Default)]
+pub(crate) struct Measured {
+    /// The bytes of each table.
+    pub(crate) tables: Vec<(String, i64)>,
+    /// By how many seconds the clock of the database is ahead of the one of this process; `None` where it is the same.
+    pub(crate) ahead_s: Option<f64>,
+}
+
+#[cfg(feature = "ops")]
+impl<DB: Store> Outbox<DB> {
+    /// Measures the tables.
+    pub(crate) async fn measure(&self) -> Result<Measured, OutboxError> {
+        let names = &self.shared.names;
+        self.operate(Operation::One, async |connection: &mut DB::Connection| {
+            let asked = Utc::now();
+            let (tables, told) = DB::sizes(connection, names).await?;
+            let ahead_s = told.map(|told| offset(asked, told, Utc::now()));
+            Ok(Measured { tables, ahead_s })
+        })
+        .await
+    }
+}
+
 /// Whether the row of the relay cannot be read without this right.
 fn hides_relay(right: &MissingRight) -> bool {
     right.privilege == "usage" && right.is_needed_at_once

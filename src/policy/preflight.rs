@@ -138,7 +138,8 @@ pub const CHECKS: &[Check] = &[
     check(
         IssueKind::Drain,
         Severity::Note,
-        "the timeout of an attempt is above the shutdown timeout of the worker",
+        "the timeout of an attempt is above the shutdown timeout of the worker; the shutdown timeout is not below the \
+         grace period of the process, where the environment variable `TIDINGS_GRACE` tells it in seconds",
     ),
     check(
         IssueKind::Timeout,
@@ -258,6 +259,8 @@ pub(crate) struct SubscriberSetup {
     pub(crate) concurrency: usize,
     /// The shutdown timeout of its worker, where it is known.
     pub(crate) shutdown_timeout: Option<Duration>,
+    /// After which time its process is killed that was told to stop, where it was told so.
+    pub(crate) grace: Option<Duration>,
     /// The pool of its transactional handlers.
     pub(crate) pool: Option<PoolFigures>,
 }

@@ -1,12 +1,12 @@
 //! The figures of a process at one moment. Plain values; ages are by a monotonic clock.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, Utc};
 
 use crate::{
     instance::{Activity, FailingKey},
-    policy::{breaker::CircuitState, issue_kind::IssueKind},
+    policy::{breaker::CircuitState, issue_kind::IssueKind, preflight::Severity},
     preflight::PreflightRefusal,
 };
 
@@ -25,6 +25,10 @@ pub(crate) struct ProcessFigures {
     pub(crate) refusals: Vec<PreflightRefusal>,
     /// The connections to NATS of the worker, and of the work that runs with it.
     pub(crate) connections: Vec<ConnectionFigures>,
+    /// How many findings each check of the start has.
+    pub(crate) concerns: BTreeMap<(IssueKind, Severity), usize>,
+    /// Without progress for this long, a part that has work is stuck; `None` while no endpoints say so.
+    pub(crate) stuck_after: Option<Duration>,
     pub(crate) relays: Vec<RelayFigures>,
     pub(crate) subscribers: Vec<SubscriberFigures>,
 }

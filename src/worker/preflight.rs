@@ -8,7 +8,11 @@ use crate::{
     nats::{Bus, Role, names},
     policy::preflight::{Allowance, SubscriberSetup},
     preflight::{LookedStream, PreflightRefusal, WITHIN, look_at_nats, tell, tell_unchecked},
+    process::Process,
 };
+
+/// The environment variable with the grace period of the process, as the manifests of a deployment know it.
+const GRACE: &str = "TIDINGS_GRACE";
 
 /// What the checks look at.
 pub(super) struct Checks {
@@ -16,6 +20,7 @@ pub(super) struct Checks {
     streams: BTreeSet<LookedStream>,
     subscribers: Vec<SubscriberSetup>,
     allowance: Allowance,
+    process: Process,
 }
 
 impl Checks {
@@ -23,6 +28,7 @@ impl Checks {
         bus: &Bus,
         runners: &[Runner<S>],
         inspection: &Inspection,
+        process: &Process,
         (shutdown_timeout, allowance): (Duration, Allowance),
     ) -> Self {
         let looked = |name: String, role| LookedStream {
@@ -37,6 +43,7 @@ impl Checks {
         if !runners.is_empty() {
             streams.insert(looked(names::BUCKET_STREAM.to_owned(), Role::Bucket));
         }
+        process.uses(streams.iter().map(|stream| &*stream.name));
         let runners = runners.iter();
         let subscribers = runners.map(|runner| figures(&runner.subscriber, shutdown_timeout));
         Self {
@@ -44,6 +51,7 @@ impl Checks {
             streams,
             subscribers: subscribers.collect(),
             allowance,
+            process: process.clone(),
         }
     }
 
@@ -57,7 +65,7 @@ impl Checks {
             Ok((mut figures, unchecked)) => {
                 tell_unchecked(&unchecked);
                 figures.subscribers = self.subscribers;
-                tell(&figures, &self.allowance)
+                tell(&figures, &self.allowance, &self.process)
             }
             Err(_) => {
                 tracing::debug!(within = ?WITHIN, "preflight: no answer in time");
@@ -81,6 +89,26 @@ fn figures<S: Send + Sync + 'static>(
         timeout: subscriber.timeout,
         concurrency: subscriber.concurrency,
         shutdown_timeout: Some(shutdown_timeout),
+        grace: std::env::var(GRACE).ok().and_then(|text| seconds(&text)),
         pool: pools.min_by_key(|pool| pool.connections),
+    }
+}
+
+/// A whole number of seconds, also as `60s`.
+fn seconds(text: &str) -> Option<Duration> {
+    let number = text.trim().trim_end_matches('s');
+    number.parse().ok().map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_grace_period_is_read_in_seconds() {
+        assert_eq!(seconds(" 60 "), Some(Duration::from_secs(60)));
+        assert_eq!(seconds("45s"), Some(Duration::from_secs(45)));
+        assert_eq!(seconds("1m"), None);
+        assert_eq!(seconds(""), None);
     }
 }

@@ -32,6 +32,8 @@ fn process() -> ProcessFigures {
         ended_tasks: Vec::new(),
         refusals: Vec::new(),
         connections: Vec::new(),
+        concerns: std::collections::BTreeMap::new(),
+        stuck_after: None,
         relays: Vec::new(),
         subscribers: Vec::new(),
     }

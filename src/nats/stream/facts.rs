@@ -21,6 +21,15 @@ pub(crate) struct StreamFacts {
     pub(crate) ahead_s: Option<f64>,
 }
 
+/// What an account may store in files, and stores, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AccountStorage {
+    #[cfg(feature = "ops")]
+    pub(crate) used: u64,
+    /// Negative without a limit.
+    pub(crate) limit: i64,
+}
+
 #[derive(Deserialize)]
 struct Described {
     config: Map<String, Value>,
@@ -60,10 +69,13 @@ impl Bus {
         Ok(Some(StreamFacts { figures, ahead_s }))
     }
 
-    /// The limit of storage of the account in bytes; negative without one.
-    pub(crate) async fn storage_limit(&self) -> Result<i64, BusError> {
+    /// The storage of the account.
+    pub(crate) async fn account_storage(&self) -> Result<AccountStorage, BusError> {
         #[derive(Deserialize)]
         struct Account {
+            #[cfg(feature = "ops")]
+            #[serde(default)]
+            storage: u64,
             limits: Limits,
             /// The limits by number of replicas, where the account has some.
             #[serde(default)]
@@ -77,7 +89,11 @@ impl Bus {
         let account: Account = self.api(api::ACCOUNT_INFO, &json!({})).await?;
         let of_tier = |tier: &Value| tier.get("limits")?.get("max_storage")?.as_i64();
         let tiers = account.tiers.values().filter_map(of_tier);
-        Ok(tiers.fold(account.limits.max_storage, i64::max))
+        Ok(AccountStorage {
+            #[cfg(feature = "ops")]
+            used: account.storage,
+            limit: tiers.fold(account.limits.max_storage, i64::max),
+        })
     }
 
     /// Whether all servers of the connection are on this host.

@@ -4,6 +4,8 @@ pub(in crate::nats) mod declare;
 pub(in crate::nats) mod facts;
 pub(in crate::nats) mod identity;
 pub(in crate::nats) mod limits;
+#[cfg(feature = "ops")]
+pub(in crate::nats) mod measure;
 pub(in crate::nats) mod messages;
 pub(in crate::nats) mod objections;
 pub(in crate::nats) mod patterns;

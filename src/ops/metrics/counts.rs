@@ -1,7 +1,10 @@
 //! The counts of all subscribers and relays of a process: the observer that hands out one for each. Never counts
 //! itself.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use super::{relay::Relay, sheet::Sheet, subscriber::Subscriber};
 use crate::observer::{Observation, Observer};
@@ -24,6 +27,13 @@ impl Counts {
         for (_, relay) in &inner.relays {
             relay.write(sheet);
         }
+    }
+
+    /// The streams that relays have stored events in.
+    pub(super) fn streams(&self) -> BTreeSet<String> {
+        let inner = self.inner();
+        let relays = inner.relays.iter();
+        relays.flat_map(|(_, relay)| relay.streams()).collect()
     }
 
     /// The counts of a subscriber: one that begins again goes on with those that it had.

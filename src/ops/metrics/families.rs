@@ -55,10 +55,36 @@ families! {
             "Connections to NATS that were lost",
         WORKER_PHASE Gauge "tidings_worker_phase" ["phase"]
             "1 for the present phase of the worker: starting, running or draining",
+        COMPONENT_STATUS Gauge "tidings_component_status" ["component" "of" "state"]
+            "1 for the present state of the process, of its relay, and of each of its subscribers",
+        PREFLIGHT_FINDINGS Gauge "tidings_preflight_findings" ["check" "severity"]
+            "What the checks at the start of the process have found",
+        CLOCK_OFFSET Gauge "tidings_clock_offset_seconds" ["of"]
+            "By how much the clock of NATS or of the database is ahead of the one of the process",
         RUNTIME_BLOCKED Gauge "tidings_runtime_blocked_seconds" []
             "How long the runtime of the worker has run no task; measured while its endpoints listen",
         SCRAPE_ERRORS Counter "tidings_scrape_errors_total" ["part"]
             "Failed attempts to read figures; their metrics are left out until one succeeds",
+    }
+    "NATS" {
+        STREAM_HAS_LEADER Gauge "tidings_stream_has_leader" ["stream"]
+            "Whether a stream that the process uses has a leader: 1 or 0",
+        STREAM_BYTES Gauge "tidings_stream_bytes" ["stream"]
+            "Bytes that the stream holds",
+        STREAM_MAX_BYTES Gauge "tidings_stream_max_bytes" ["stream"]
+            "How many bytes the stream may hold; 0 without a limit",
+        STREAM_MESSAGES Gauge "tidings_stream_messages" ["stream"]
+            "Messages that the stream holds",
+        STREAM_OLDEST Gauge "tidings_stream_oldest_seconds" ["stream"]
+            "Age of the oldest message of the stream; 0 when there is none",
+        STREAM_REPLICAS Gauge "tidings_stream_replicas" ["stream"]
+            "Copies that the stream is configured to have",
+        STREAM_REPLICAS_CURRENT Gauge "tidings_stream_replicas_current" ["stream"]
+            "Copies that are up to date",
+        JETSTREAM_STORAGE Gauge "tidings_jetstream_storage_bytes" []
+            "Bytes that the account stores in files",
+        JETSTREAM_MAX_STORAGE Gauge "tidings_jetstream_max_storage_bytes" []
+            "How many bytes the account may store in files; 0 without a limit",
     }
     "Outbox" {
         BACKLOG Gauge "tidings_outbox_backlog_events" ["outbox"]
@@ -79,6 +105,8 @@ families! {
             "How long the next delayed event is overdue; 0 when none is",
         HELD Gauge "tidings_outbox_held_slot_seconds" ["outbox"]
             "Age of the oldest transaction that holds a slot of the log; 0 without one",
+        OUTBOX_STORAGE Gauge "tidings_outbox_storage_bytes" ["outbox" "table"]
+            "Disk space of the tables, with indexes and all partitions; in SQLite of the database as a whole",
         REFUSES Gauge "tidings_relay_refuses" ["outbox" "reason"]
             "1 while no relay runs on this database, with the reason",
         ISSUE_SINCE Gauge "tidings_relay_issue_since_timestamp_seconds" ["outbox" "place" "kind"]

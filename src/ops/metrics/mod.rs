@@ -7,6 +7,8 @@ mod accept;
 mod counts;
 mod families;
 mod histogram;
+mod look;
+mod nats;
 #[cfg(feature = "outbox")]
 mod outbox;
 mod process;
@@ -17,11 +19,16 @@ mod subscriber;
 mod trace_id;
 
 use std::{
+    collections::BTreeSet,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use futures::{FutureExt, future::BoxFuture};
+use futures::{
+    FutureExt,
+    future::{BoxFuture, join_all},
+};
 use prometheus_client::{
     collector::Collector,
     encoding::{self, DescriptorEncoder},
@@ -35,7 +42,11 @@ use crate::{background::Background, nats::Bus, process::Process};
 use accept::Format;
 use counts::Counts;
 use families as is;
+use nats::Nats;
 use sheet::Sheet;
+
+/// How long a scrape waits for looks.
+const WAIT: Duration = Duration::from_secs(1);
 
 /// The metrics of a process. Cheap to clone; the clones share the counts.
 ///
@@ -63,6 +74,8 @@ struct Shared {
     /// Separate, because a process owns its observers.
     counts: Arc<Counts>,
     processes: Mutex<Vec<Process>>,
+    /// Of the workers that run this.
+    nats: Mutex<Vec<Arc<Nats>>>,
     #[cfg(feature = "outbox")]
     outboxes: outbox::Outboxes,
 }
@@ -91,25 +104,50 @@ impl Metrics {
     /// renewed for the next scrape; [`Metrics::scrape`] waits for them.
     #[must_use]
     pub fn encode(&self, accept: Option<&str>) -> (&'static str, String) {
-        #[cfg(feature = "outbox")]
-        self.0.outboxes.renew();
-        self.encoded(accept)
+        drop(self.renew(Asks::Everything));
+        self.encoded(accept, Asks::Everything)
     }
 
-    /// As [`Metrics::encode`], with figures of the outboxes that are at most two seconds old, if the databases answer
-    /// within a second.
+    /// As [`Metrics::encode`], with figures of the outboxes that are at most two seconds old, of the streams ten, and of
+    /// the storage a minute, if the servers answer within a second.
     ///
     /// # Cancel safety
     /// May be dropped at any time.
     pub async fn scrape(&self, accept: Option<&str>) -> (&'static str, String) {
-        #[cfg(feature = "outbox")]
-        self.0.outboxes.renewed().await;
-        self.encoded(accept)
+        self.scraped(accept, Asks::Everything).await
     }
 
-    fn encoded(&self, accept: Option<&str>) -> (&'static str, String) {
+    async fn scraped(&self, accept: Option<&str>, asks: Asks) -> (&'static str, String) {
+        let ends = self.renew(asks);
+        // What takes longer is shown at the next scrape.
+        let _ = tokio::time::timeout(WAIT, join_all(ends)).await;
+        self.encoded(accept, asks)
+    }
+
+    /// Begins the looks that are due; returns their ends.
+    fn renew(&self, asks: Asks) -> Vec<BoxFuture<'static, ()>> {
+        let mut used: BTreeSet<String> = self.0.counts.streams();
+        for process in &*self.processes() {
+            used.extend(process.streams());
+        }
+        let mut ends = Vec::new();
+        // The servers and the account are the same for all.
+        let nats = self.nats().first().cloned();
+        if let Some(nats) = nats {
+            ends.extend(nats.renew(used));
+        }
+        #[cfg(feature = "outbox")]
+        if asks == Asks::Everything {
+            ends.extend(self.0.outboxes.renew());
+        }
+        #[cfg(not(feature = "outbox"))]
+        let _ = asks;
+        ends
+    }
+
+    fn encoded(&self, accept: Option<&str>, asks: Asks) -> (&'static str, String) {
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(self.clone()));
+        registry.register_collector(Box::new(Scrape(self.clone(), asks)));
         let format = Format::wanted(accept);
         let mut text = String::new();
         let encoded = match format {
@@ -127,6 +165,10 @@ impl Metrics {
         self.processes().push(process.clone());
     }
 
+    fn nats(&self) -> MutexGuard<'_, Vec<Arc<Nats>>> {
+        self.0.nats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn processes(&self) -> MutexGuard<'_, Vec<Process>> {
         self.0
             .processes
@@ -134,10 +176,14 @@ impl Metrics {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn sheet(&self) -> Sheet {
+    fn sheet(&self, asks: Asks) -> Sheet {
         let mut sheet = Sheet::default();
         let version = env!("CARGO_PKG_VERSION").into();
         sheet.gauge(&is::BUILD_INFO, [&version], 1.0);
+        let nats = self.nats().first().cloned();
+        if let Some(nats) = nats {
+            nats.write(&mut sheet);
+        }
         self.0.counts.write(&mut sheet);
         let mut issues = process::Issues::default();
         let figures: Vec<_> = self.processes().iter().map(Process::figures).collect();
@@ -149,21 +195,61 @@ impl Metrics {
             sheet.merge();
         }
         #[cfg(feature = "outbox")]
-        self.0.outboxes.write(&mut issues, &mut sheet);
+        self.0.outboxes.write(asks, &mut issues, &mut sheet);
         issues.write(&mut sheet);
         sheet
     }
 }
 
+/// What a scrape asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asks {
+    Everything,
+    /// Nothing that a database has to be asked for.
+    NoDatabase,
+}
+
 impl Collector for Metrics {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        self.sheet().encode(encoder)
+        self.sheet(Asks::Everything).encode(encoder)
+    }
+}
+
+/// One scrape of the metrics.
+#[derive(Debug)]
+struct Scrape(Metrics, Asks);
+
+impl Collector for Scrape {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.0.sheet(self.1).encode(encoder)
     }
 }
 
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+/// Looks through the connection of a worker, until it is dropped.
+struct Shown {
+    nats: Arc<Nats>,
+    metrics: Metrics,
+}
+
+impl Shown {
+    fn through(bus: Bus, metrics: &Metrics) -> Self {
+        let nats = Arc::new(Nats::new(bus));
+        metrics.nats().push(Arc::clone(&nats));
+        let metrics = metrics.clone();
+        Self { nats, metrics }
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        let mut all = self.metrics.nats();
+        all.retain(|one| !Arc::ptr_eq(one, &self.nats));
     }
 }
 
@@ -177,16 +263,13 @@ impl Background for Metrics {
         self.observe(process);
     }
 
-    fn asks_nats(&self) -> bool {
-        false
-    }
-
     fn run(
         self: Box<Self>,
-        _: Bus,
+        bus: Bus,
         stop: CancellationToken,
     ) -> BoxFuture<'static, Result<(), Box<dyn std::error::Error + Send + Sync>>> {
         async move {
+            let _shown = Shown::through(bus, &self);
             stop.cancelled().await;
             Ok(())
         }

@@ -9,20 +9,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{
-    FutureExt,
-    future::{BoxFuture, join_all},
-};
+use futures::{FutureExt, future::BoxFuture};
 use tokio::{runtime::Handle, sync::watch};
 
 use super::{
-    families as is,
+    Asks, families as is,
+    look::{Found, Looked},
     process::{Issues, timestamp},
     sheet::{Label, Sheet},
 };
 use crate::{
-    outbox::{Outbox, OutboxError, Status, Store},
+    outbox::{Outbox, OutboxError, Status, Store, preflight::Measured},
     policy::issue_kind::IssueKind,
+    preflight::nearer,
 };
 
 /// The least time between two looks.
@@ -31,8 +30,8 @@ const LEAST: Duration = Duration::from_secs(2);
 const PAUSE: u32 = 10;
 /// How long a look may take.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How long a scrape waits for a look.
-const WAIT: Duration = Duration::from_secs(1);
+/// How often the sizes of the tables are read at most.
+const SIZES: Duration = Duration::from_secs(60);
 /// How old figures may be that no scrape has requested.
 const STALE: Duration = Duration::from_secs(60);
 
@@ -49,6 +48,7 @@ struct Watched {
     runtime: Option<Handle>,
     errors: Arc<AtomicU64>,
     known: Mutex<Known>,
+    sizes: Arc<Looked<Measured>>,
     /// Changes when a look has ended.
     ended: watch::Sender<()>,
 }
@@ -72,6 +72,8 @@ enum Figures {
 trait Look: Send + Sync {
     fn figures(&self) -> BoxFuture<'_, Result<Status, OutboxError>>;
     fn enqueued(&self) -> u64;
+    /// The sizes of the tables.
+    fn measured(&self) -> BoxFuture<'static, Result<Measured, OutboxError>>;
 }
 
 impl<DB: Store> Look for Outbox<DB> {
@@ -85,6 +87,11 @@ impl<DB: Store> Look for Outbox<DB> {
 
     fn enqueued(&self) -> u64 {
         Outbox::enqueued(self)
+    }
+
+    fn measured(&self) -> BoxFuture<'static, Result<Measured, OutboxError>> {
+        let outbox = self.clone();
+        async move { outbox.measure().await }.boxed()
     }
 }
 
@@ -101,6 +108,7 @@ impl Outboxes {
             runtime: Handle::try_current().ok(),
             errors: Arc::clone(&self.errors),
             known: Mutex::default(),
+            sizes: Looked::every(SIZES),
             ended: watch::Sender::new(()),
         });
         let mut all = self.all();
@@ -108,33 +116,36 @@ impl Outboxes {
         all.push(new);
     }
 
-    /// Has figures renewed that are due.
-    pub(super) fn renew(&self) {
+    /// Begins the looks that are due; returns their ends.
+    pub(super) fn renew(&self) -> Vec<BoxFuture<'static, ()>> {
+        let mut ends = Vec::new();
         for outbox in &*self.all() {
-            outbox.renew();
-        }
-    }
-
-    /// Has figures renewed that are due, and waits for them.
-    pub(super) async fn renewed(&self) {
-        let begun = |outbox: &Arc<Watched>| {
             let mut ended = outbox.ended.subscribe();
-            let runs = outbox.renew();
-            runs.then_some(async move { ended.changed().await })
-        };
-        let ends: Vec<_> = self.all().iter().filter_map(begun).collect();
-        // What takes longer is shown at the next scrape.
-        let _ = tokio::time::timeout(WAIT, join_all(ends)).await;
+            if outbox.renew() {
+                let end = async move {
+                    // An error says that the outbox was replaced.
+                    let _ = ended.changed().await;
+                };
+                ends.push(end.boxed());
+            }
+            ends.extend(outbox.renew_sizes());
+        }
+        ends
     }
 
-    pub(super) fn write(&self, issues: &mut Issues, sheet: &mut Sheet) {
+    pub(super) fn write(&self, asks: Asks, issues: &mut Issues, sheet: &mut Sheet) {
         let all = self.all();
         if !all.is_empty() {
-            let errors = self.errors.load(Relaxed);
+            let of_sizes = all.iter().map(|outbox| outbox.sizes.errors());
+            let errors = self.errors.load(Relaxed) + of_sizes.sum::<u64>();
             sheet.count(&is::SCRAPE_ERRORS, [&"outbox".into()], errors);
         }
+        let mut ahead = None;
         for outbox in &*all {
-            outbox.write(issues, sheet);
+            ahead = nearer(ahead, outbox.write(asks, issues, sheet));
+        }
+        if let Some(ahead) = ahead {
+            sheet.gauge(&is::CLOCK_OFFSET, [&"database".into()], ahead);
         }
     }
 
@@ -163,9 +174,38 @@ impl Watched {
         true
     }
 
-    fn write(&self, issues: &mut Issues, sheet: &mut Sheet) {
+    /// Begins a look at the sizes, unless the last one is recent; returns the end of the one that runs.
+    fn renew_sizes(&self) -> Option<BoxFuture<'static, ()>> {
+        let runtime = self
+            .runtime
+            .clone()
+            .or_else(|| Handle::try_current().ok())?;
+        let outbox = Arc::clone(&self.outbox);
+        self.sizes.renew(&runtime, || {
+            let look = self.look.measured();
+            async move {
+                let looked = tokio::time::timeout(PATIENCE, look).await;
+                let looked = looked.map_err(|_| None).and_then(|read| read.map_err(Some));
+                if let Err(error) = &looked {
+                    tracing::debug!(outbox = &*outbox, ?error, "sizes of the outbox unavailable");
+                }
+                Found::of(looked)
+            }
+        })
+    }
+
+    /// Returns by how much the clock of the database is ahead.
+    fn write(&self, asks: Asks, issues: &mut Issues, sheet: &mut Sheet) -> Option<f64> {
         let of = &self.outbox;
         sheet.count(&is::ENQUEUED, [of], self.look.enqueued());
+        if asks == Asks::NoDatabase {
+            return None;
+        }
+        let mut ahead = None;
+        self.sizes.read(|measured| {
+            write_sizes(of, measured, sheet);
+            ahead = measured.ahead_s;
+        });
         let known = self.known();
         match &known.figures {
             Some(_) if known.last.is_none_or(|(at, _)| at.elapsed() > STALE) => {}
@@ -175,6 +215,7 @@ impl Watched {
             }
             None => {}
         }
+        ahead
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -220,6 +261,14 @@ impl Drop for Looking {
         known.last = Some((Instant::now(), self.1.elapsed()));
         drop(known);
         self.0.ended.send_replace(());
+    }
+}
+
+#[allow(clippy::cast_precision_loss)] // bytes
+pub(super) fn write_sizes(of: &Label, measured: &Measured, sheet: &mut Sheet) {
+    for (table, bytes) in &measured.tables {
+        let labels = [of, &table.as_str().into()];
+        sheet.gauge(&is::OUTBOX_STORAGE, labels, *bytes as f64);
     }
 }
 
@@ -270,6 +319,8 @@ pub(super) fn write_status(of: &Label, status: &Status, issues: &mut Issues, she
 
 #[cfg(test)]
 mod tests {
+    use futures::future::join_all;
+
     use super::*;
 
     /// A database that answers when it is let to.
@@ -305,6 +356,10 @@ mod tests {
         fn enqueued(&self) -> u64 {
             7
         }
+
+        fn measured(&self) -> BoxFuture<'static, Result<Measured, OutboxError>> {
+            async { Ok(Measured::default()) }.boxed()
+        }
     }
 
     fn watched(fake: &Arc<Fake>) -> Outboxes {
@@ -315,7 +370,7 @@ mod tests {
 
     fn text(outboxes: &Outboxes) -> String {
         let (mut issues, mut sheet) = (Issues::default(), Sheet::default());
-        outboxes.write(&mut issues, &mut sheet);
+        outboxes.write(Asks::Everything, &mut issues, &mut sheet);
         format!("{sheet:?}")
     }
 
@@ -323,10 +378,10 @@ mod tests {
     async fn many_scrapes_look_once() {
         let fake = Arc::new(Fake::default());
         let outboxes = watched(&fake);
-        let scrapes = join_all((0..100).map(|_| outboxes.renewed()));
+        let scrapes = join_all((0..100).flat_map(|_| outboxes.renew()));
         let (_, ()) = futures::join!(scrapes, async { fake.answers.add_permits(100) });
         for _ in 0..100 {
-            outboxes.renewed().await;
+            join_all(outboxes.renew()).await;
         }
         assert_eq!(fake.looks.load(Relaxed), 1);
         assert!(text(&outboxes).contains("tidings_outbox_backlog_events"));
@@ -340,7 +395,7 @@ mod tests {
             ..Fake::default()
         });
         let outboxes = watched(&fake);
-        outboxes.renewed().await;
+        join_all(outboxes.renew()).await;
         assert_eq!(outboxes.errors.load(Relaxed), 1);
         let text = text(&outboxes);
         assert!(!text.contains("tidings_outbox_backlog_events"), "{text}");

@@ -10,6 +10,8 @@ use super::{
 };
 use crate::{
     instance::Activity,
+    judge::{Component, Health, process::judge_process},
+    ops::STUCK_AFTER,
     policy::{breaker::CircuitState, issue_kind::IssueKind},
     process::figures::{Phase, ProcessFigures, RelayFigures, ServerFigures, SubscriberFigures},
 };
@@ -66,6 +68,24 @@ pub(super) fn write(figures: &ProcessFigures, issues: &mut Issues, sheet: &mut S
     }
     let silent = figures.runtime.silent.as_secs_f64();
     sheet.gauge(&is::RUNTIME_BLOCKED, [], silent);
+    let stuck_after = figures.stuck_after.unwrap_or(STUCK_AFTER);
+    for part in judge_process(figures, stuck_after).parts {
+        let component: Label = part.component.as_str().into();
+        let of = match part.component {
+            // It is the only one, and has no name.
+            Component::Process => component.clone(),
+            _ => part.of.into(),
+        };
+        for state in STATES {
+            let is = f64::from(part.status == state);
+            let labels = [&component, &of, &state.as_str().into()];
+            sheet.gauge(&is::COMPONENT_STATUS, labels, is);
+        }
+    }
+    for ((check, severity), times) in &figures.concerns {
+        let labels = [&check.as_str().into(), &severity.as_str().into()];
+        sheet.gauge(&is::PREFLIGHT_FINDINGS, labels, number(*times));
+    }
     for relay in &figures.relays {
         write_relay(relay, issues, sheet);
     }
@@ -137,6 +157,22 @@ fn write_subscriber(subscriber: &SubscriberFigures, sheet: &mut Sheet) {
         sheet.gauge(&is::SUBSCRIBER_ISSUE, [&of, &kind.into()], is);
     }
 }
+
+/// The states that a part of a process can have.
+const STATES: [Health; 12] = [
+    Health::Ok,
+    Health::Idle,
+    Health::Standby,
+    Health::Paused,
+    Health::Starting,
+    Health::Draining,
+    Health::Notice,
+    Health::Unknown,
+    Health::Danger,
+    Health::Degraded,
+    Health::Stuck,
+    Health::Refused,
+];
 
 const ACTIVITIES: [(Activity, &str); 4] = [
     (Activity::Starting, "starting"),

@@ -24,6 +24,8 @@ use crate::{
 
 /// The most streams that have series of their own.
 const MOST_STREAMS: usize = 100;
+/// Stands for all other streams.
+const OTHER: &str = "other";
 
 pub(super) struct Relay {
     outbox: Label,
@@ -76,6 +78,13 @@ impl Relay {
         }
     }
 
+    /// The streams that it has stored events in, as far as they have series of their own.
+    pub(super) fn streams(&self) -> Vec<String> {
+        let streams = self.streams.read().unwrap_or_else(PoisonError::into_inner);
+        let names = streams.keys().filter(|name| *name != OTHER);
+        names.cloned().collect()
+    }
+
     fn batch(&self, end: BatchEnd<'_>) {
         let of = self.of(end.stream);
         let events = u64::try_from(end.events).unwrap_or(u64::MAX);
@@ -111,7 +120,7 @@ impl Relay {
         }
         let is_full = known.len() >= MOST_STREAMS;
         drop(known);
-        let stream = if is_full { "other" } else { stream };
+        let stream = if is_full { OTHER } else { stream };
         let mut all = self.streams.write().unwrap_or_else(PoisonError::into_inner);
         let known = all.entry(stream.to_owned());
         Arc::clone(known.or_insert_with(|| Arc::new(OfStream::new(stream))))

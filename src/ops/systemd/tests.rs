@@ -13,6 +13,8 @@ fn figures(phase: Phase) -> ProcessFigures {
         ended_tasks: Vec::new(),
         refusals: Vec::new(),
         connections: Vec::new(),
+        concerns: std::collections::BTreeMap::new(),
+        stuck_after: None,
         relays: Vec::new(),
         subscribers: Vec::new(),
     }

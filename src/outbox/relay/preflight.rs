@@ -14,6 +14,7 @@ use crate::{
         preflight::{Allowance, RelaySetup},
     },
     preflight::{LookedStream, PreflightRefusal, WITHIN, look_at_nats, tell, tell_unchecked},
+    process::Process,
 };
 
 impl<DB: Store> Relay<DB> {
@@ -33,6 +34,7 @@ impl<DB: Store> Relay<DB> {
             self.figures(),
             self.allowance.clone(),
             bus.clone(),
+            self.process.clone(),
         );
         let ending = stop.child_token();
         let process = self.process.clone();
@@ -95,6 +97,7 @@ async fn check<DB: Store>(
     relay: RelaySetup,
     allowance: Allowance,
     bus: Bus,
+    process: Process,
 ) -> Option<PreflightRefusal> {
     let looking = async {
         let seen = match outbox.preflight(false).await {
@@ -104,6 +107,7 @@ async fn check<DB: Store>(
                 return None;
             }
         };
+        process.uses(seen.streams.iter().map(String::as_str));
         let streams = seen.streams.into_iter().map(|name| LookedStream {
             name,
             role: Role::Events,
@@ -113,7 +117,7 @@ async fn check<DB: Store>(
         tell_unchecked(&unchecked);
         figures.database = Some(seen.figures);
         figures.relay = Some(relay);
-        tell(&figures, &allowance)
+        tell(&figures, &allowance, &process)
     };
     match tokio::time::timeout(WITHIN, looking).await {
         Ok(refusal) => refusal,

@@ -85,6 +85,12 @@ impl Diagnosis {
                 "the role in the database has no right to do this",
                 "grant the role the right that the error names, as in deploy/, or use a role that has it",
             ),
+            "26000" | "42P05" => (
+                IssueKind::DatabaseFailed,
+                "a prepared statement is missing or exists already: a pooler gives each transaction another connection",
+                "append statement-cache-capacity=0 to the parameters of the database's URL, or use the address of the \
+                 database itself",
+            ),
             "57P01" | "57P02" | "57P05" => (
                 IssueKind::DatabaseUnreachable,
                 "the database has closed the connection",
@@ -246,9 +252,9 @@ mod tests {
 
     #[test]
     fn every_condition_that_an_operator_can_fix_has_its_cure() {
-        const CODES: [&str; 12] = [
-            "53100", "53200", "53300", "25006", "42501", "57P03", "57014", "55P03", "28P01",
-            "28000", "3D000", "08006",
+        const CODES: [&str; 14] = [
+            "26000", "42P05", "53100", "53200", "53300", "25006", "42501", "57P03", "57014",
+            "55P03", "28P01", "28000", "3D000", "08006",
         ];
         for code in CODES {
             assert!(Diagnosis::of_code(code).is_some(), "{code}");

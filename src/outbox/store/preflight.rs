@@ -15,6 +15,14 @@ pub trait PreflightStatements: Database<Connection: Send> {
         names: &Names,
     ) -> impl Future<Output = Result<(DatabaseFigures, Option<DateTime<Utc>>), sqlx::Error>> + Send;
 
+    /// Returns how many bytes each table has on disk, with its indexes and all of its partitions, and the time of the
+    /// database's clock where it is another one than that of this process.
+    #[cfg(feature = "ops")]
+    fn sizes(
+        connection: &mut Self::Connection,
+        names: &Names,
+    ) -> impl Future<Output = Result<(Vec<(String, i64)>, Option<DateTime<Utc>>), sqlx::Error>> + Send;
+
     /// Returns the size that producers check their events against, where they read it from the database.
     fn checked_payload(
         connection: &mut Self::Connection,

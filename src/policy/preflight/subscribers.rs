@@ -12,7 +12,7 @@ const LONGEST_ATTEMPT: Duration = Duration::from_secs(600);
 
 pub(super) fn concerns(subscribers: &[SubscriberSetup]) -> Vec<Concern> {
     let each = subscribers.iter();
-    each.flat_map(|one| [pool(one), drain(one), timeout(one)])
+    each.flat_map(|one| [pool(one), drain(one), grace(one), timeout(one)])
         .flatten()
         .collect()
 }
@@ -68,6 +68,22 @@ fn drain(one: &SubscriberSetup) -> Option<Concern> {
                 one.timeout
             ),
             "raise .shutdown_timeout(..) and the grace period of the process, or lower .timeout(..)",
+        )
+    })
+}
+
+fn grace(one: &SubscriberSetup) -> Option<Concern> {
+    let (drain, grace) = (one.shutdown_timeout?, one.grace?);
+    (drain >= grace).then(|| {
+        Concern::new(
+            IssueKind::Drain,
+            Severity::Note,
+            about(one),
+            format!(
+                "a worker that is stopped waits for {drain:?}, and its process is killed after {grace:?} \
+                 (TIDINGS_GRACE): it is killed before it has handed back its events"
+            ),
+            "lower .shutdown_timeout(..), or raise the grace period to 15 s above it",
         )
     })
 }

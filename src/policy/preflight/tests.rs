@@ -65,6 +65,7 @@ fn subscriber() -> SubscriberSetup {
         timeout: Duration::from_secs(20),
         concurrency: 16,
         shutdown_timeout: Some(Duration::from_secs(25)),
+        grace: None,
         pool: Some(PoolFigures {
             connections: 18,
             acquire_timeout: Duration::from_secs(30),
@@ -299,6 +300,8 @@ fn a_small_pool_is_a_danger_and_long_attempts_are_notes() {
     assert_eq!(slow, one(IssueKind::Pool, Danger));
     let drain = change(|one| one.timeout = Duration::from_secs(26));
     assert_eq!(drain, one(IssueKind::Drain, Note));
+    let killed = change(|one| one.grace = one.shutdown_timeout);
+    assert_eq!(killed, one(IssueKind::Drain, Note));
     let long = change(|one| (one.timeout, one.shutdown_timeout) = (11 * MINUTE, None));
     assert_eq!(long, one(IssueKind::Timeout, Note));
 }

@@ -6,6 +6,7 @@ mod handlers;
 mod healthy;
 mod metrics;
 mod relay;
+mod scrapes;
 mod subscriber;
 mod systemd;
 

@@ -11,19 +11,25 @@ use prometheus_client::{metrics::MetricType, registry::Registry};
 
 use crate::{
     instance::Activity,
+    nats::{AccountStorage, MeasuredStream, StreamMeasures},
     ops::metrics::{
         families::ALL,
-        outbox::write_status,
+        nats::{write_account, write_streams},
+        outbox::{write_sizes, write_status},
         process,
         sheet::Sheet,
         tests::{busy, value},
     },
-    outbox::{HeldSlot, Issue, LastBatch, Loss, Status, StreamState},
-    policy::{breaker::CircuitState, issue_kind::IssueKind},
+    outbox::{HeldSlot, Issue, LastBatch, Loss, Status, StreamState, preflight::Measured},
+    policy::{
+        breaker::CircuitState,
+        issue_kind::IssueKind,
+        preflight::{About, Concern, Severity},
+    },
     process::{
         Process, RelaySource, SubscriberSource,
         figures::{
-            ConnectionFigures, ProcessFigures, RelayFigures, RelayIssue, ServerFigures,
+            ConnectionFigures, Phase, ProcessFigures, RelayFigures, RelayIssue, ServerFigures,
             SubscriberFigures,
         },
     },
@@ -144,11 +150,36 @@ fn status() -> Status {
     status
 }
 
+fn streams() -> [MeasuredStream; 2] {
+    let state = StreamMeasures {
+        bytes: 100,
+        max_bytes: -1,
+        messages: 3,
+        oldest_s: 12.0,
+        replicas: 3,
+        current: 2,
+        ahead_s: Some(-6.5),
+    };
+    [("EVENTS", Some(state)), ("LOST", None)].map(|(name, state)| MeasuredStream {
+        name: name.to_owned(),
+        state,
+    })
+}
+
 /// Everything that there is, in the text format.
 fn everything(age: Duration) -> String {
     let metrics = busy();
     let (relay, subscriber) = (Arc::new(OneRelay), Arc::new(OneSubscriber(age)));
     let process = Process::default();
+    process.enters(Phase::Running);
+    process.has_concerns(&[Concern {
+        kind: IssueKind::OneCopy,
+        severity: Severity::Danger,
+        about: About::Stream("EVENTS".to_owned()),
+        cause: "secret cause".to_owned(),
+        cure: "secret cure".to_owned(),
+        command: None,
+    }]);
     process.has_relay(&relay);
     process.has_subscriber(&subscriber);
     let mut sheet = Sheet::default();
@@ -163,6 +194,11 @@ fn everything(age: Duration) -> String {
     };
     process::write(&figures, &mut issues, &mut sheet);
     process::write_connections(&[figures], &mut sheet);
+    write_streams(&streams(), &mut sheet);
+    let (used, limit) = (7, -1);
+    write_account(AccountStorage { used, limit }, &mut sheet);
+    let (tables, ahead_s) = (vec![("outbox".to_owned(), 8192)], None);
+    write_sizes(&"shop".into(), &Measured { tables, ahead_s }, &mut sheet);
     write_status(&"shop".into(), &status(), &mut issues, &mut sheet);
     issues.write(&mut sheet);
     sheet.into_text()
@@ -281,6 +317,29 @@ fn each_series_is_written_once_with_its_value() {
             2.0,
         ),
         ("tidings_nats_disconnects_total", 2.0),
+        ("tidings_stream_has_leader{stream=\"EVENTS\"}", 1.0),
+        ("tidings_stream_has_leader{stream=\"LOST\"}", 0.0),
+        ("tidings_stream_max_bytes{stream=\"EVENTS\"}", 0.0),
+        ("tidings_stream_replicas_current{stream=\"EVENTS\"}", 2.0),
+        ("tidings_jetstream_storage_bytes", 7.0),
+        ("tidings_jetstream_max_storage_bytes", 0.0),
+        ("tidings_clock_offset_seconds{of=\"nats\"}", -6.5),
+        (
+            "tidings_outbox_storage_bytes{outbox=\"shop\",table=\"outbox\"}",
+            8192.0,
+        ),
+        (
+            "tidings_preflight_findings{check=\"one-copy\",severity=\"danger\"}",
+            1.0,
+        ),
+        (
+            "tidings_component_status{component=\"relay\",of=\"shop\",state=\"degraded\"}",
+            1.0,
+        ),
+        (
+            "tidings_component_status{component=\"relay\",of=\"shop\",state=\"ok\"}",
+            0.0,
+        ),
     ] {
         assert_eq!(value(&text, series), Some(expected), "{series}: {text}");
     }

@@ -49,6 +49,19 @@ from relations
 where case when relation = 'outbox_id' and relkind = 'S' then not has_sequence_privilege(oid, 'usage') end
 order by 3 desc, 1, 2";
 
+/// The outbox may share its schema with tables of the application. A partition that is dropped meanwhile has no size.
+#[cfg(feature = "ops")]
+const SIZES: &str = "select known.name, sum(pg_total_relation_size(class.oid))::int8,
+        extract(epoch from clock_timestamp())::float8
+    from pg_class as class
+    join pg_namespace as namespace on namespace.oid = class.relnamespace
+    join unnest(array['outbox', 'ledger', 'parked', 'delayed', 'inbox', 'relay']) as known (name)
+      on class.relname::text ~ ('^' || known.name || '(_[0-9]+)?$')
+    where namespace.nspname = $1 and class.relkind in ('r', 'p')
+    group by known.name
+    having sum(pg_total_relation_size(class.oid)) is not null
+    order by known.name";
+
 /// Schemas that have a relay of an outbox which this role may read.
 const OTHERS: &str = "select namespace.nspname::text
     from pg_class as class join pg_namespace as namespace on namespace.oid = class.relnamespace
@@ -91,6 +104,22 @@ impl PreflightStatements for Postgres {
         let claims = |right: &MissingRight| right.relation == "relay";
         figures.may_claim = !figures.missing.iter().any(claims);
         Ok((figures, DateTime::from_timestamp_micros(micros)))
+    }
+
+    #[cfg(feature = "ops")]
+    async fn sizes(
+        connection: &mut PgConnection,
+        names: &Names,
+    ) -> Result<(Vec<(String, i64)>, Option<DateTime<Utc>>), sqlx::Error> {
+        let (mut tables, mut told) = (Vec::new(), None);
+        let sizes = query(names, SIZES).bind(names.schema());
+        for row in fetch_all(connection, names, sizes).await? {
+            tables.push((row.try_get(0)?, row.try_get(1)?));
+            #[allow(clippy::cast_possible_truncation)] // a time
+            let micros = (row.try_get::<f64, _>(2)? * 1e6) as i64;
+            told = DateTime::from_timestamp_micros(micros);
+        }
+        Ok((tables, told))
     }
 
     async fn checked_payload(

@@ -21,6 +21,16 @@ impl PreflightStatements for Sqlite {
         Ok((figures, None))
     }
 
+    #[cfg(feature = "ops")]
+    async fn sizes(
+        connection: &mut SqliteConnection,
+        _names: &Names,
+    ) -> Result<(Vec<(String, i64)>, Option<DateTime<Utc>>), sqlx::Error> {
+        let size = "select page_count * page_size from pragma_page_count(), pragma_page_size()";
+        let row = sqlx::query(size).fetch_one(connection).await?;
+        Ok((vec![("database".to_owned(), row.try_get(0)?)], None))
+    }
+
     async fn checked_payload(
         _connection: &mut SqliteConnection,
         _names: &Names,
