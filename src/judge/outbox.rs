@@ -118,7 +118,29 @@ pub(super) fn findings(
         findings.extend(idle(schema, status, &findings, at));
     }
     findings.extend(held(schema, status));
-    once(findings)
+    once(explained(findings, at))
+}
+
+/// What the relay reports explains why nothing is confirmed: it is stuck for that reason, and since nothing is.
+fn explained(mut findings: Vec<Finding>, at: DateTime<Utc>) -> Vec<Finding> {
+    let stands_still = findings
+        .iter()
+        .position(|one| one.kind == IssueKind::StandsStill);
+    let explains = |one: &Finding| {
+        one.component == Component::Relay
+            && !matches!(one.kind, IssueKind::StandsStill | IssueKind::Configuration)
+            && !is_of_loss(one.kind)
+    };
+    let (Some(stands_still), Some(reason)) = (stands_still, findings.iter().position(explains))
+    else {
+        return findings;
+    };
+    let since = findings[stands_still].since.min(findings[reason].since);
+    let reason = &mut findings[reason];
+    *reason = reason.clone().since(since, at);
+    reason.status = Health::Stuck;
+    findings.remove(stands_still);
+    findings
 }
 
 /// One cause is one finding, however many relays report it.
@@ -175,14 +197,17 @@ fn health(issue: &Issue, at: DateTime<Utc>) -> Health {
 
 /// Whether it is a loss, and not a fault of the relay that has met one.
 fn is_loss(issue: &Issue) -> bool {
-    let is_of_loss = matches!(
-        issue.kind,
+    is_of_loss(issue.kind) && issue.place.starts_with("stream ")
+}
+
+fn is_of_loss(kind: IssueKind) -> bool {
+    matches!(
+        kind,
         IssueKind::StreamGone
             | IssueKind::StreamRecreated
             | IssueKind::StreamTruncated
             | IssueKind::StreamDiverged
-    );
-    is_of_loss && issue.place.starts_with("stream ")
+    )
 }
 
 fn last_confirmed(status: &Status) -> Option<String> {

@@ -6,9 +6,10 @@ use std::{fmt, ops::RangeInclusive, time::Duration};
 use super::{breaker::CircuitBreaker, rate::Rate};
 
 /// How many events of one stream a subscriber may handle at once: as many deliveries as the server leaves ack pending.
-pub(crate) const CONCURRENCY: Bounds<usize> = Bounds(1..=10_000, "write 1 to 10000");
+pub(crate) const CONCURRENCY: Bounds<usize> =
+    Bounds(1..=10_000, "write a whole number from 1 to 10000");
 /// How many events an atomic batch may have: the server's limit.
-const BATCH: Bounds<usize> = Bounds(1..=1000, "write 1 to 1000");
+const BATCH: Bounds<usize> = Bounds(1..=1000, "write a whole number from 1 to 1000");
 /// A shorter lease cannot be renewed in time, and with a longer one nothing is relayed for too long after a relay dies.
 const LEASE: Bounds<Duration> = Bounds(
     Duration::from_millis(100)..=Duration::from_secs(3600),
@@ -343,7 +344,9 @@ mod tests {
             let said = refused(Adjustment::subscriber("a").concurrency(concurrency));
             assert_eq!(
                 said,
-                format!("concurrency cannot be {concurrency}: write 1 to 10000")
+                format!(
+                    "concurrency cannot be {concurrency}: write a whole number from 1 to 10000"
+                )
             );
         }
         for (adjustment, setting) in [

@@ -83,7 +83,7 @@ fn what_subscribers_list_calls_stuck_is_a_finding() {
 }
 
 #[test]
-fn what_holds_up_a_part_of_the_events_is_degraded() {
+fn an_issue_of_some_events_is_degraded() {
     let degraded = |kind, is_stuck| {
         let figures = subscribers(vec![subscriber(kind, is_stuck)]);
         assert_eq!(

@@ -26,6 +26,8 @@ pub(super) const SAY_AGAIN: Duration = Duration::from_secs(10);
 const SAY_CHANGE: Duration = Duration::from_secs(5);
 /// The place of an issue that hinders all of the relay.
 pub(super) const RELAY: &str = "relay";
+/// The place of an issue of the database that hinders no event in the log. Only the look that has found it ends it.
+pub(super) const DATABASE: &str = "database";
 /// The place of an issue of the configuration. It hinders nothing, and is none of the issues here.
 pub(super) const CONFIGURATION: &str = "configuration";
 
@@ -122,7 +124,7 @@ impl Issues {
     pub(super) fn caught_up(&self) -> bool {
         let state = self.lock();
         let places = state.by_place.iter();
-        let over = places.filter(|(_, known)| known.met < state.tenure);
+        let over = places.filter(|(place, known)| known.met < state.tenure && *place != DATABASE);
         let over: Vec<String> = over.map(|(place, _)| place.clone()).collect();
         drop(state);
         for place in &over {

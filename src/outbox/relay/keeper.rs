@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod parking;
+mod room;
 
 use std::{
     collections::HashSet,
@@ -47,6 +48,9 @@ const CHECKPOINT: Duration = Duration::from_millis(500);
 /// How often the streams are surveyed; sooner at first.
 const TIDY: Duration = Duration::from_secs(60);
 const TIDY_SOON: Duration = Duration::from_secs(1);
+
+/// How often the disk of the database is looked at.
+const ROOM: Duration = Duration::from_secs(5);
 
 /// What a keeper works with.
 pub(super) struct KeeperContext<DB: Store> {
@@ -141,6 +145,7 @@ impl<DB: Store> Keeper<DB> {
         let mut checkpoint_at = Instant::now();
         let mut tidy_at = Instant::now() + TIDY_SOON;
         let mut say_at = Instant::now() + SAY_AGAIN;
+        let mut room_at = Instant::now();
         loop {
             let look_at = self.restore_schedule(|restore_schedule| restore_schedule.at());
             tokio::select! {
@@ -173,6 +178,10 @@ impl<DB: Store> Keeper<DB> {
                     if now.needs_new_tenure(&self.context.tuning) {
                         self.end_tenure();
                     }
+                }
+                () = tokio::time::sleep_until(room_at) => {
+                    self.look_for_room().await?;
+                    room_at = Instant::now() + ROOM;
                 }
                 () = tokio::time::sleep_until(say_at) => {
                     // Another program may have migrated the tables meanwhile.

@@ -17,6 +17,7 @@ pub(in crate::outbox) mod adopt;
 mod checkpoint;
 mod columns;
 mod delayed;
+mod disk;
 mod fetch;
 mod holders;
 mod home;
@@ -378,6 +379,10 @@ impl HousekeepingStatements for Postgres {
 }
 
 impl SessionStatements for Postgres {
+    async fn has_room(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        disk::has_room(connection).await
+    }
+
     async fn bound_waits(
         connection: &mut PgConnection,
         names: &Names,

@@ -41,6 +41,13 @@ pub trait SessionStatements: Database<Connection: Send> {
         std::future::ready(Ok(()))
     }
 
+    /// Fails when the disk of the server has no room, where that does not show in every write.
+    fn has_room(
+        _connection: &mut Self::Connection,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// Describes who holds a lock on the outbox.
     fn locked_by(
         connection: &mut Self::Connection,

@@ -2,6 +2,7 @@
 
 mod blocked;
 mod endpoints;
+mod full_database;
 mod handlers;
 mod healthy;
 mod metrics;

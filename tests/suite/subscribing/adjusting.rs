@@ -223,7 +223,7 @@ async fn an_adjustment_that_is_refused_changes_nothing() {
     let refused = handle.adjust(zero).unwrap_err();
     assert_eq!(
         refused.to_string(),
-        "concurrency cannot be 0: it is 1 to 10000"
+        "concurrency cannot be 0: write a whole number from 1 to 10000"
     );
     let other = handle.adjust(Adjustment::subscriber("other").concurrency(4));
     assert_eq!(other, Err(AdjustError::NoSubscriber("other".to_owned())));

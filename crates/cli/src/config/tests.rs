@@ -112,7 +112,7 @@ fn an_invalid_value_is_reported_with_its_line() {
         ("[relay]\nlease = \"0s\"", "write 100ms to 1h"),
         ("[relay]\nlease = \"1ms\"", "write 100ms to 1h"),
         ("[relay]\nlease = \"99999999999d\"", "write 100ms to 1h"),
-        ("[relay]\nbatch = 1001", "write 1 to 1000"),
+        ("[relay]\nbatch = 1001", "from 1 to 1000"),
         ("[relay]\nbatch = 1.5", "a whole number"),
         ("[relay]\nretention = \"36501d\"", "at most 100 years"),
         ("[relay]\nstall_timeout = \"0s\"", "write 1ms to 100 years"),

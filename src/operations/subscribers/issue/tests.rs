@@ -181,7 +181,7 @@ fn assert_in_order(text: &str, parts: &[&str]) {
 }
 
 #[test]
-fn a_silent_instance_is_told_from_one_that_is_not_connected() {
+fn silent_and_missing_instances_are_distinguished() {
     let silent = Seen {
         is_listened_to: true,
         ..seen()
@@ -238,7 +238,7 @@ fn slots_that_are_taken_are_reported_and_become_an_issue() {
 }
 
 #[test]
-fn an_open_circuit_says_why_since_when_and_when_the_next_probe_is() {
+fn an_open_circuit_has_its_error_start_and_next_probe() {
     let (since, probe) = (
         now() - TimeDelta::seconds(70),
         now() + TimeDelta::seconds(20),
@@ -255,7 +255,7 @@ fn an_open_circuit_says_why_since_when_and_when_the_next_probe_is() {
 }
 
 #[test]
-fn a_key_waits_when_its_first_event_has_failed_for_five_seconds() {
+fn a_key_waits_five_seconds_after_its_first_failure() {
     let failing = |ago| {
         let key = json!({
             "key": "p-7", "name": "order.paid", "event": "e-1", "attempts": 41, "since": now() - TimeDelta::seconds(ago),

@@ -54,7 +54,7 @@ fn soon(began: Instant) {
 }
 
 #[tokio::test]
-async fn a_frozen_worker_is_told_from_one_that_is_down() {
+async fn frozen_and_stopped_workers_are_distinguished() {
     let world = World::start(Store::Sqlite).await.set_up().await;
     let mut worker = start(&world).await;
     let pid = worker.id().unwrap();
