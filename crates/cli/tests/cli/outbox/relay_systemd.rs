@@ -33,15 +33,18 @@ impl Service {
     }
 }
 
-/// The first message that has this line.
+/// Everything up to the first message that has this line. A status that does not change is sent once.
 async fn says(socket: &UnixDatagram, line: &str) -> String {
     let reading = async {
+        let mut all = String::new();
         loop {
             let mut message = [0; 4096];
             let length = socket.recv(&mut message).await.unwrap();
             let message = String::from_utf8_lossy(&message[..length]).into_owned();
+            all.push_str(&message);
+            all.push('\n');
             if message.lines().any(|one| one == line) {
-                return message;
+                return all;
             }
         }
     };
