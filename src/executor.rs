@@ -15,8 +15,6 @@ pub(crate) mod replay;
 mod wait;
 
 use std::{
-    collections::hash_map::RandomState,
-    hash::{BuildHasher, Hasher},
     panic::AssertUnwindSafe,
     pin::pin,
     sync::Arc,
@@ -122,7 +120,7 @@ impl<S: Send + Sync + 'static> Executor<S> {
             tally,
             in_flight: Arc::default(),
             ends,
-            random,
+            random: wait::random,
         }
     }
 
@@ -412,14 +410,6 @@ impl<S: Send + Sync + 'static> Executor<S> {
         let (subscriber, name, version) = (&self.name, envelope.name(), envelope.version());
         format!("subscriber {subscriber} has no handler for {name} version {version}")
     }
-}
-
-/// From 0 to 1, for jitter only: the standard library seeds every `RandomState` differently.
-fn random() -> f64 {
-    let bits = RandomState::new().build_hasher().finish() >> 11;
-    #[allow(clippy::cast_precision_loss)] // 53 bits fit
-    let random = bits as f64 / (1_u64 << 53) as f64;
-    random
 }
 
 #[cfg(test)]

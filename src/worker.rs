@@ -299,20 +299,13 @@ impl<S: Send + Sync + 'static> Worker<S> {
                 &self.process.observers(),
             );
             let executor = executor.among(in_flight);
-            let (throttle, tally) = (executor.throttle(), executor.tally());
-            let reporter = StatusReporter::new(
-                &subscriber,
-                &consumers,
-                throttle,
-                tally,
-                in_flight,
-                inspection,
-            );
+            let reporter =
+                StatusReporter::new(&subscriber, &consumers, &executor, in_flight, inspection);
             let reporter = Arc::new(reporter);
             self.process.has_subscriber(&reporter);
             self.process.register(Arc::new(handle::Adjusted {
                 subscriber: subscriber.name().to_owned(),
-                throttle: Arc::clone(throttle),
+                throttle: Arc::clone(executor.throttle()),
                 reporter: Arc::clone(&reporter),
             }));
             runners.push(Runner {

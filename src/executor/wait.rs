@@ -1,6 +1,10 @@
 //! Where an event waits for its next attempt: in flight, or stored for redelivery to any instance.
 
-use std::time::Duration;
+use std::{
+    collections::hash_map::RandomState,
+    hash::{BuildHasher, Hasher},
+    time::Duration,
+};
 
 use super::{Acknowledger, Attempt, Disposition, Executor, throttle::Pulls};
 use crate::{
@@ -97,6 +101,14 @@ impl<S: Send + Sync + 'static> Executor<S> {
         }
         self.hand_back_after(&attempt, after).await
     }
+}
+
+/// From 0 to 1, for jitter only: the standard library seeds every `RandomState` differently.
+pub(super) fn random() -> f64 {
+    let bits = RandomState::new().build_hasher().finish() >> 11;
+    #[allow(clippy::cast_precision_loss)] // 53 bits fit
+    let random = bits as f64 / (1_u64 << 53) as f64;
+    random
 }
 
 #[cfg(test)]

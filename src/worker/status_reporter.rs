@@ -19,7 +19,7 @@ use source::{Gauges, Looks};
 
 use super::{in_flight_table::InFlightTable, inspection::Inspection};
 use crate::{
-    executor::{in_flight::InFlight, tally::Tally, throttle::Throttle},
+    executor::{Executor, in_flight::InFlight, tally::Tally, throttle::Throttle},
     handler::subscriber::EventSubscriber,
     instance::{
         Activity, FailingKey, HotKey, Instance, OldestAttempt, OpenCircuit, WantedConsumer,
@@ -86,8 +86,7 @@ impl StatusReporter {
     pub(super) fn new<S: Send + Sync + 'static>(
         subscriber: &EventSubscriber<S>,
         consumers: &[ConsumerSpec],
-        throttle: &Arc<Throttle>,
-        tally: &Arc<Tally>,
+        executor: &Executor<S>,
         calls: &Arc<InFlight>,
         inspection: &Arc<Inspection>,
     ) -> Self {
@@ -95,8 +94,8 @@ impl StatusReporter {
             |spec: &ConsumerSpec| WantedConsumer::new(spec.stream.clone(), spec.settings());
         Self {
             facts: facts(subscriber, consumers.iter().map(wanted).collect()),
-            throttle: Arc::clone(throttle),
-            tally: Arc::clone(tally),
+            throttle: Arc::clone(executor.throttle()),
+            tally: Arc::clone(executor.tally()),
             calls: Arc::clone(calls),
             inspection: Arc::clone(inspection),
             unbegun: Lasting::default(),
