@@ -384,14 +384,18 @@ where
     .await
 }
 
-/// Does work within [`PATIENCE`].
-async fn patiently<T>(
+/// Does work within [`PATIENCE`]. The work is on the heap: with all that it waits for it has several kilobytes, which
+/// each caller would have on its stack once more. Development builds move it there, and overflowed the stack of a thread.
+fn patiently<T>(
     work: impl Future<Output = Result<T, OutboxError>>,
-) -> Result<T, OutboxError> {
-    match tokio::time::timeout(PATIENCE, work).await {
-        Ok(done) => done,
-        Err(_) => Err(OutboxError::database(sqlx::Error::Io(
-            std::io::ErrorKind::TimedOut.into(),
-        ))),
+) -> impl Future<Output = Result<T, OutboxError>> {
+    let work = Box::pin(work);
+    async move {
+        match tokio::time::timeout(PATIENCE, work).await {
+            Ok(done) => done,
+            Err(_) => Err(OutboxError::database(sqlx::Error::Io(
+                std::io::ErrorKind::TimedOut.into(),
+            ))),
+        }
     }
 }

@@ -128,8 +128,7 @@ async fn a_bad_file_keeps_the_settings_and_is_an_issue() {
     eventually("the status tells it", || async {
         let status = ["outbox", "status", "--config", "good.toml"];
         let shown = world.run(&status).await;
-        assert_eq!(shown.code, Some(0), "nothing is stuck: {shown:?}");
-        shown.stdout.contains(line)
+        shown.code == Some(1) && shown.stdout.contains(line)
     })
     .await;
 
