@@ -11,7 +11,6 @@ use crate::{
         issue_kind::IssueKind,
         preflight::{Allowance, Concern, NatsFigures, PreflightFigures, Severity, concerns},
     },
-    process::Process,
 };
 
 /// How long the checks of a start may take; what has not answered until then is not checked.
@@ -104,15 +103,14 @@ async fn may_ask_account(bus: &Bus) -> bool {
     rights.is_some_and(|rights| rights.missing(&[need]).is_empty())
 }
 
-/// Logs what is wrong, a line for each danger, and notes it for the metrics; returns the first finding that ends the
-/// start.
+/// Logs what is wrong, a line for each danger, and has it noted; returns the first finding that ends the start.
 pub(crate) fn tell(
     figures: &PreflightFigures,
     allowance: &Allowance,
-    process: &Process,
+    note: impl FnOnce(&[Concern]),
 ) -> Option<PreflightRefusal> {
     let concerns = concerns(figures, &allowance.kinds);
-    process.has_concerns(&concerns);
+    note(&concerns);
     let mut refusal = None;
     for concern in concerns {
         let Concern {

@@ -49,7 +49,7 @@ use crate::{
 };
 pub use error::WorkerError;
 use inspection::Inspection;
-use preflight::Checks;
+use preflight::{Checks, EndTimes};
 use runner::Runner;
 use status_reporter::StatusReporter;
 use watch::Watch;
@@ -61,6 +61,7 @@ pub struct Worker<S> {
     subscribers: Vec<EventSubscriber<S>>,
     background: Vec<Box<dyn Background>>,
     drain: Duration,
+    grace: Option<Duration>,
     exit_when_stuck: Option<i32>,
     process: Process,
     allowance: Allowance,
@@ -83,6 +84,7 @@ impl<S: Send + Sync + 'static> Worker<S> {
             subscribers: Vec::new(),
             background: Vec::new(),
             drain: Duration::from_secs(25),
+            grace: None,
             exit_when_stuck: None,
             process: Process::default(),
             allowance: Allowance::default(),
@@ -108,6 +110,14 @@ impl<S: Send + Sync + 'static> Worker<S> {
     #[must_use]
     pub fn shutdown_timeout(mut self, drain: Duration) -> Self {
         self.drain = drain;
+        self
+    }
+
+    /// Tells how long after the signal the process is killed: `terminationGracePeriodSeconds` of Kubernetes,
+    /// `TimeoutStopSec` of systemd. Only a check at the start uses it: the shutdown timeout has to be shorter.
+    #[must_use]
+    pub fn grace_period(mut self, grace: Duration) -> Self {
+        self.grace = Some(grace);
         self
     }
 
@@ -180,7 +190,11 @@ impl<S: Send + Sync + 'static> Worker<S> {
         self.process.has_in_flight(&in_flight);
         let inspection = Arc::new(Inspection::default());
         let runners = self.runners(&in_flight, &inspection).await?;
-        let allowance = (self.drain, std::mem::take(&mut self.allowance));
+        let ends = EndTimes {
+            shutdown_timeout: self.drain,
+            grace: self.grace,
+        };
+        let allowance = (ends, std::mem::take(&mut self.allowance));
         let checks = Checks::of(&self.bus, &runners, &inspection, &self.process, allowance);
         let watch = Watch::begin(in_flight, self.drain, self.exit_when_stuck);
         // Dropped at the end, which ends the work.

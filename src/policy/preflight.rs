@@ -139,7 +139,7 @@ pub const CHECKS: &[Check] = &[
         IssueKind::Drain,
         Severity::Note,
         "the timeout of an attempt is above the shutdown timeout of the worker; the shutdown timeout is not below the \
-         grace period of the process, where the environment variable `TIDINGS_GRACE` tells it in seconds",
+         grace period of the process, when the worker was told it (`Worker::grace_period`)",
     ),
     check(
         IssueKind::Timeout,

@@ -11,8 +11,12 @@ use crate::{
     process::Process,
 };
 
-/// The environment variable with the grace period of the process, as the manifests of a deployment know it.
-const GRACE: &str = "TIDINGS_GRACE";
+/// The times of the end of a worker.
+#[derive(Clone, Copy)]
+pub(super) struct EndTimes {
+    pub(super) shutdown_timeout: Duration,
+    pub(super) grace: Option<Duration>,
+}
 
 /// What the checks look at.
 pub(super) struct Checks {
@@ -29,7 +33,7 @@ impl Checks {
         runners: &[Runner<S>],
         inspection: &Inspection,
         process: &Process,
-        (shutdown_timeout, allowance): (Duration, Allowance),
+        (ends, allowance): (EndTimes, Allowance),
     ) -> Self {
         let looked = |name: String, role| LookedStream {
             name,
@@ -45,7 +49,7 @@ impl Checks {
         }
         process.uses(streams.iter().map(|stream| &*stream.name));
         let runners = runners.iter();
-        let subscribers = runners.map(|runner| figures(&runner.subscriber, shutdown_timeout));
+        let subscribers = runners.map(|runner| figures(&runner.subscriber, ends));
         Self {
             bus: bus.clone(),
             streams,
@@ -65,7 +69,9 @@ impl Checks {
             Ok((mut figures, unchecked)) => {
                 tell_unchecked(&unchecked);
                 figures.subscribers = self.subscribers;
-                tell(&figures, &self.allowance, &self.process)
+                tell(&figures, &self.allowance, |found| {
+                    self.process.has_concerns(found);
+                })
             }
             Err(_) => {
                 tracing::debug!(within = ?WITHIN, "preflight: no answer in time");
@@ -81,34 +87,15 @@ impl Checks {
 
 fn figures<S: Send + Sync + 'static>(
     subscriber: &EventSubscriber<S>,
-    shutdown_timeout: Duration,
+    ends: EndTimes,
 ) -> SubscriberSetup {
     let pools = subscriber.housekeeping().filter_map(|needed| needed.pool);
     SubscriberSetup {
         name: subscriber.name().to_owned(),
         timeout: subscriber.timeout,
         concurrency: subscriber.concurrency,
-        shutdown_timeout: Some(shutdown_timeout),
-        grace: std::env::var(GRACE).ok().and_then(|text| seconds(&text)),
+        shutdown_timeout: Some(ends.shutdown_timeout),
+        grace: ends.grace,
         pool: pools.min_by_key(|pool| pool.connections),
-    }
-}
-
-/// A whole number of seconds, also as `60s`.
-fn seconds(text: &str) -> Option<Duration> {
-    let number = text.trim().trim_end_matches('s');
-    number.parse().ok().map(Duration::from_secs)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_grace_period_is_read_in_seconds() {
-        assert_eq!(seconds(" 60 "), Some(Duration::from_secs(60)));
-        assert_eq!(seconds("45s"), Some(Duration::from_secs(45)));
-        assert_eq!(seconds("1m"), None);
-        assert_eq!(seconds(""), None);
     }
 }

@@ -1,3 +1,5 @@
+//! What is counted, how often, and until when.
+
 use super::*;
 use crate::policy::outcome::{Cause, DeadLetter};
 

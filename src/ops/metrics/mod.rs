@@ -196,6 +196,8 @@ impl Metrics {
         }
         #[cfg(feature = "outbox")]
         self.0.outboxes.write(asks, &mut issues, &mut sheet);
+        #[cfg(not(feature = "outbox"))]
+        let _ = asks;
         issues.write(&mut sheet);
         sheet
     }

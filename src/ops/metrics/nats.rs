@@ -29,11 +29,14 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// The most streams that have series.
 const MOST_STREAMS: usize = 100;
 
+/// The permissions of the user, and how often the connection was lost before they were read.
+type KnownRights = Option<(u64, Option<Rights>)>;
+
 /// The connection of a worker, and what the looks through it have found.
 pub(super) struct Nats {
     bus: Bus,
     runtime: Handle,
-    rights: Arc<Mutex<Option<(u64, Option<Rights>)>>>,
+    rights: Arc<Mutex<KnownRights>>,
     streams: Arc<Looked<Vec<MeasuredStream>>>,
     account: Arc<Looked<Option<AccountStorage>>>,
 }
@@ -116,8 +119,7 @@ pub(super) fn write_account(account: AccountStorage, sheet: &mut Sheet) {
 /// A look. It asks for nothing that the user may not ask for: the server would log that, and the program too.
 struct Asking {
     bus: Bus,
-    /// The permissions, and how often the connection was lost before they were read.
-    rights: Arc<Mutex<Option<(u64, Option<Rights>)>>>,
+    rights: Arc<Mutex<KnownRights>>,
 }
 
 impl Asking {
@@ -158,7 +160,7 @@ impl Asking {
         rights
     }
 
-    fn known(&self) -> MutexGuard<'_, Option<(u64, Option<Rights>)>> {
+    fn known(&self) -> MutexGuard<'_, KnownRights> {
         self.rights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,6 +6,7 @@ mod housekeeping;
 mod idle_connections;
 mod many;
 mod once;
+mod patience;
 mod transaction;
 mod version;
 
@@ -16,7 +17,6 @@ use std::{
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use tokio::sync::{Mutex, MutexGuard, Semaphore};
-use tracing::{Instrument, debug_span};
 use uuid::Uuid;
 
 use super::{
@@ -40,13 +40,10 @@ use dead_lettered::Known;
 pub(super) use idle_connections::{Concluded, IdleConnections};
 pub use many::BatchTransactionalHandler;
 pub use once::TransactionalHandler;
+use patience::{again, in_begin_span, in_commit_span, patiently};
 pub use transaction::InboxTransaction;
 use version::VersionSeen;
 
-/// The target of the spans around begin and commit, so that a filter can name them.
-const SPANS: &str = "tidings::inbox";
-/// How long to wait for a connection, for an answer of the inbox or for a commit.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// How much longer than its handler's timeout a transaction may wait for its client.
 const SPARE: Duration = Duration::from_secs(5);
 /// The maximum that Postgres takes for this timeout: milliseconds in 31 bits.
@@ -225,8 +222,7 @@ impl<DB: Store> Inbox<DB> {
         let waits = Waits::Statement(tx.backend());
         let committing = self.outbox.attend(waits, tx.conclude());
         let committed = patiently(async { committing.await.unwrap_or_else(|| Err(gone())) });
-        let committed = committed.instrument(debug_span!(target: SPANS, "inbox commit"));
-        match committed.await.map_err(Self::blamed)? {
+        match in_commit_span(committed).await.map_err(Self::blamed)? {
             true => Ok(()),
             false => Err(ended()),
         }
@@ -304,12 +300,6 @@ fn idle(timeout: Duration) -> Duration {
     timeout.saturating_add(SPARE).min(LONGEST_IDLE)
 }
 
-/// Asks the database to begin, inside a span.
-async fn in_begin_span<T>(asking: impl Future<Output = T>) -> T {
-    let span = debug_span!(target: SPANS, "inbox begin");
-    asking.instrument(span).await
-}
-
 /// The scope of the memory: each replay has its own.
 fn scope_of(facts: &Facts) -> &str {
     match &facts.replay {
@@ -365,37 +355,4 @@ fn outside(event: DateTime<Utc>, ring: &Ring) -> String {
 /// The connection has lost its other end.
 fn gone() -> OutboxError {
     OutboxError::database(link::lost())
-}
-
-/// Does work within [`PATIENCE`], on another connection when one is lost: a lost connection does not mean that the
-/// database is unavailable.
-async fn again<T, F>(work: impl Fn() -> F) -> Result<T, OutboxError>
-where
-    F: Future<Output = Result<T, OutboxError>>,
-{
-    patiently(async {
-        loop {
-            match work().await {
-                Err(error) if link::is_lost(&error) => {}
-                done => return done,
-            }
-        }
-    })
-    .await
-}
-
-/// Does work within [`PATIENCE`]. The work is on the heap: with all that it waits for it has several kilobytes, which
-/// each caller would have on its stack once more. Development builds move it there, and overflowed the stack of a thread.
-fn patiently<T>(
-    work: impl Future<Output = Result<T, OutboxError>>,
-) -> impl Future<Output = Result<T, OutboxError>> {
-    let work = Box::pin(work);
-    async move {
-        match tokio::time::timeout(PATIENCE, work).await {
-            Ok(done) => done,
-            Err(_) => Err(OutboxError::database(sqlx::Error::Io(
-                std::io::ErrorKind::TimedOut.into(),
-            ))),
-        }
-    }
 }

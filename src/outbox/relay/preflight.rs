@@ -117,7 +117,7 @@ async fn check<DB: Store>(
         tell_unchecked(&unchecked);
         figures.database = Some(seen.figures);
         figures.relay = Some(relay);
-        tell(&figures, &allowance, &process)
+        tell(&figures, &allowance, |found| process.has_concerns(found))
     };
     match tokio::time::timeout(WITHIN, looking).await {
         Ok(refusal) => refusal,

@@ -379,8 +379,8 @@ impl HousekeepingStatements for Postgres {
 }
 
 impl SessionStatements for Postgres {
-    async fn has_room(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        disk::has_room(connection).await
+    async fn has_room(connection: &mut PgConnection, names: &Names) -> Result<(), sqlx::Error> {
+        disk::has_room(connection, names).await
     }
 
     async fn bound_waits(

@@ -6,6 +6,10 @@ use sqlx::Database;
 use super::Names;
 use crate::policy::preflight::DatabaseFigures;
 
+/// The bytes of each table, and the time of the database's clock.
+#[cfg(feature = "ops")]
+pub(crate) type Sizes = (Vec<(String, i64)>, Option<DateTime<Utc>>);
+
 /// The statements about the configuration of a database.
 pub trait PreflightStatements: Database<Connection: Send> {
     /// Returns what this role sees of the database, and the time of the database's clock where it is another one than
@@ -21,7 +25,7 @@ pub trait PreflightStatements: Database<Connection: Send> {
     fn sizes(
         connection: &mut Self::Connection,
         names: &Names,
-    ) -> impl Future<Output = Result<(Vec<(String, i64)>, Option<DateTime<Utc>>), sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<Sizes, sqlx::Error>> + Send;
 
     /// Returns the size that producers check their events against, where they read it from the database.
     fn checked_payload(

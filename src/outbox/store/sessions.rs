@@ -44,6 +44,7 @@ pub trait SessionStatements: Database<Connection: Send> {
     /// Fails when the disk of the server has no room, where that does not show in every write.
     fn has_room(
         _connection: &mut Self::Connection,
+        _names: &Names,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
         std::future::ready(Ok(()))
     }

@@ -81,7 +81,7 @@ fn grace(one: &SubscriberSetup) -> Option<Concern> {
             about(one),
             format!(
                 "a worker that is stopped waits for {drain:?}, and its process is killed after {grace:?} \
-                 (TIDINGS_GRACE): it is killed before it has handed back its events"
+                 (its grace period): it is killed before it has handed back its events"
             ),
             "lower .shutdown_timeout(..), or raise the grace period to 15 s above it",
         )

@@ -10,7 +10,8 @@ impl<DB: Store> Keeper<DB> {
     /// The log is written by others: while it is empty, a full disk hinders no write of the relay.
     pub(super) async fn look_for_room(&mut self) -> Result<(), Fault> {
         let issues = &self.context.issues;
-        match DB::has_room(&mut self.context.connection).await {
+        let names = &self.context.outbox.shared.names;
+        match DB::has_room(&mut self.context.connection, names).await {
             Ok(()) => self.dirty |= issues.end(DATABASE),
             Err(error) => match Diagnosis::of(&error) {
                 Some(full) if full.kind == IssueKind::DatabaseFull => {

@@ -4,6 +4,8 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, Postgres, Row as _};
 
 use super::statement_scope::{fetch_all, fetch_one, fetch_optional, query};
+#[cfg(feature = "ops")]
+use crate::outbox::store::preflight::Sizes;
 use crate::{
     outbox::store::{Names, preflight::PreflightStatements},
     policy::preflight::{DatabaseFigures, MissingRight},
@@ -107,10 +109,7 @@ impl PreflightStatements for Postgres {
     }
 
     #[cfg(feature = "ops")]
-    async fn sizes(
-        connection: &mut PgConnection,
-        names: &Names,
-    ) -> Result<(Vec<(String, i64)>, Option<DateTime<Utc>>), sqlx::Error> {
+    async fn sizes(connection: &mut PgConnection, names: &Names) -> Result<Sizes, sqlx::Error> {
         let (mut tables, mut told) = (Vec::new(), None);
         let sizes = query(names, SIZES).bind(names.schema());
         for row in fetch_all(connection, names, sizes).await? {

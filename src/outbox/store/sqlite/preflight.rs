@@ -3,6 +3,8 @@
 use chrono::{DateTime, Utc};
 use sqlx::{Row as _, Sqlite, SqliteConnection};
 
+#[cfg(feature = "ops")]
+use crate::outbox::store::preflight::Sizes;
 use crate::{
     outbox::store::{Names, preflight::PreflightStatements},
     policy::preflight::DatabaseFigures,
@@ -25,7 +27,7 @@ impl PreflightStatements for Sqlite {
     async fn sizes(
         connection: &mut SqliteConnection,
         _names: &Names,
-    ) -> Result<(Vec<(String, i64)>, Option<DateTime<Utc>>), sqlx::Error> {
+    ) -> Result<Sizes, sqlx::Error> {
         let size = "select page_count * page_size from pragma_page_count(), pragma_page_size()";
         let row = sqlx::query(size).fetch_one(connection).await?;
         Ok((vec![("database".to_owned(), row.try_get(0)?)], None))
