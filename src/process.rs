@@ -52,6 +52,8 @@ struct Inner {
     phase: Phase,
     subscribers: Vec<Weak<dyn SubscriberSource>>,
     relays: Vec<Weak<dyn RelaySource>>,
+    /// How many relays are about to enter.
+    expected_relays: usize,
     in_flight: Option<Arc<InFlight>>,
     /// Required tasks that have ended before the process drains.
     ended: Vec<String>,
@@ -134,11 +136,18 @@ impl Process {
         self.0.inner().subscribers.push(source);
     }
 
+    /// A relay is about to enter: until it has, the process is starting.
+    pub(crate) fn expects_relay(&self) {
+        self.0.inner().expected_relays += 1;
+    }
+
     /// Enters a relay, for as long as it exists.
     pub(crate) fn has_relay(&self, relay: &Arc<impl RelaySource + 'static>) {
         let relay = Arc::downgrade(relay);
         let source: Weak<dyn RelaySource> = relay;
-        self.0.inner().relays.push(source);
+        let mut inner = self.0.inner();
+        inner.expected_relays = inner.expected_relays.saturating_sub(1);
+        inner.relays.push(source);
     }
 
     /// Notes the connections to NATS, with duplicates; none when the worker ends.
@@ -222,7 +231,11 @@ impl Process {
         inner.relays.retain(|one| one.strong_count() > 0);
         let subscribers: Vec<_> = inner.subscribers.iter().filter_map(Weak::upgrade).collect();
         let relays: Vec<_> = inner.relays.iter().filter_map(Weak::upgrade).collect();
-        let (phase, silent) = (inner.phase, inner.silent);
+        let silent = inner.silent;
+        let phase = match (inner.phase, inner.expected_relays) {
+            (Phase::Running, 1..) => Phase::Starting,
+            (phase, _) => phase,
+        };
         let (in_flight, ended_tasks) = (inner.in_flight.clone(), inner.ended.clone());
         let refusals = inner.refusals.clone();
         let (concerns, stuck_after) = (inner.concerns.clone(), inner.stuck_after);
@@ -306,6 +319,25 @@ mod tests {
         process.tick();
         process.note_ticks(pause);
         assert_eq!(process.figures().runtime.silent, Duration::ZERO);
+    }
+
+    #[test]
+    fn a_process_starts_until_its_relays_have_entered() {
+        struct Idle;
+        impl RelaySource for Idle {
+            fn figures(&self, _: Instant) -> RelayFigures {
+                unreachable!("it is gone before it is read")
+            }
+        }
+        let process = Process::default();
+        process.expects_relay();
+        process.enters(Phase::Running);
+        assert_eq!(process.figures().phase, Phase::Starting);
+        process.has_relay(&Arc::new(Idle));
+        assert_eq!(process.figures().phase, Phase::Running);
+        process.expects_relay();
+        process.enters(Phase::Draining);
+        assert_eq!(process.figures().phase, Phase::Draining);
     }
 
     #[test]

@@ -254,7 +254,7 @@ impl<S: Send + Sync + 'static> Worker<S> {
                 self.process.refuses(&refusal);
                 Err(WorkerError::Refused(refusal))
             }
-            Some(ended) = background.join_next() => outcome_of(ended),
+            Some(ended) = background.join_next() => Err(end_of(ended)),
             Some(Err(error)) = subscribers.join_next() => Err(WorkerError::Panicked(error.to_string())),
         };
 
@@ -415,11 +415,20 @@ async fn apply<S: Send + Sync + 'static>(
     Ok(())
 }
 
+/// Why the worker ends when background work has ended that was not told to.
+fn end_of(ended: Result<Ended, tokio::task::JoinError>) -> WorkerError {
+    match ended {
+        Ok((name, Ok(()))) => WorkerError::Ended(name),
+        Ok((name, Err(source))) => WorkerError::Background { name, source },
+        Err(error) => WorkerError::Panicked(error.to_string()),
+    }
+}
+
+/// The result of background work that was told to end.
 fn outcome_of(ended: Result<Ended, tokio::task::JoinError>) -> Result<(), WorkerError> {
     match ended {
         Ok((_, Ok(()))) => Ok(()),
-        Ok((name, Err(source))) => Err(WorkerError::Background { name, source }),
-        Err(error) => Err(WorkerError::Panicked(error.to_string())),
+        ended => Err(end_of(ended)),
     }
 }
 

@@ -429,6 +429,7 @@ impl<DB: Store> Background for Relay<DB> {
     fn join(&mut self, process: &Process) {
         self.process = process.clone();
         process.register(Arc::clone(&self.control) as _);
+        process.expects_relay();
     }
 
     fn run(

@@ -61,6 +61,9 @@ pub enum WorkerError {
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
+    /// Background work ended without an error, and was not told to; the worker has drained.
+    #[error("{0} has ended, though nothing told it to: the worker ends with it")]
+    Ended(String),
     /// A check at the start has found what loses events; the worker has drained.
     #[error(transparent)]
     Refused(PreflightRefusal),

@@ -1,10 +1,12 @@
 //! The endpoints as such: who may ask, what is refused, and that an application may serve them.
 
+use std::{error::Error, pin::Pin};
+
 use axum::Router;
 use tidings::{
-    EventSubscriber, Worker,
+    Bus, EventSubscriber, Worker,
     ops::{Ops, OpsError},
-    worker::WorkerError,
+    worker::{Background, WorkerError},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -75,4 +77,33 @@ async fn an_application_serves_them_beside_its_own_routes() {
     running.stop().await.unwrap();
     let after = endpoints.ask("/readyz").await;
     assert_eq!(after.status, 503, "the worker has stopped: {after:?}");
+}
+
+/// Work that ends at once.
+struct Brief;
+
+impl Background for Brief {
+    fn name(&self) -> String {
+        "brief".to_owned()
+    }
+
+    fn run(
+        self: Box<Self>,
+        _: Bus,
+        _: CancellationToken,
+    ) -> Pin<Box<dyn Future<Output = Result<(), Box<dyn Error + Send + Sync>>> + Send>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// A supervisor that starts a process again only after a failure would leave it down.
+#[tokio::test]
+async fn background_work_that_ends_by_itself_is_an_error() {
+    let world = World::<Sqlite>::start().await;
+    let worker = Worker::new(world.bus.clone(), ()).with(Brief);
+    let ended = worker.run(std::future::pending()).await;
+    assert!(
+        matches!(&ended, Err(WorkerError::Ended(name)) if name == "brief"),
+        "{ended:?}"
+    );
 }

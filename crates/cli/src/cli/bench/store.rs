@@ -70,6 +70,9 @@ pub(super) trait BenchStore: Store + Sized {
 pub(super) const SCHEMA: &str = "tidings_bench";
 /// The time after which Postgres counts a connection's transactions: at most once per second.
 const REPORTED_WITHIN: Duration = Duration::from_millis(1100);
+/// The code of a deadlock, and how often the clean-up is tried.
+const DEADLOCK: &str = "40P01";
+const ATTEMPTS: u32 = 5;
 const BUSINESS: &str = "insert into tidings_bench_business (id, name) values ($1, 'somebody')";
 const PLAIN: &str = "insert into tidings_bench_plain (event, name, version, key, headers, payload)
     values ($1, $2, $3, $4, $5, $6)";
@@ -152,7 +155,19 @@ impl BenchStore for Postgres {
             drop table if exists tidings_bench_business, tidings_bench_effect, tidings_bench_memory,
                 tidings_bench_plain;
             drop schema if exists tidings_bench cascade";
-        sqlx::raw_sql(drop_all).execute(pool).await.map(drop)
+        let mut attempt = 1;
+        loop {
+            match sqlx::raw_sql(drop_all).execute(pool).await {
+                // A statement of the outbox may still run, such as a look for metrics, or housekeeping.
+                Err(sqlx::Error::Database(error))
+                    if error.code().as_deref() == Some(DEADLOCK) && attempt < ATTEMPTS =>
+                {
+                    tracing::debug!(attempt, "deadlock while cleaning up: trying again");
+                    attempt += 1;
+                }
+                done => return done.map(drop),
+            }
+        }
     }
 
     async fn plain(
